@@ -1,0 +1,208 @@
+"""Layer 1, the config: everything a run depends on, as frozen typed values. A recipe is a function that returns one.
+
+`RunConfig` is complete: written to `config.json` it is enough to repeat the run. `override` is what `--set` does.
+"""
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from algoscope.core.errors import ConfigError
+from algoscope.tasks.addition import Addition
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of a config: unknown fields are errors, numbers must be finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """A decoder-only pre-norm transformer, field by field in the names that TransformerLens users know."""
+
+    d_vocab: Positive
+    n_ctx: Positive = Field(description="longest sequence, in tokens")
+    d_model: Positive = 32
+    n_layers: Positive = 2
+    n_heads: Positive = 1
+    n_kv_heads: Positive | None = Field(None, description="key/value heads when grouped; None: n_heads")
+    d_head: Positive | None = Field(None, description="None: d_model / n_heads")
+    d_mlp: Positive | None = Field(64, description="None: attention only")
+    act_fn: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
+    gated_mlp: bool = False
+    normalization_type: Literal["LN", "RMS"] | None = "LN"
+    eps: float = 1e-5
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = "learned"
+    rotary_base: float = 10_000.0
+    causal: bool = True
+    attn_bias: bool = False
+    mlp_bias: bool = True
+    tied_head: bool = Field(True, description="the unembedding is the token embedding")
+    attn_scale: float | None = Field(None, description="scores are multiplied by it; None: 1/sqrt(d_head)")
+    softmax_plus_one: bool = Field(False, description="one is added to the softmax's denominator: a head may rest")
+    init_embed_std: float = Field(0.02, description="token and position embeddings start as N(0, std^2)")
+    init_matrix_std: float | None = Field(None, description="None: uniform within 1/sqrt(fan in), PyTorch's default")
+    init_zero_out: bool = Field(False, description="the output matrices of attention and feed-forward start at zero")
+
+    @property
+    def head_size(self) -> int:
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.d_head is None and self.d_model % self.n_heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}; set d_head")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even d_head, not {self.head_size}")
+        return self
+
+
+class DataConfig(Section):
+    """Where the training pairs come from. Test inputs are held out: never trained on."""
+
+    source: Literal["fresh", "fixed"] = Field("fresh", description="new draws every step, or epochs over one set")
+    n_train: Positive = Field(50_000, description="size of the fixed set")
+    train_seed: int | None = Field(None, description="seed of the data; None: the run's seed")
+    n_test: Positive = 2_000
+    test_seed: int = 123
+    hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
+    loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
+
+
+class OptimConfig(Section):
+    """AdamW, or Muon on the matrices of the blocks with AdamW on the rest."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(0.01, gt=0, description="peak learning rate of AdamW")
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    muon_lr: float = Field(0.02, gt=0)
+    muon_momentum: Share = 0.95
+    newton_schulz_steps: Positive = 5
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; None: not clipped")
+    warmup_steps: int = Field(0, ge=0, description="linear, from 0")
+    decay: Literal["cosine", "linear"] = "cosine"
+    hold: Share = Field(0.0, description="share of the steps, after the warm-up, at the peak before decay starts")
+    final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
+
+
+class TrainConfig(Section):
+    """How long, in what portions, and what is written down on the way."""
+
+    steps: Positive
+    batch: Positive
+    threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
+    log_every: Positive = Field(10, description="steps between rows of metrics")
+    eval_every: Positive = Field(50, description="steps between counts on the test inputs")
+    checkpoint_every: Positive = Field(1024, description="steps between checkpoints after the first 1,024")
+
+
+class RunConfig(Section):
+    """One run, complete. `model.d_vocab` and `model.n_ctx` follow from the task unless they are given."""
+
+    recipe: str
+    task: Addition
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_from_task(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping):
+            task = fields["task"] if isinstance(fields["task"], Addition) else Addition.model_validate(fields["task"])
+            sizes = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx}
+            return {**fields, "task": task, "model": {**sizes, **fields["model"]}}
+        return fields
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for size in ("d_vocab", "n_ctx"):
+            if getattr(self.model, size) < getattr(self.task, size):
+                raise ValueError(
+                    f"model.{size} {getattr(self.model, size)} is below the {getattr(self.task, size)} of the task"
+                )
+        if self.data.source == "fixed" and self.data.n_train < self.train.batch:
+            raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
+        return self
+
+
+SHORT = {
+    "steps": "train.steps",
+    "batch": "train.batch",
+    "lr": "optim.lr",
+    "n_digits": "task.n_digits",
+    "d_model": "model.d_model",
+    "n_layers": "model.n_layers",
+    "n_heads": "model.n_heads",
+}
+
+
+def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """The config with some fields changed, named as in `config.json` (`model.d_model`) or short (`lr`, `steps`).
+
+    Values may be strings, as typed on a command line; `none` stands for None. Raises ConfigError for a field
+    that does not exist and for a value of the wrong type or range.
+    """
+    plain = config.model_dump()
+    for size in ("d_vocab", "n_ctx"):  # follow the task again
+        del plain["model"][size]
+    for name, value in settings.items():
+        *path, leaf = SHORT.get(name, name).split(".")
+        section = plain
+        for part in path:
+            section = section.get(part) if isinstance(section.get(part), dict) else {}
+        if leaf not in section and (path, leaf) not in ((["model"], "d_vocab"), (["model"], "n_ctx")):
+            close = get_close_matches(name, field_names(config), n=3, cutoff=0.4)
+            hint = f": did you mean {' or '.join(close)}?" if close else ";"
+            raise ConfigError(f"no field {name!r} in the config{hint} `algoscope recipes {config.recipe}` prints them all")
+        section[leaf] = _typed(value)
+    return parse_config(plain)
+
+
+def _typed(value: Any) -> Any:
+    """`none` as None, `[0.9, 0.95]` as a list; other strings are left for the field's own type to read."""
+    if isinstance(value, str) and value.lower() == "none":
+        return None
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def field_names(config: RunConfig) -> list[str]:
+    """Every name that `override` takes."""
+    plain = config.model_dump()
+    dotted = [
+        f"{section}.{leaf}" if isinstance(value, dict) else section
+        for section, value in plain.items()
+        for leaf in (value if isinstance(value, dict) else [section])
+    ]
+    return [*SHORT, *dotted]
+
+
+def parse_config(plain: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from plain JSON values. Raises ConfigError, naming the first field that is wrong."""
+    try:
+        return RunConfig.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "config"
+        got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error

@@ -1,0 +1,121 @@
+"""What a lens or a verdict says: one claim, its numbers, its panels, and what it was run on."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from algoscope.core.errors import DrawingError
+from algoscope.core.files import write_atomically
+from algoscope.core.panel import Label, Panel
+from algoscope.core.registry import Entry, Table
+
+RENDERERS = Table(
+    "renderer",
+    {
+        "figure": Entry("algoscope.core.draw:compose", "one Plotly figure with every facet"),
+        "html": Entry("algoscope.core.draw:to_html", "an interactive page without remote scripts"),
+        "image": Entry("algoscope.core.draw:to_image", "PNG or SVG"),
+    },
+)
+SUFFIXES = (".html", ".png", ".svg", ".json", ".csv")
+_RESERVED = ("finding", "claim", "panels", "provenance")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A result that prints well, draws itself, and goes to JSON and back.
+
+    `facts` holds the numbers that stand for themselves (JSON values), `panels` the labelled arrays,
+    `provenance` what it was run on: subject, weights hash, versions, inputs, seconds.
+    """
+
+    kind: str
+    claim: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    panels: tuple[Panel, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert not set(self.facts) & set(_RESERVED), f"facts may not be called {_RESERVED}"
+
+    def __getitem__(self, name: str) -> Any:
+        """A fact, or a panel, by name."""
+        panels = {panel.name: panel for panel in self.panels}
+        return self.facts[name] if name in self.facts else panels[name]
+
+    def __str__(self) -> str:
+        return self.claim
+
+    def top(self, n: int = 5) -> list[tuple[str, tuple[Label, ...], float]]:
+        """The `n` cells of largest magnitude over all panels: (panel, labels, value), largest first."""
+        cells = [(panel.name, labels, value) for panel in self.panels for labels, value in panel.cells()]
+        return sorted(cells, key=lambda cell: -abs(cell[2]))[:n]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "finding": self.kind,
+            "claim": self.claim,
+            **self.facts,
+            "panels": [panel.to_dict() for panel in self.panels],
+            "provenance": dict(self.provenance),
+        }
+
+    def to_json(self) -> str:
+        """One JSON document. The facts stand at its top level."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Finding":
+        plain = json.loads(text)
+        return cls(
+            kind=plain["finding"],
+            claim=plain["claim"],
+            facts={key: value for key, value in plain.items() if key not in _RESERVED},
+            panels=tuple(Panel.from_dict(panel) for panel in plain["panels"]),
+            provenance=plain["provenance"],
+        )
+
+    def to_csv(self) -> str:
+        """Every cell of every panel, one a row: panel, unit, then axis=label pairs, then the value."""
+        names = list(dict.fromkeys(axis.name for panel in self.panels for axis in panel.axes))
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow(["panel", "unit", *names, "value"])
+        for panel in self.panels:
+            for labels, value in panel.cells():
+                at = dict(zip((axis.name for axis in panel.axes), labels, strict=True))
+                writer.writerow([panel.name, panel.unit, *(at.get(name, "") for name in names), repr(value)])
+        return out.getvalue()
+
+    def plot(self) -> Any:
+        """One Plotly figure with every panel and facet (a notebook shows it)."""
+        return RENDERERS.load("figure")(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `.html` (interactive, offline), `.png`, `.svg`, `.json` or `.csv`, by the ending.
+
+        Raises DrawingError for another ending, and where an image needs a browser that is not there.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise DrawingError(f"cannot write {path.name!r}: the ending must be one of {', '.join(SUFFIXES)}")
+        if path.suffix == ".json":
+            write_atomically(path, self.to_json())
+        elif path.suffix == ".csv":
+            write_atomically(path, self.to_csv())
+        elif path.suffix == ".html":
+            write_atomically(path, RENDERERS.load("html")(self))
+        else:
+            write_atomically(path, RENDERERS.load("image")(self, path.suffix[1:]))
+        return path
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """What a notebook shows: the claim, and the figure where there are panels."""
+        bundle: dict[str, Any] = {"text/plain": str(self)}
+        if self.panels:
+            bundle.update(self.plot()._repr_mimebundle_(include, exclude))
+        return bundle

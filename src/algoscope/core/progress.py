@@ -1,0 +1,78 @@
+"""Who watches a long job, and what they see: the number that matters, the rate, the time left."""
+
+import sys
+import time
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PIPED_EVERY = 10.0  # seconds between lines when standard error is not a terminal
+
+
+class Watcher(Protocol):
+    """Told of a job's progress; used as a context manager around it."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *error: object) -> None: ...
+    def advance(self, done: int, total: int, note: str) -> None: ...
+
+
+class Quiet:
+    """Watches nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        return None
+
+
+class Bar:
+    """A bar on standard error in a terminal or notebook; a plain line now and then where it is piped."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit, self.console = title, unit, Console(stderr=True)
+        self.live = self.console.is_terminal or self.console.is_jupyter
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task(title, total=1, unit=unit, note="", rate="")
+        self.began = self.said = time.perf_counter()
+        self.first: int | None = None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        now = time.perf_counter()
+        self.first = done if self.first is None else self.first
+        seconds = now - self.began
+        rate = (done - self.first) / seconds if seconds > 0 else 0.0
+        if self.live:
+            self.bar.update(self.task, completed=done, total=total, note=note, rate=f"{rate:,.0f} {self.unit}/s")
+        elif now - self.said > PIPED_EVERY:
+            self.said = now
+            left = (total - done) / rate if rate > 0 else float("inf")
+            print(
+                f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

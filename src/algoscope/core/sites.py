@@ -1,0 +1,95 @@
+"""The closed list of places in a decoder that can be looked at, under the field's own names.
+
+Shapes (axis names are the project's legend, used in every signature):
+
+    batch     independent inputs                     pos        token position in the context
+    d_model   width of the residual stream           d_head     width of one head
+    head      query head                             kv_head    key/value head (fewer when grouped)
+    query     attending position                     key        attended position
+    d_mlp     width of the feed-forward              d_vocab    tokens in the vocabulary
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from algoscope.core.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """A family of sites: its full name (`{layer}` where it repeats) and its shape."""
+
+    template: str
+    shape: str
+
+    @property
+    def per_layer(self) -> bool:
+        return "{layer}" in self.template
+
+
+KINDS: dict[str, SiteKind] = {
+    "embed": SiteKind("hook_embed", "batch pos d_model"),
+    "pos_embed": SiteKind("hook_pos_embed", "batch pos d_model"),
+    "resid_pre": SiteKind("blocks.{layer}.hook_resid_pre", "batch pos d_model"),
+    "ln1_scale": SiteKind("blocks.{layer}.ln1.hook_scale", "batch pos 1"),
+    "ln1_normalized": SiteKind("blocks.{layer}.ln1.hook_normalized", "batch pos d_model"),
+    "q": SiteKind("blocks.{layer}.attn.hook_q", "batch pos head d_head"),
+    "k": SiteKind("blocks.{layer}.attn.hook_k", "batch pos kv_head d_head"),
+    "v": SiteKind("blocks.{layer}.attn.hook_v", "batch pos kv_head d_head"),
+    "rot_q": SiteKind("blocks.{layer}.attn.hook_rot_q", "batch pos head d_head"),
+    "rot_k": SiteKind("blocks.{layer}.attn.hook_rot_k", "batch pos kv_head d_head"),
+    "attn_scores": SiteKind("blocks.{layer}.attn.hook_attn_scores", "batch head query key"),
+    "pattern": SiteKind("blocks.{layer}.attn.hook_pattern", "batch head query key"),
+    "z": SiteKind("blocks.{layer}.attn.hook_z", "batch pos head d_head"),
+    "result": SiteKind("blocks.{layer}.attn.hook_result", "batch pos head d_model"),
+    "attn_out": SiteKind("blocks.{layer}.hook_attn_out", "batch pos d_model"),
+    "resid_mid": SiteKind("blocks.{layer}.hook_resid_mid", "batch pos d_model"),
+    "ln2_scale": SiteKind("blocks.{layer}.ln2.hook_scale", "batch pos 1"),
+    "ln2_normalized": SiteKind("blocks.{layer}.ln2.hook_normalized", "batch pos d_model"),
+    "pre": SiteKind("blocks.{layer}.mlp.hook_pre", "batch pos d_mlp"),
+    "pre_linear": SiteKind("blocks.{layer}.mlp.hook_pre_linear", "batch pos d_mlp"),
+    "post": SiteKind("blocks.{layer}.mlp.hook_post", "batch pos d_mlp"),
+    "mlp_out": SiteKind("blocks.{layer}.hook_mlp_out", "batch pos d_model"),
+    "resid_post": SiteKind("blocks.{layer}.hook_resid_post", "batch pos d_model"),
+    "ln_final_scale": SiteKind("ln_final.hook_scale", "batch pos 1"),
+    "ln_final_normalized": SiteKind("ln_final.hook_normalized", "batch pos d_model"),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in one model: a kind, and the layer where the kind repeats (`None` where it does not)."""
+
+    kind: str
+    layer: int | None = None
+
+    @property
+    def name(self) -> str:
+        return KINDS[self.kind].template.format(layer=self.layer)
+
+
+def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
+    """Every site of these kinds in a model with `n_layers` blocks, in the order of `KINDS`."""
+    wanted = set(kinds)
+    return tuple(
+        Site(kind, layer)
+        for kind, spec in KINDS.items()
+        if kind in wanted
+        for layer in (range(n_layers) if spec.per_layer else [None])
+    )
+
+
+def find_site(key: str | tuple[str, int], sites: Sequence[Site]) -> Site:
+    """The one of `sites` meant by a full name (`blocks.0.attn.hook_pattern`) or a short one (`("pattern", -1)`).
+
+    Raises UnknownNameError for a name that none has and for a layer outside the model.
+    """
+    if isinstance(key, tuple):
+        kind, layer = key
+        of_kind = [site for site in sites if site.kind == kind]
+        found = of_kind[layer : layer + 1 or None] if -len(of_kind) <= layer < len(of_kind) else []
+    else:
+        found = [site for site in sites if key == site.name or (site.layer is None and key == site.kind)]
+    if not found:
+        raise UnknownNameError("site", str(key), [site.name for site in sites])
+    return found[0]

@@ -1,0 +1,115 @@
+"""Layer 1, the data: every batch is a pure function of (seed, step), on the device, and never a held-out input.
+
+Nothing has to be saved to resume: step 700 of seed 3 is the same batch whoever asks for it, and when.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from algoscope.config import DataConfig
+from algoscope.core.errors import ConfigError
+from algoscope.tasks.base import Task, Tokens
+
+ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
+HELD_OUT_SHARE = 5  # at most one input in this many is held out
+STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
+
+
+def seeded(device: torch.device, *numbers: int) -> torch.Generator:
+    """A generator for one purpose: equal numbers, equal stream; neighbouring numbers, unrelated streams."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(seed)
+
+
+def held_out(task: Task, data: DataConfig, device: torch.device) -> Tokens:
+    """The test inputs: `data.n_test` distinct uniform draws (fewer where the domain is small)."""
+    n = min(data.n_test, max(task.domain_size // HELD_OUT_SHARE, 1))
+    return _distinct(task, n, seeded(device, data.test_seed))
+
+
+class Batches(Protocol):
+    """Training data: the batch of a step, and how many examples the steps before it had."""
+
+    def batch(self, step: int) -> Tokens: ...
+    def examples_before(self, step: int) -> int: ...
+
+
+def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> Batches:
+    """The training batches of a run. Raises ConfigError when the fixed set would not fit beside the test set."""
+    seed = seed if data.train_seed is None else data.train_seed
+    if data.source == "fresh":
+        return FreshBatches(task, data, batch, seed, test)
+    room = task.domain_size - len(test)
+    if data.n_train > room:
+        raise ConfigError(f"data.n_train {data.n_train} exceeds the {room} inputs of the task that are not held out")
+    return FixedBatches(task, data, batch, seed, test)
+
+
+class FreshBatches:
+    """New draws every step."""
+
+    def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
+        self.task, self.data, self.size, self.seed, self.device = task, data, batch, seed, test.device
+        self.test_keys = task.keys(test).sort().values
+        self._drawn: tuple[int, Tokens] | None = None
+
+    def batch(self, step: int) -> Tokens:
+        draw, place = divmod(step, STEPS_A_DRAW)
+        if self._drawn is None or self._drawn[0] != draw:
+            self._drawn = (draw, self._draw(draw))
+        return self._drawn[1][place * self.size : (place + 1) * self.size]
+
+    def examples_before(self, step: int) -> int:
+        return step * self.size
+
+    def _draw(self, draw: int) -> Tokens:
+        wanted = STEPS_A_DRAW * self.size
+        generator = seeded(self.device, self.seed, draw)
+        kept = [self.task.sample(0, generator)]
+        while sum(map(len, kept)) < wanted:
+            tokens = self.task.sample(wanted, generator, self.data.hard_share)
+            kept.append(tokens[~_among(self.task.keys(tokens), self.test_keys)])
+        return torch.cat(kept)[:wanted]
+
+
+class FixedBatches:
+    """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one."""
+
+    def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
+        self.seed, self.size, self.device = seed, batch, test.device
+        self.train = _distinct(task, data.n_train, seeded(test.device, seed), task.keys(test))
+        self.per_epoch = -(-len(self.train) // batch)
+        self._order: tuple[int, Int[Tensor, "train"]] | None = None
+
+    def batch(self, step: int) -> Tokens:
+        epoch, place = divmod(step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = seeded(self.device, self.seed, epoch)
+            self._order = (epoch, torch.randperm(len(self.train), generator=generator, device=self.device))
+        return self.train[self._order[1][place * self.size : (place + 1) * self.size]]
+
+    def examples_before(self, step: int) -> int:
+        epoch, place = divmod(step, self.per_epoch)
+        return epoch * len(self.train) + place * self.size
+
+
+def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"] | None = None) -> Tokens:
+    """`n` uniform draws, distinct where the domain can be enumerated, none with a key in `apart_from`."""
+    spare = 0 if apart_from is None else len(apart_from)
+    if task.domain_size <= ENUMERABLE:
+        order = torch.randperm(task.domain_size, generator=generator, device=generator.device)
+        tokens = task.at(order[: n + spare])
+    else:
+        tokens = task.sample(n + spare, generator)
+    if apart_from is not None:
+        tokens = tokens[~_among(task.keys(tokens), apart_from.sort().values)]
+    return tokens[:n]
+
+
+def _among(keys: Int[Tensor, "batch"], some: Int[Tensor, "sorted"]) -> Bool[Tensor, "batch"]:
+    place = torch.searchsorted(some, keys).clamp(max=len(some) - 1)
+    return some[place] == keys

@@ -1,0 +1,57 @@
+"""What `algoscope doctor` looks at."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algoscope.core.draw import find_browser
+from algoscope.core.threads import fastest, free_cores
+from algoscope.networks.transformer import build
+from algoscope.training.recipes import add3
+from algoscope.training.runs import runs_directory
+from algoscope.version import __version__
+
+
+def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
+    """One row for each thing looked at: `what`, what is `here`, and the `way_out` where something is missing."""
+    rows = [
+        _row("algoscope", __version__),
+        _row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        _row("torch", torch.__version__),
+        _row("device cpu", f"{os.cpu_count()} cores, {free_cores()} free now"),
+        _row("device cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
+        _threads(),
+        _runs(runs_directory(runs_dir).resolve()),
+    ]
+    browser = find_browser()
+    rows.append(
+        _row("browser", browser)
+        if browser
+        else _row("browser", "none: PNG and SVG cannot be written", "apt install chromium, or `plotly_get_chrome`")
+    )
+    return rows
+
+
+def _row(what: str, here: str, way_out: str = "") -> dict[str, Any]:
+    return {"what": what, "here": here, "way_out": way_out}
+
+
+def _threads() -> dict[str, Any]:
+    config = add3()
+    model = build(config.model, seed=0)
+    tokens = config.task.at(torch.arange(4000))[:, :-1]
+    with torch.no_grad():
+        chosen = fastest(lambda: model(tokens))
+    return _row("threads", f"{chosen} measured fastest for certification; training add3 uses {config.train.threads}")
+
+
+def _runs(directory: Path) -> dict[str, Any]:
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    writable = os.access(existing, os.W_OK)
+    way_out = "" if writable else "choose another with --runs-dir or $ALGOSCOPE_RUNS"
+    return _row("runs", f"{directory}, {free:.0f} GiB free{'' if writable else ', not writable'}", way_out)

@@ -1,0 +1,39 @@
+"""`algoscope demo`: the main job on its built-in default, from nothing to the report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from algoscope.core.finding import Finding
+from algoscope.doors.report import report
+from algoscope.subjects.native import open_subject
+from algoscope.training.recipes import add3
+from algoscope.training.runs import Run, runs_directory
+from algoscope.training.train import train
+from algoscope.verdicts.certify import certify
+
+NAME = "demo"
+
+
+def run_demo(*, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
+    """Train `add3`, certify it on every sum, look inside, write the report.
+
+    Returns the `run`, the `verdict`, the path of the `report`, and `seconds` of each part. An earlier demo of the same
+    config is replaced: it would have the same weights. Raises RunFolderError where another run is called `demo`.
+    """
+    folder = runs_directory(runs_dir) / NAME
+    earlier = Run(folder)
+    if (folder / "config.json").exists() and earlier.config == add3():
+        earlier.remove()
+    marks = [time.perf_counter()]
+    run = train("add3", name=NAME, runs_dir=runs_dir, progress=progress)
+    marks.append(time.perf_counter())
+    subject = open_subject(run)
+    verdict: Finding = certify(subject, progress=progress)
+    run.keep(verdict)
+    marks.append(time.perf_counter())
+    path = report(subject, progress=progress)
+    marks.append(time.perf_counter())
+    names = ("training", "certification", "report")
+    seconds = {name: end - begin for name, begin, end in zip(names, marks, marks[1:], strict=False)}
+    return {"run": run, "verdict": verdict, "report": path, "seconds": seconds}

@@ -1,0 +1,110 @@
+"""Commands about one model: certify, report, generate, params."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from algoscope.doors.common import common, complete_subject, names, show_json, show_table
+from algoscope.doors.table import PUBLIC
+from algoscope.training.table import RECIPES
+
+SUBJECT = click.argument("subject", shell_complete=complete_subject)
+
+
+@click.command()
+@SUBJECT
+@click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
+@click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
+@click.option("--limit-counterexamples", type=click.IntRange(min=0), default=20, show_default=True, metavar="N")
+@common
+def certify(
+    subject: str,
+    by: str | None,
+    sample: int | None,
+    limit_counterexamples: int,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> int:
+    """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one."""
+    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
+    verdict = PUBLIC.load("certify")(
+        model, by=by, sample=sample, limit_counterexamples=limit_counterexamples, progress=not quiet
+    )
+    if model.origin is not None:
+        model.origin.keep(verdict)
+    if as_json:
+        click.echo(verdict.to_json())
+    else:
+        show_verdict(verdict.facts)
+    return 0 if verdict.facts["wrong"] == 0 else 1
+
+
+def show_verdict(facts: dict[str, Any]) -> None:
+    """A verdict for the terminal: the count and its scope, the classes, the margin, some counterexamples."""
+    domain = facts["domain"]
+    scope = "all inputs" if domain["method"] == "exhaustive" else f"a sample of the {domain['size']:,} inputs"
+    click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    if facts["interval_95"]:
+        low, high = facts["interval_95"]
+        click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
+    rows = [(row["class"], row["meaning"], row["checked"], row["wrong"]) for row in facts["by_class"]]
+    show_table("", ["class", "meaning", "checked", "wrong"], rows, numeric=["checked", "wrong"])
+    sure = "rounding decides no answer" if facts["robust"] else "not above twice the float error of every answer"
+    click.echo(
+        f"smallest margin {facts['min_margin']:.4g} logits, float error {facts['float_error']:.2g} logits: {sure}"
+    )
+    shown = facts["counterexamples"]
+    if shown:
+        show_table(
+            f"{len(shown)} of {facts['wrong']:,} counterexamples",
+            ["input", "expected", "got"],
+            [(row["input"], row["expected"], row["got"]) for row in shown],
+        )
+    click.echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
+
+
+@click.command()
+@SUBJECT
+@click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
+@common
+def report(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Write one offline HTML page about SUBJECT: training, verdict, edge cases, attention, embeddings, parameters."""
+    path: Path = PUBLIC.load("report")(subject, out, runs_dir=runs_dir, progress=not quiet)
+    if as_json:
+        show_json({"report": str(path)})
+    else:
+        click.echo(f"report: {path}")
+
+
+@click.command()
+@SUBJECT
+@click.argument("text")
+@click.option("--no-cache", is_flag=True, help="Compute every position anew for each token.")
+@common
+def generate(subject: str, text: str, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Answer the prompt TEXT (such as 123+456), token by token."""
+    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
+    answer = model.generate(text, use_cache=not no_cache)
+    if as_json:
+        show_json({"prompt": model.task.prompt(text), "answer": answer, "expected": model.task.expected(text)})
+    else:
+        click.echo(answer)
+
+
+@click.command()
+@click.argument("what", metavar="SUBJECT|RECIPE|gpt2|llama3-8b", shell_complete=names(RECIPES))
+@common
+def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Count parameters by component, from the config alone, and set the model beside GPT-2 small and Llama 3 8B."""
+    found = PUBLIC.load("params")(what, runs_dir=runs_dir)
+    if as_json:
+        show_json(found)
+        return
+    rows = [(row["name"], row["parameters"], f"{row['parameters'] / found['total']:.1%}") for row in found["components"]]
+    total = ("total", found["total"], "100.0%")
+    show_table("", ["component", "parameters", "share"], [*rows, total], numeric=["parameters", "share"])
+    click.echo()
+    scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in found["scale"]]
+    show_table("", ["scale", "parameters", "times this model"], scale, numeric=["parameters", "times this model"])

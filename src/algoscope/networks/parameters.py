@@ -1,0 +1,46 @@
+"""Parameter counts by component, of any config, without allocating a weight."""
+
+import torch
+
+from algoscope.config import ModelConfig
+from algoscope.networks.transformer import Transformer
+
+SHAPES: dict[str, ModelConfig] = {
+    "gpt2": ModelConfig(
+        d_vocab=50_257, n_ctx=1024, d_model=768, n_layers=12, n_heads=12, d_mlp=3072,
+        act_fn="gelu_tanh", attn_bias=True,
+    ),
+    "llama3-8b": ModelConfig(
+        d_vocab=128_256, n_ctx=8192, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, d_mlp=14_336,
+        act_fn="silu", gated_mlp=True, normalization_type="RMS", positions="rotary", rotary_base=500_000.0,
+        mlp_bias=False, tied_head=False,
+    ),
+}  # fmt: skip
+"""Published shapes to set a model beside: GPT-2 small and Llama 3 8B (arXiv 2407.21783)."""
+
+
+def component_of(parameter: str) -> str:
+    """The component a parameter belongs to, by its name in the state dict."""
+    top, _, rest = parameter.partition(".")
+    if top == "blocks":
+        layer, part, *_ = rest.split(".")
+        named = {"attn": "attention", "mlp": "feed-forward", "ln1": "norms", "ln2": "norms"}[part]
+        return f"block {layer} {named}"
+    return {
+        "embed": "token embedding",
+        "pos_embed": "position embedding",
+        "ln_final": "final norm",
+        "unembed": "unembedding",
+    }[top]
+
+
+def count_parameters(cfg: ModelConfig) -> dict[str, int]:
+    """Parameters of each component, in the order of the data's path. A tied head adds nothing of its own."""
+    with torch.device("meta"):
+        model = Transformer(cfg)
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        component = component_of(name)
+        counts[component] = counts.get(component, 0) + parameter.numel()
+    order = [name for name in counts if name != "unembedding"] + ["unembedding"] * ("unembedding" in counts)
+    return {name: counts[name] for name in order}

@@ -1,0 +1,192 @@
+"""n-digit addition: `123+456=` and then the sum, units first (`9750<EOS>`) or as we write it (`0579<EOS>`)."""
+
+import re
+from collections.abc import Mapping
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from pydantic import Field
+from torch import Tensor
+
+from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.tasks.base import Task, Tokens
+
+PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
+HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced to sum to nine
+
+Operand = Int[Tensor, "batch"]
+
+
+class Addition(Task):
+    """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
+
+    kind: Literal["addition"] = "addition"
+    n_digits: int = Field(default=3, ge=1, le=18, description="digits of each operand")
+    reversed: bool = Field(default=True, description="write the sum with its units digit first")
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return (*"0123456789", "+", "=", "<EOS>", "<PAD>")
+
+    @property
+    def n_ctx(self) -> int:
+        return 3 * self.n_digits + 4
+
+    @property
+    def prompt_length(self) -> int:
+        return 2 * self.n_digits + 2
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        n = self.n_digits
+        return {
+            "first operand": slice(0, n),
+            "+": slice(n, n + 1),
+            "second operand": slice(n + 1, 2 * n + 1),
+            "=": slice(2 * n + 1, 2 * n + 2),
+            "sum so far": slice(2 * n + 2, self.n_ctx - 1),
+        }
+
+    @property
+    def ordinals(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
+    @property
+    def used_tokens(self) -> tuple[str, ...]:
+        return self.vocabulary[:PAD]
+
+    def prompt(self, text: str) -> str:
+        written = re.fullmatch(r"\s*(\d+)\s*\+\s*(\d+)\s*=?\s*", text, flags=re.ASCII)
+        if written is None:
+            self.encode(text)  # names the character where the vocabulary is the trouble
+            raise VocabularyError(f"{text!r} is not a sum: write it as 123+456")
+        operands = [digits.lstrip("0") or "0" for digits in written.groups()]
+        for digits in operands:
+            if len(digits) > self.n_digits:
+                raise VocabularyError(f"{digits} in {text!r} has {len(digits)} digits; the task has {self.n_digits}")
+        return "+".join(digits.zfill(self.n_digits) for digits in operands) + "="
+
+    def expected(self, text: str) -> str:
+        prompt = torch.tensor([self.encode(self.prompt(text))])
+        return self.decode(self.sequences(*self.operands(prompt))[0, self.prompt_length :].tolist())
+
+    @property
+    def domain_size(self) -> int:
+        return 10 ** (2 * self.n_digits)
+
+    def at(self, index: Int[Tensor, "batch"]) -> Tokens:
+        base = 10**self.n_digits
+        return self.sequences(index // base, index % base)
+
+    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+        """Hard draws force each column, with chance 1/2, to sum to nine: long carry chains become common."""
+        device = generator.device
+        digits = torch.randint(10, (2, n, self.n_digits), generator=generator, device=device)
+        first, second = digits[0], digits[1]
+        if hard_share > 0:
+            hard_row = torch.rand(n, 1, generator=generator, device=device) < hard_share
+            nine_column = torch.rand(n, self.n_digits, generator=generator, device=device) < HARD_COLUMN
+            second = torch.where(hard_row & nine_column, 9 - first, second)
+        return self.sequences(self._number(first), self._number(second))
+
+    def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
+        first, second = self.operands(tokens)
+        return first * 10**self.n_digits + second  # above 9 digits it wraps modulo 2^64: rarely, keys coincide
+
+    def edge_cases(self) -> Tokens:
+        """What people try first; for 3 digits 123+456, 999+1, 0+0, 999+999, 500+500, 111+222."""
+        n = self.n_digits
+        count = "1234567890" * 4
+        nines, ones, five = 10**n - 1, (10**n - 1) // 9, 5 * 10 ** (n - 1)
+        pairs = [(int(count[:n]), int(count[n : 2 * n])), (nines, 1), (0, 0), (nines, nines), (five, five), (ones, 2 * ones)]
+        first, second = torch.tensor(pairs).T
+        return self.sequences(first, second)
+
+    # ------------------------------------------------------------------ numbers and digits
+
+    def sequences(self, first: Operand, second: Operand) -> Tokens:
+        """Whole sequences for pairs of operands: prompt, sum, end-of-sequence."""
+        total = self._digits(first + second, self.n_digits + 1)
+        parts = [
+            self._digits(first, self.n_digits),
+            torch.full_like(first, PLUS)[:, None],
+            self._digits(second, self.n_digits),
+            torch.full_like(first, EQUALS)[:, None],
+            total.flip(1) if self.reversed else total,
+            torch.full_like(first, EOS)[:, None],
+        ]
+        return torch.cat(parts, dim=1)
+
+    def operands(self, tokens: Int[Tensor, "batch read"]) -> tuple[Operand, Operand]:
+        """The two numbers in the prompts of `tokens` (whole sequences or prompts alone)."""
+        n = self.n_digits
+        return self._number(tokens[:, :n]), self._number(tokens[:, n + 1 : 2 * n + 1])
+
+    def _digits(self, number: Operand, n: int) -> Int[Tensor, "batch digit"]:
+        place = 10 ** torch.arange(n - 1, -1, -1, device=number.device)
+        return number[:, None] // place % 10
+
+    def _number(self, digits: Int[Tensor, "batch digit"]) -> Operand:
+        place = 10 ** torch.arange(digits.shape[1] - 1, -1, -1, device=digits.device)
+        return (digits * place).sum(dim=1)
+
+    # ------------------------------------------------------------------ columns, carries, classes
+
+    def column_sums(self, tokens: Tokens) -> Int[Tensor, "batch column"]:
+        """The sum of each column on its own (0 to 18), units first."""
+        n = self.n_digits
+        return (tokens[:, :n] + tokens[:, n + 1 : 2 * n + 1]).flip(1)
+
+    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+        """For each column, units first: `column_sum` (0..18, no carry in), `carry` out (0, 1), `digit` of the sum."""
+        column_sum = self.column_sums(tokens)
+        carry_in = torch.zeros_like(column_sum[:, 0])
+        carries, digits = [], []
+        for column in column_sum.unbind(1):
+            digits.append((column + carry_in) % 10)
+            carry_in = (column + carry_in) // 10
+            carries.append(carry_in)
+        return {
+            "column_sum": column_sum,
+            "carry": torch.stack(carries, dim=1),
+            "digit": torch.stack([*digits, carry_in], dim=1),
+        }
+
+    @property
+    def class_schemes(self) -> tuple[str, ...]:
+        return ("chain", "pattern")
+
+    def class_names(self, by: str) -> Mapping[str, str]:
+        """`chain`: S0 to Sn. `pattern`: one letter a column, units last: c carries, 9 sums to nine, s sums to less."""
+        self._check_scheme(by)
+        if by == "pattern":
+            said = {"s": "below nine", "9": "nine", "c": "ten or more"}
+            letters = map("".join, product("s9c", repeat=self.n_digits))
+            return {name: "columns sum to " + ", ".join(said[letter] for letter in name) for name in letters}
+        names = {"S0": "no column carries", "S1": "a carry, none directly below a column of nine"}
+        for run in range(1, self.n_digits):
+            names[f"S{run + 1}"] = f"a carry runs through {run} column{'s' * (run > 1)} of nine"
+        return names
+
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        """`chain`: the longest run of columns that sum to nine directly above a column that carries, plus one; 0
+        without a carry. Source: the classes S0, S1, ... of Quirke and Barez, arXiv 2310.13121.
+        """
+        self._check_scheme(by)
+        column_sum = self.column_sums(tokens)
+        if by == "pattern":
+            letter = (column_sum >= 9).long() + (column_sum >= 10).long()
+            return (letter * 3 ** torch.arange(self.n_digits, device=tokens.device)).sum(dim=1)
+        run = torch.full_like(column_sum[:, 0], -1)  # nine-columns since the last carry; -1: no chain here
+        longest = run
+        for column in column_sum.unbind(1):
+            extends: Bool[Tensor, "batch"] = (column == 9) & (run >= 0)
+            run = torch.where(column >= 10, 0, torch.where(extends, run + 1, -1))
+            longest = torch.maximum(longest, run)
+        return longest + 1
+
+    def _check_scheme(self, by: str) -> None:
+        if by not in self.class_schemes:
+            raise UnknownNameError("class scheme", by, self.class_schemes)

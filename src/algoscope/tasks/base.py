@@ -1,0 +1,151 @@
+"""What every task can do. A task is a frozen value: its fields are its config, its methods are the truth."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from algoscope.core.errors import VocabularyError
+
+Tokens = Int[Tensor, "batch pos"]
+
+
+class Task(BaseModel, ABC):
+    """A question with exactly one right answer for every input.
+
+    A sequence is the prompt, then the answer, then the end-of-sequence token: `n_ctx` tokens. A model reads
+    all but the last and predicts all but the first; its prediction at the positions `answer_slice` (the last
+    prompt token and every answer token) is its answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+
+    # ------------------------------------------------------------------ sequences
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens in order: token i is written `vocabulary[i]`."""
+
+    @property
+    @abstractmethod
+    def n_ctx(self) -> int:
+        """Tokens in one whole sequence."""
+
+    @property
+    @abstractmethod
+    def prompt_length(self) -> int:
+        """Tokens in the prompt."""
+
+    @abstractmethod
+    def prompt(self, text: str) -> str:
+        """The prompt meant by what a user typed (`123+4` becomes `123+004=`), or VocabularyError."""
+
+    @abstractmethod
+    def expected(self, text: str) -> str:
+        """The right answer to the prompt meant by the text, with the end-of-sequence token."""
+
+    @property
+    def d_vocab(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def answer_slice(self) -> slice:
+        """Positions of the model's input at which the logits give the answer."""
+        return slice(self.prompt_length - 1, self.n_ctx - 1)
+
+    @property
+    @abstractmethod
+    def parts(self) -> Mapping[str, slice]:
+        """The stretches of a sequence by name, in order; together they are what a model reads."""
+
+    @property
+    @abstractmethod
+    def ordinals(self) -> tuple[str, ...]:
+        """The tokens that stand for quantities, smallest first."""
+
+    @property
+    @abstractmethod
+    def used_tokens(self) -> tuple[str, ...]:
+        """The tokens that occur in sequences (all but padding)."""
+
+    # ------------------------------------------------------------------ inputs
+
+    @property
+    @abstractmethod
+    def domain_size(self) -> int:
+        """How many different inputs there are."""
+
+    @abstractmethod
+    def at(self, index: Int[Tensor, "batch"]) -> Tokens:
+        """The inputs at these places of the whole domain in lexicographic order, with their answers."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+        """`n` inputs with their answers, on the generator's device.
+
+        A share `hard_share` of them is drawn from the task's own rare and difficult inputs, the rest uniformly.
+        """
+
+    @abstractmethod
+    def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
+        """One integer for each input: equal keys, equal inputs."""
+
+    @abstractmethod
+    def edge_cases(self) -> Tokens:
+        """The inputs that people try first, with their answers."""
+
+    # ------------------------------------------------------------------ truth
+
+    @property
+    @abstractmethod
+    def class_schemes(self) -> tuple[str, ...]:
+        """The ways to sort inputs into classes; the first is the default."""
+
+    @abstractmethod
+    def class_names(self, by: str) -> Mapping[str, str]:
+        """The classes of a scheme, short name to meaning, in the order that `classes` numbers them."""
+
+    @abstractmethod
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        """The class of each input: an index into `class_names(by)`."""
+
+    @abstractmethod
+    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+        """What an algorithm for the task would compute on the way, by name."""
+
+    # ------------------------------------------------------------------ text
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.vocabulary, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of a text written in the vocabulary.
+
+        Raises VocabularyError for a character that no token covers and for a text longer than the context.
+        """
+        ids, at = [], 0
+        while at < len(text):
+            match = self._pattern.match(text, at)
+            if match is None:
+                raise VocabularyError(
+                    f"{text[at]!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
+                    f"{' '.join(self.vocabulary)}"
+                )
+            ids.append(self.vocabulary.index(match.group()))
+            at = match.end()
+        if len(ids) > self.n_ctx:
+            raise VocabularyError(f"{text!r} has {len(ids)} tokens; the context of {self.kind} holds {self.n_ctx}")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token numbers, special tokens included."""
+        return "".join(self.vocabulary[i] for i in ids)

@@ -1,0 +1,150 @@
+"""What the curves say: where the loss stood still, where the model got it, and whether it memorised first.
+
+Every statement is a rule that can come out false; the rules stand in the docstrings and in the report's captions.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Mark, Panel
+
+LEARNED = 0.5  # a curve has risen when accuracy first reaches this share
+FLAT = 0.1  # a plateau moves by at most this share of the whole fall of the loss
+PLATEAU_SHARE = 0.15  # and lasts at least this share of the steps up to the jump
+APART = 1.5  # training led when the test took this many times as many steps to rise
+MEMORISED = 0.9  # training accuracy that the test curve should long have left 0.5 behind at
+
+Row = Mapping[str, Any]
+Steps = Int[np.ndarray, "row"]
+Values = Float[np.ndarray, "row"]
+
+
+def read_curves(rows: Sequence[Row]) -> Finding:
+    """The curves of a run as a finding: loss and accuracy by step, the plateau, the jump, together or apart.
+
+    Facts: `plateau` {from, to, loss} or null; `jump` {step, from, to} or null; `first_perfect_step` on the test
+    inputs or null; `order`: "together", "training first", or "not learned".
+    """
+    steps, loss = _series(rows, "loss")
+    train_steps, train = _series(rows, "train_accuracy")
+    test_steps, test = _series(rows, "test_accuracy")
+    _, test_loss = _series(rows, "test_loss")
+    jump = find_jump(test_steps, test)
+    plateau = find_plateau(steps, loss, before=jump["step"] if jump else int(steps[-1]))
+    order = training_or_together(train_steps, train, test_steps, test)
+    perfect = test_steps[test >= 1.0]
+    marks = []
+    if plateau:
+        marks.append(Mark(plateau["loss"], f"plateau {plateau['loss']:.3f}", "y"))
+    jumped = [Mark(jump["step"], f"jump: step {jump['step']:,}", "x")] if jump else []
+    return Finding(
+        kind="curves",
+        claim=_sentence(jump, plateau, order, int(steps[-1])),
+        facts={
+            "steps": int(steps[-1]),
+            "plateau": plateau,
+            "jump": jump,
+            "first_perfect_step": int(perfect[0]) if len(perfect) else None,
+            "order": order,
+        },
+        panels=(
+            _lines("training loss", steps, loss, "nats per position", (*marks, *jumped)),
+            _lines("test loss", test_steps, test_loss, "nats per position", (*marks, *jumped)),
+            _lines("training accuracy", train_steps, train, "share of whole answers right", tuple(jumped)),
+            _lines("test accuracy", test_steps, test, "share of whole answers right", tuple(jumped)),
+        ),
+    )
+
+
+def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
+    """Where test accuracy first reaches 0.5, with the last step at 0.1 or below before it and the first at 0.9 after.
+
+    None when it never does. Between evaluations the step is the later one.
+    """
+    risen = np.flatnonzero(accuracy >= LEARNED)
+    if not len(risen):
+        return None
+    at = risen[0]
+    low = np.flatnonzero(accuracy[:at] <= 0.1)
+    high = np.flatnonzero(accuracy[at:] >= 0.9)
+    return {
+        "step": int(steps[at]),
+        "from": int(steps[low[-1]] if len(low) else steps[0]),
+        "to": int(steps[at + high[0]] if len(high) else steps[-1]),
+    }
+
+
+def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, float] | None:
+    """The longest stretch of logged steps up to `before` in which the smoothed loss moves by at most a tenth of its
+    whole fall; None when no stretch lasts 15 % of those steps. Smoothing is a running median of five rows."""
+    padded = np.pad(loss, 2, mode="edge")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
+    tolerance = FLAT * (smooth.max() - smooth.min())
+    last = int(np.searchsorted(steps, before, side="right"))
+    best, left = (0, 0), 0
+    for right in range(last):
+        while np.ptp(smooth[left : right + 1]) > tolerance:
+            left += 1
+        if right - left > best[1] - best[0]:
+            best = (left, right)
+    begin, end = best
+    if steps[end] - steps[begin] < PLATEAU_SHARE * before:
+        return None
+    return {"from": int(steps[begin]), "to": int(steps[end]), "loss": float(np.median(loss[begin : end + 1]))}
+
+
+def training_or_together(train_steps: Steps, train: Values, test_steps: Steps, test: Values) -> str:
+    """Did training and test rise together, or did the model first learn its training inputs by heart?
+
+    "training first" when training accuracy reached 0.9 while test accuracy stayed below 0.5 for half as long again;
+    "not learned" when neither rose; else "together".
+    """
+    known = train_steps[train >= MEMORISED]
+    understood = test_steps[test >= LEARNED]
+    if not len(known) and not len(understood):
+        return "not learned"
+    if len(known) and (not len(understood) or understood[0] > APART * known[0]):
+        return "training first"
+    return "together"
+
+
+def _sentence(jump: dict[str, int] | None, plateau: dict[str, float] | None, order: str, steps: int) -> str:
+    parts = []
+    if plateau:
+        parts.append(f"the loss stood near {plateau['loss']:.3f} from step {plateau['from']:,} to {plateau['to']:,}")
+    if jump:
+        parts.append(
+            f"test accuracy passed 50 % at step {jump['step']:,} (10 % at {jump['from']:,}, 90 % at {jump['to']:,})"
+        )
+    parts.append(
+        {
+            "together": "training and test rose together",
+            "training first": "training inputs were learned by heart first",
+            "not learned": f"neither training nor test was learned in {steps:,} steps",
+        }[order]
+    )
+    return "; ".join(parts)
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[Steps, Values]:
+    kept = [row for row in rows if name in row]
+    return np.array([row["step"] for row in kept], dtype=int), np.array([row[name] for row in kept], dtype=float)
+
+
+def _lines(name: str, steps: Steps, values: Values, unit: str, marks: tuple[Mark, ...]) -> Panel:
+    share = unit.startswith("share")
+    return Panel(
+        name=name,
+        axes=(Axis("step", tuple(map(int, steps)), "training step"),),
+        values=values,
+        unit=unit,
+        zero="no answer right" if share else "certain and right",
+        one="every answer right" if share else "",
+        view="lines",
+        scale="unit" if share else "free",
+        marks=marks,
+    )

@@ -1,0 +1,118 @@
+"""The optimisers of a run and the one learning-rate schedule that drives them all.
+
+Muon (K. Jordan and others, 2024) moves a matrix along the orthogonal factor of its momentum: every direction that the
+gradient uses is moved equally far. Ours differs from `torch.optim.Muon` in one way only: matrices of one shape are
+orthogonalised together, in float32; a test holds it to PyTorch's.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from algoscope.config import OptimConfig
+from algoscope.networks.transformer import Transformer
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients of the Muon authors: steep at zero, near 1 above
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; a tall matrix moves sqrt(rows / columns) further."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, newton_schulz_steps: int) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "newton_schulz_steps": newton_schulz_steps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+            for (n_rows, n_columns), members in by_shape.items():
+                grads = [parameter.grad for parameter in members]
+                momenta = [self._momentum(parameter) for parameter in members]
+                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+                ahead = torch.stack(grads).lerp(torch.stack(momenta), group["momentum"])
+                moves = orthogonalise(ahead, group["newton_schulz_steps"]).unbind()
+                torch._foreach_add_(members, moves, alpha=-group["lr"] * math.sqrt(max(1, n_rows / n_columns)))
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]
+
+
+def orthogonalise(matrices: Float[Tensor, "matrix row column"], steps: int) -> Float[Tensor, "matrix row column"]:
+    """Each matrix with its singular values brought near 1 (0.7 to 1.2 after five steps), its singular vectors kept."""
+    a, b, c = QUINTIC
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Optimisers:
+    """Every optimiser of a run behind one step."""
+
+    def __init__(self, model: Transformer, cfg: OptimConfig) -> None:
+        self.cfg, self.parameters = cfg, list(model.parameters())
+        named = list(model.named_parameters())
+        matrices = [p for name, p in named if cfg.name == "muon" and name.startswith("blocks.") and p.ndim == 2]
+        rest = [p for _, p in named if not any(p is matrix for matrix in matrices)]
+        self.members: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(
+                rest, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
+            )
+        }  # fmt: skip
+        if matrices:
+            self.members["muon"] = Muon(matrices, cfg.muon_lr, cfg.muon_momentum, cfg.newton_schulz_steps)
+
+    def step(self, share: float) -> None:
+        """Clip, move every parameter at `share` of its peak learning rate, and forget the gradients."""
+        if self.cfg.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip)
+        for name, optimiser in self.members.items():
+            peak = self.cfg.muon_lr if name == "muon" else self.cfg.lr
+            for group in optimiser.param_groups:
+                group["lr"] = peak * share
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on beside the weights: `optimiser.parameter.quantity` to tensor."""
+        return {
+            f"{name}.{index}.{quantity}": tensor
+            for name, optimiser in self.members.items()
+            for index, tensors in optimiser.state_dict()["state"].items()
+            for quantity, tensor in tensors.items()
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        for name, optimiser in self.members.items():
+            plain = optimiser.state_dict()
+            for key, tensor in state.items():
+                owner, index, quantity = key.split(".")
+                if owner == name:
+                    plain["state"].setdefault(int(index), {})[quantity] = tensor
+            optimiser.load_state_dict(plain)
+
+
+def learning_rate_share(cfg: OptimConfig, step: int, steps: int) -> float:
+    """Learning rate of a step (0-based) of `steps`, as a share of the peak: warm-up, hold, then decay to `final_lr`."""
+    if step < cfg.warmup_steps:
+        return (step + 1) / cfg.warmup_steps
+    done = (step - cfg.warmup_steps) / max(steps - cfg.warmup_steps, 1)
+    if done < cfg.hold:
+        return 1.0
+    left = (1 - done) / (1 - cfg.hold)
+    fall = left if cfg.decay == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
+    return cfg.final_lr + (1 - cfg.final_lr) * fall

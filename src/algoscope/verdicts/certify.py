@@ -1,0 +1,206 @@
+"""How often is the model right, exactly? One teacher-forced forward for each input decides its greedy answer.
+
+Why one forward is enough: greedy decoding feeds back its own tokens. As long as they are right, it sees exactly what
+the teacher-forced forward sees; its first wrong token is therefore the teacher-forced forward's first wrong one.
+So the decoded answer is right if and only if every answer position is right given the right prefix.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.core.progress import Bar, Quiet
+from algoscope.core.threads import fastest, threads
+from algoscope.subjects.base import Subject
+from algoscope.subjects.native import open_subject
+from algoscope.tasks.base import Task, Tokens
+from algoscope.training.runs import Run
+from algoscope.verdicts.domain import Domain, domain_of
+
+ROWS = 4000
+AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
+BINS = torch.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
+
+
+def certify(
+    subject: str | Run | Subject,
+    *,
+    by: str | None = None,
+    sample: int | None = None,
+    limit_counterexamples: int = 20,
+    runs_dir: str | None = None,
+    progress: bool = False,
+) -> Finding:
+    """Count the inputs that the subject answers wrongly: every one, or a sample where `sample` says so.
+
+    The facts are those of `certify --json`. `wrong` and `accuracy` are over `domain.checked` of `domain.size` inputs;
+    `interval_95` bounds the accuracy when they are a sample. `by_class` counts by the scheme `by` (the task's first
+    otherwise). `min_margin` is the smallest lead of a right token over its best rival at any answer position, in
+    logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits, over the
+    2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin
+    exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right answer
+    and what greedy decoding gives.
+
+    Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, and what
+    `open_subject` raises.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    by = subject.task.class_schemes[0] if by is None else by
+    names = subject.task.class_names(by)
+    domain = domain_of(subject.task, sample)
+    began = time.perf_counter()
+    with torch.no_grad(), Bar(f"certify {subject.name}", "inputs") if progress else Quiet() as bar:
+        first = next(domain.chunks(ROWS, subject.device))
+        with threads(fastest(lambda: subject.answer_logits(first))):
+            count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))
+            for tokens in domain.chunks(ROWS, subject.device):
+                count.add(tokens, subject.answer_logits(tokens))
+                bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
+            error = float_error(subject, torch.cat([count.hardest, *count.others]))
+        counterexamples = [_shown(subject, row) for row in torch.cat(count.wrong_rows).split(1)]
+    seconds = time.perf_counter() - began
+    return _finding(subject, domain, names, count, error, counterexamples, seconds)
+
+
+def margins(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch"]:
+    """The smallest lead of the right token over its best rival at any position, in logits; negative: wrong there."""
+    right = logits.gather(-1, targets[..., None])
+    rivals = logits.scatter(-1, targets[..., None], -torch.inf).amax(-1)
+    return (right[..., 0] - rivals).amin(-1)
+
+
+def float_error(subject: Subject, tokens: Tokens) -> float:
+    """The largest difference between the subject's answer logits and those of its float64 copy, in logits."""
+    exact = subject.to_dtype(torch.float64).answer_logits(tokens)
+    return float((subject.answer_logits(tokens).double() - exact).abs().max())
+
+
+class _Count:
+    """What certification remembers while it goes through the domain."""
+
+    def __init__(self, task: Task, by: str, limit: int, spread: int) -> None:
+        self.task, self.by, self.limit, self.spread = task, by, limit, spread
+        self.checked = self.wrong = 0
+        self.min_margin = float("inf")
+        n_classes = len(task.class_names(by))
+        self.size_of, self.wrong_of = torch.zeros(2, n_classes, dtype=torch.long)
+        self.histogram = torch.zeros(len(BINS) - 1)
+        self.hardest, self.hardest_margins = torch.zeros(0, task.n_ctx, dtype=torch.long), torch.zeros(0)
+        self.others: list[Tokens] = []
+        self.wrong_rows: list[Tokens] = [self.hardest]
+
+    def add(self, tokens: Tokens, logits: Float[Tensor, "batch read d_vocab"]) -> None:
+        targets = tokens[:, self.task.prompt_length :]
+        margin = margins(logits, targets)
+        wrong: Bool[Tensor, "batch"] = margin < 0
+        tied = (margin == 0).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
+        wrong[tied] = (logits[tied].argmax(-1) != targets[tied]).any(-1)
+        tokens, margin, wrong = tokens.cpu(), margin.cpu(), wrong.cpu()
+
+        kinds = self.task.classes(tokens, self.by)
+        self.size_of += torch.bincount(kinds, minlength=len(self.size_of))
+        self.histogram += torch.histc(margin.float().clamp(BINS[0], BINS[-1]), len(BINS) - 1, BINS[0], BINS[-1])
+        pool, pool_margins = torch.cat([self.hardest, tokens]), torch.cat([self.hardest_margins, margin])
+        keep = pool_margins.topk(min(AGAIN, len(pool)), largest=False, sorted=False).indices
+        self.hardest, self.hardest_margins = pool[keep], pool_margins[keep]
+        self.others.append(tokens[-self.checked % self.spread :: self.spread])
+        self.min_margin = min(self.min_margin, float(margin.min()))
+        self.checked += len(tokens)
+        n_wrong = int(wrong.sum())
+        if n_wrong:
+            self.wrong_of += torch.bincount(kinds[wrong], minlength=len(self.wrong_of))
+            self.wrong_rows.append(tokens[wrong][: max(0, self.limit - min(self.wrong, self.limit))])
+            self.wrong += n_wrong
+
+
+def _shown(subject: Subject, row: Tokens) -> dict[str, str]:
+    """One wrong input as text, with the right answer and what the model gives when it decodes greedily."""
+    prompt, answer = row[:, : subject.task.prompt_length], row[0, subject.task.prompt_length :]
+    got = subject.generate_tokens(prompt.to(subject.device), len(answer))[0]
+    return {
+        "input": subject.task.decode(prompt[0].tolist()),
+        "expected": subject.task.decode(answer.tolist()),
+        "got": subject.task.decode(got.tolist()),
+    }
+
+
+def _finding(
+    subject: Subject,
+    domain: Domain,
+    names: Mapping[str, str],
+    count: _Count,
+    error: float,
+    counterexamples: list[dict[str, str]],
+    seconds: float,
+) -> Finding:
+    accuracy = 1 - count.wrong / domain.checked
+    by_class = [
+        {"class": name, "meaning": meaning, "size": size, "checked": size, "wrong": wrong}
+        for (name, meaning), size, wrong in zip(
+            names.items(), count.size_of.tolist(), count.wrong_of.tolist(), strict=True
+        )
+    ]
+    if domain.method == "sampled":
+        for row in by_class:
+            row["size"] = None
+    facts: dict[str, Any] = {
+        "subject": subject.name,
+        "task": subject.task.kind,
+        "weights_sha256": subject.weights_sha256,
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "domain": {"size": domain.size, "method": domain.method, "checked": domain.checked},
+        "wrong": count.wrong,
+        "accuracy": accuracy,
+        "interval_95": domain.interval(count.wrong),
+        "by_class": by_class,
+        "min_margin": count.min_margin,
+        "float_error": error,
+        "robust": count.wrong == 0 and count.min_margin > 2 * error,
+        "counterexamples": counterexamples,
+        "seconds": seconds,
+    }
+    scope = "all" if domain.method == "exhaustive" else "a sample"
+    return Finding(
+        kind="certify",
+        claim=f"{count.wrong:,} wrong of {domain.checked:,} inputs ({scope} of the {domain.size:,} there are)",
+        facts=facts,
+        panels=(_class_panel(facts), _margin_panel(count)),
+        provenance={"subject": subject.name, "weights_sha256": facts["weights_sha256"], "seconds": seconds},
+    )
+
+
+def _class_panel(facts: Mapping[str, Any]) -> Panel:
+    seen = [row for row in facts["by_class"] if row["checked"]]
+    return Panel(
+        name="accuracy",
+        title="accuracy by class of input",
+        axes=(Axis("class", tuple(f"{row['class']} ({row['checked']:,})" for row in seen), "class (inputs checked)"),),
+        values=np.array([1 - row["wrong"] / row["checked"] for row in seen]),
+        unit="share of inputs right",
+        zero="every input of the class wrong",
+        one="every input of the class right",
+        view="bars",
+        scale="unit",
+    )
+
+
+def _margin_panel(count: _Count) -> Panel:
+    used = count.histogram.nonzero()[:, 0]
+    low, high = int(used[0]), int(used[-1]) + 1
+    centres = (BINS[:-1] + 0.25)[low:high].tolist()
+    return Panel(
+        name="margins",
+        title="smallest margin of each input",
+        axes=(Axis("margin", tuple(centres), "lead of the right token over its best rival, in logits"),),
+        values=count.histogram[low:high].numpy().astype(float),
+        unit="inputs",
+        zero="no input has this margin",
+        view="bars",
+    )
