@@ -18,7 +18,6 @@ from algoscope import lenses
 from algoscope.doors.table import PUBLIC
 from algoscope.version import __version__
 
-
 __all__ = ["__version__", "lenses", *PUBLIC]
 
 

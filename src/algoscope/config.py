@@ -163,13 +163,16 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         del plain["model"][size]
     for name, value in settings.items():
         *path, leaf = SHORT.get(name, name).split(".")
-        section = plain
+        section: dict[str, Any] = plain
         for part in path:
-            section = section.get(part) if isinstance(section.get(part), dict) else {}
+            inner = section.get(part)
+            section = inner if isinstance(inner, dict) else {}
         if leaf not in section and (path, leaf) not in ((["model"], "d_vocab"), (["model"], "n_ctx")):
             close = get_close_matches(name, field_names(config), n=3, cutoff=0.4)
-            hint = f": did you mean {' or '.join(close)}?" if close else ";"
-            raise ConfigError(f"no field {name!r} in the config{hint} `algoscope recipes {config.recipe}` prints them all")
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise ConfigError(
+                f"no field {name!r} in the config: {hint}`algoscope recipes {config.recipe}` prints them all"
+            )
         section[leaf] = _typed(value)
     return parse_config(plain)
 

@@ -46,7 +46,8 @@ def figure(panel: Panel) -> go.Figure:
     """One plot of one facet, with its title, axes, units and colour bar."""
     fig = go.Figure()
     _add(fig, panel, None, show_scale=True)
-    fig.update_layout(title={"text": panel.heading, "font": {"size": 14}}, height=_height(panel))
+    title = {"text": panel.heading, "font": {"size": 14}, "x": 0, "xanchor": "left", "xref": "container", "y": 0.98}
+    fig.update_layout(title=title, height=_height(panel) - 40, margin={"l": 10, "r": 10, "t": 56, "b": 40})
     return _dress(fig)
 
 
@@ -143,8 +144,14 @@ def _add(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, show_scale
     for mark in panel.marks:
         line = {"line": {"color": ORANGE, "width": 1.5, "dash": "dash"}, **where}
         note = {"text": mark.text, "font": {"size": 11, "color": ORANGE}}
+        inside = {**note, "yanchor": "top" if panel.view == "heatmap" else "bottom"}
         if "x" in mark.across:
-            fig.add_vline(mark.at, annotation={**note, "yanchor": "top"}, annotation_position="top right", **line)
+            fig.add_vline(
+                mark.at,
+                annotation=inside,
+                annotation_position="top right",
+                **line,
+            )
         if mark.across == "y":
             fig.add_hline(mark.at, annotation=note, annotation_position="top right", **line)
         if mark.across == "xy":
@@ -158,7 +165,7 @@ def _heatmap(panel: Panel, show_scale: bool) -> list[go.Heatmap]:
     common = {"x": list(range(len(columns.labels))), "y": list(range(len(rows.labels))), "xgap": 1, "ygap": 1}
     where = [[f"{rows.name} {r}<br>{columns.name} {c}" for c in columns.labels] for r in rows.labels]
     values = go.Heatmap(
-        z=np.where(missing, None, panel.values.astype(object)).tolist(),
+        z=_cells(panel.values, missing),
         customdata=where,
         hovertemplate="%{customdata}<br><b>%{z:.4g}</b> " + panel.unit + "<extra></extra>",
         hoverongaps=False,
@@ -172,7 +179,7 @@ def _heatmap(panel: Panel, show_scale: bool) -> list[go.Heatmap]:
     if not missing.any():
         return [values]
     masked = go.Heatmap(
-        z=np.where(missing, 0.0, None).tolist(),
+        z=_cells(np.zeros_like(panel.values), ~missing),
         customdata=where,
         hovertemplate="%{customdata}<br><b>masked</b>: it cannot look ahead<extra></extra>",
         hoverongaps=False,
@@ -181,6 +188,14 @@ def _heatmap(panel: Panel, show_scale: bool) -> list[go.Heatmap]:
         **common,
     )
     return [masked, values]
+
+
+def _cells(values: np.ndarray, empty: np.ndarray) -> list[list[float | None]]:
+    """Rows of numbers, None where there is no cell."""
+    cells = values.astype(object)
+    cells[empty] = None
+    rows: list[list[float | None]] = cells.tolist()
+    return rows
 
 
 def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:

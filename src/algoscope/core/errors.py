@@ -56,7 +56,7 @@ class DrawingError(AlgoscopeError):
     """A picture that cannot be drawn here."""
 
 
-class Interrupted(AlgoscopeError):
+class Interrupted(AlgoscopeError):  # noqa: N818  # not an error: the user asked for it
     """Stopped by the user. The message says what is kept and how to go on."""
 
     exit_code = 3

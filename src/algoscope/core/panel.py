@@ -83,7 +83,8 @@ class Panel:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a cell that does not exist is `null`."""
-        values = np.where(np.isnan(self.values), None, self.values.astype(object)).tolist()
+        values = self.values.astype(object)
+        values[np.isnan(self.values)] = None
         return {
             "panel": self.name,
             "title": self.title,
@@ -96,7 +97,7 @@ class Panel:
             "scale": self.scale,
             "beside": self.beside,
             "marks": [[mark.at, mark.text, mark.across] for mark in self.marks],
-            "values": values,
+            "values": values.tolist(),
         }
 
     @classmethod

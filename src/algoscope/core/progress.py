@@ -71,7 +71,7 @@ class Bar:
         elif now - self.said > PIPED_EVERY:
             self.said = now
             left = (total - done) / rate if rate > 0 else float("inf")
-            print(
+            print(  # noqa: T201  # plain progress for a terminal that is none
                 f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,

@@ -42,7 +42,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return COMMANDS.load(name) if name in COMMANDS else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if not name.startswith("-") and name not in COMMANDS and not ctx.resilient_parsing:
             COMMANDS[name]  # raises with the known names
@@ -85,5 +87,5 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def _fail(message: str, code: int) -> int:
-    print("algoscope: " + " ".join(message.split()), file=sys.stderr)
+    click.echo("algoscope: " + " ".join(message.split()), err=True)
     return code

@@ -50,7 +50,9 @@ def names(table: Table) -> Callable[..., list[CompletionItem]]:
     """Completion of a table's names, with their summaries where the shell shows them."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name, help=entry.summary) for name, entry in table.items() if name.startswith(incomplete)]
+        return [
+            CompletionItem(name, help=entry.summary) for name, entry in table.items() if name.startswith(incomplete)
+        ]
 
     return complete
 

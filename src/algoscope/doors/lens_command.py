@@ -21,7 +21,9 @@ class LensGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return lens_command(name) if name in LENSES else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if not args[0].startswith("-") and not ctx.resilient_parsing:
             LENSES[args[0]]  # raises with the known names
         return super().resolve_command(ctx, args)
@@ -46,9 +48,7 @@ def lens_command(name: str) -> click.Command:
     @click.argument("subject", shell_complete=complete_subject)
     @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
     @common
-    def command(
-        subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any
-    ) -> None:
+    def command(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any) -> None:
         model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
         found: Finding = function(model, **chosen)
         if out is not None:
@@ -65,7 +65,9 @@ def lens_command(name: str) -> click.Command:
 def _option(parameter: inspect.Parameter) -> click.Option:
     flag = "--" + parameter.name.replace("_", "-")
     if parameter.annotation == Sequence[str]:
-        return click.Option([flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", help="May be repeated.")
+        return click.Option(
+            [flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", help="May be repeated."
+        )
     return click.Option([flag], type=parameter.annotation, default=parameter.default, show_default=True)
 
 

@@ -32,7 +32,7 @@ def certify(
     verdict = PUBLIC.load("certify")(
         model, by=by, sample=sample, limit_counterexamples=limit_counterexamples, progress=not quiet
     )
-    if model.origin is not None:
+    if model.origin is not None and sample is None:
         model.origin.keep(verdict)
     if as_json:
         click.echo(verdict.to_json())
@@ -102,7 +102,9 @@ def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     if as_json:
         show_json(found)
         return
-    rows = [(row["name"], row["parameters"], f"{row['parameters'] / found['total']:.1%}") for row in found["components"]]
+    rows = [
+        (row["name"], row["parameters"], f"{row['parameters'] / found['total']:.1%}") for row in found["components"]
+    ]
     total = ("total", found["total"], "100.0%")
     show_table("", ["component", "parameters", "share"], [*rows, total], numeric=["parameters", "share"])
     click.echo()

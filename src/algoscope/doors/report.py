@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -22,10 +21,10 @@ from algoscope.subjects.native import open_subject
 from algoscope.training.curves import read_curves
 from algoscope.training.runs import Run
 from algoscope.verdicts.certify import certify
+from algoscope.verdicts.domain import domain_of
 from algoscope.version import __version__
 
 COMPARED = ("123+456", "999+001")
-FIGURE_CONFIG = {"responsive": True, "displaylogo": False}
 
 
 def report(
@@ -43,6 +42,8 @@ def report(
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
     kept = origin.finding("certify", subject.weights_sha256) if origin else None
+    if kept and kept.facts["domain"]["checked"] < domain_of(subject.task).checked:
+        kept = None  # a smaller sample, asked for by hand
     looks = {"certify": kept or certify(subject, progress=progress)}
     lenses: dict[str, Callable[[], Finding]] = {
         "answers": lambda: answers(subject),
@@ -66,6 +67,7 @@ def report(
 def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
     """The page as text. Every figure is drawn from a finding; Plotly's script stands in the page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["zip"] = zip
     template = environment.from_string(files("algoscope.doors").joinpath("report.html.j2").read_text())
     return template.render(
         subject=subject,
@@ -91,5 +93,6 @@ def _figures(finding: Finding) -> dict[str, list[list[str]]]:
 
 
 def _html(plot: Panel) -> str:
-    html: str = figure(plot).to_html(full_html=False, include_plotlyjs=False, config=FIGURE_CONFIG)
-    return html
+    """A place for the plot with its data inside, where the page's last script finds and draws it."""
+    data = (figure(plot).to_json() or "").replace("<", "\\u003c")
+    return f'<div class="plot"><script type="application/json">{data}</script></div>'

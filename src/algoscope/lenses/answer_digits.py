@@ -84,7 +84,7 @@ def _panel(subject: Subject, cases: Tokens, got: Tokens, rows: list[dict[str, An
         title="probability of the right token, position by position",
         axes=(
             Axis("case", tuple(row["input"] for row in rows), "input"),
-            Axis("digit", tuple(f"token {i + 1}" for i in range(chance.shape[1])), "answer position"),
+            Axis("digit", tuple(range(1, chance.shape[1] + 1)), "token of the answer, in the order written"),
         ),
         values=chance,
         unit="probability",

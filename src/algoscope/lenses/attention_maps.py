@@ -33,9 +33,7 @@ def attention(subject: str | Run | Subject, inputs: Sequence[str], *, runs_dir: 
         sequence = subject.complete(text)
         read = sequence[:, :-1]
         _, cache = subject.run(read, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
-        pattern = np.stack(
-            [cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)]
-        )
+        pattern = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)])
         looks.append(_mass(subject, pattern))
         panels.append(_map(subject, text, pattern, subject.to_str_tokens(read[0])))
         answers.append(_answer(subject, text, sequence))
@@ -48,9 +46,7 @@ def attention(subject: str | Run | Subject, inputs: Sequence[str], *, runs_dir: 
     )
 
 
-def _map(
-    subject: Subject, text: str, pattern: Float[np.ndarray, "layer head query key"], tokens: list[str]
-) -> Panel:
+def _map(subject: Subject, text: str, pattern: Float[np.ndarray, "layer head query key"], tokens: list[str]) -> Panel:
     if subject.cfg.causal:
         hidden = np.triu(np.ones(pattern.shape[-2:], dtype=bool), k=1)
         pattern = np.where(hidden, np.nan, pattern)
@@ -85,7 +81,7 @@ def _look_panel(subject: Subject, mass: Float[np.ndarray, "layer head part"]) ->
         name="where answers look",
         axes=(*_heads(subject), Axis("part", tuple(subject.task.parts), "part of the sequence")),
         values=mass,
-        unit="share of attention, mean over answer positions and inputs",
+        unit="mean share of attention",
         zero="never looked at",
         one="all attention",
         view="bars",

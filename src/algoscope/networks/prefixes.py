@@ -15,7 +15,9 @@ from algoscope.networks.transformer import KeyValues, Transformer
 WORTH_A_CUT = 4  # a cut is worth its gather when beginnings before it are at least this many times fewer
 
 
-def plain_logits(model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
+def plain_logits(
+    model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice
+) -> Float[Tensor, "batch read d_vocab"]:
     """Logits at the positions `at`, which may not look ahead of themselves: the reference for `shared_logits`.
 
     A model with a causal mask answers in one forward. One without would see the answer it is asked for, so it reads
@@ -27,7 +29,9 @@ def plain_logits(model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice
     return torch.cat([model(tokens[:, : place + 1], at=slice(place, place + 1)) for place in places], dim=1)
 
 
-def shared_logits(model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
+def shared_logits(
+    model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice
+) -> Float[Tensor, "batch read d_vocab"]:
     """The same numbers as `plain_logits`, with equal beginnings of neighbouring rows computed once."""
     start, stop, _ = at.indices(tokens.shape[1])
     cuts = find_cuts(tokens[:, : start + 1]) if model.cfg.causal else []

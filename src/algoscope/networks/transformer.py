@@ -11,6 +11,7 @@ Axis names in the shapes are explained in `core.sites`.
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +163,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two matrices with an activation between them, or three when gated."""
 
-    ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    ACTIVATIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
         "relu": F.relu,
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),

@@ -86,9 +86,7 @@ class NativeSubject(Subject):
 FORMS = "run:NAME, run:NAME@STEP, run:PATH, file:PATH.safetensors"
 
 
-def open_subject(
-    name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu"
-) -> Subject:
+def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
     """The model that a string names: `run:NAME[@STEP]`, `run:PATH`, `file:PATH.safetensors`; or that of a Run.
 
     Raises RunFolderError where there is no such run, CheckpointError for weights that are missing, truncated or do

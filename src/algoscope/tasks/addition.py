@@ -100,7 +100,14 @@ class Addition(Task):
         n = self.n_digits
         count = "1234567890" * 4
         nines, ones, five = 10**n - 1, (10**n - 1) // 9, 5 * 10 ** (n - 1)
-        pairs = [(int(count[:n]), int(count[n : 2 * n])), (nines, 1), (0, 0), (nines, nines), (five, five), (ones, 2 * ones)]
+        pairs = [
+            (int(count[:n]), int(count[n : 2 * n])),
+            (nines, 1),
+            (0, 0),
+            (nines, nines),
+            (five, five),
+            (ones, 2 * ones),
+        ]
         first, second = torch.tensor(pairs).T
         return self.sequences(first, second)
 

@@ -7,7 +7,6 @@ orthogonalised together, in float32; a test holds it to PyTorch's.
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,19 +25,20 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "newton_schulz_steps": newton_schulz_steps})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        assert closure is None
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody calls it with a closure
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
                 by_shape.setdefault(parameter.shape, []).append(parameter)
             for (n_rows, n_columns), members in by_shape.items():
-                grads = [parameter.grad for parameter in members]
+                grads = [parameter.grad for parameter in members if parameter.grad is not None]
                 momenta = [self._momentum(parameter) for parameter in members]
                 torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
                 ahead = torch.stack(grads).lerp(torch.stack(momenta), group["momentum"])
                 moves = orthogonalise(ahead, group["newton_schulz_steps"]).unbind()
-                torch._foreach_add_(members, moves, alpha=-group["lr"] * math.sqrt(max(1, n_rows / n_columns)))
+                torch._foreach_add_(
+                    list[Tensor](members), moves, alpha=-group["lr"] * math.sqrt(max(1, n_rows / n_columns))
+                )
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]

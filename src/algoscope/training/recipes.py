@@ -11,8 +11,14 @@ def add3_reference() -> RunConfig:
         recipe="add3_reference",
         task=task,
         model=ModelConfig(
-            d_vocab=task.d_vocab, n_ctx=task.n_ctx, d_model=32, d_mlp=64, n_layers=2, n_heads=1,
-            init_embed_std=0.02, init_matrix_std=0.02,
+            d_vocab=task.d_vocab,
+            n_ctx=task.n_ctx,
+            d_model=32,
+            d_mlp=64,
+            n_layers=2,
+            n_heads=1,
+            init_embed_std=0.02,
+            init_matrix_std=0.02,
         ),
         data=DataConfig(source="fixed", n_train=50_000, train_seed=42, n_test=10_000, test_seed=123, loss_on="all"),
         optim=OptimConfig(name="adamw", lr=0.01, weight_decay=0.1, clip=1.0, warmup_steps=200, decay="cosine"),
@@ -26,7 +32,9 @@ def add3() -> RunConfig:
     return RunConfig(
         recipe="add3",
         task=reference.task,
-        model=reference.model.model_copy(update={"init_embed_std": 0.1, "init_matrix_std": None, "init_zero_out": True}),
+        model=reference.model.model_copy(
+            update={"init_embed_std": 0.1, "init_matrix_std": None, "init_zero_out": True}
+        ),
         data=DataConfig(source="fresh", hard_share=0.3, loss_on="answer"),
         optim=OptimConfig(name="muon", lr=0.005, muon_lr=0.02, hold=0.5, decay="linear", final_lr=0.02),
         train=TrainConfig(steps=1000, batch=256, checkpoint_every=256),

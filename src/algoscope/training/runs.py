@@ -145,7 +145,9 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        return [int(path.stem.removeprefix("step_")) for path in sorted(self.path.glob("checkpoints/step_*.safetensors"))]
+        return [
+            int(path.stem.removeprefix("step_")) for path in sorted(self.path.glob("checkpoints/step_*.safetensors"))
+        ]
 
     @property
     def newest_step(self) -> int | None:
@@ -192,7 +194,9 @@ class Run:
             with disk_errors(self.path):
                 lock.acquire()
         except Timeout as error:
-            raise RunFolderError(f"run {self.path} is being trained by another process; choose another --name") from error
+            raise RunFolderError(
+                f"run {self.path} is being trained by another process; choose another --name"
+            ) from error
         return lock
 
     def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:

@@ -23,8 +23,8 @@ from algoscope.data import batches, held_out
 from algoscope.networks.transformer import build
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.optim import Optimisers, learning_rate_share
-from algoscope.training.table import RECIPES
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
+from algoscope.training.table import RECIPES
 
 LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, then evenly
 EVAL_CHUNK = 2048

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Quiet
@@ -26,7 +27,7 @@ from algoscope.verdicts.domain import Domain, domain_of
 
 ROWS = 4000
 AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
-BINS = torch.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
+BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
 
 
 def certify(
@@ -61,12 +62,21 @@ def certify(
         with threads(fastest(lambda: subject.answer_logits(first))):
             count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))
             for tokens in domain.chunks(ROWS, subject.device):
-                count.add(tokens, subject.answer_logits(tokens))
+                logits = subject.answer_logits(tokens)
+                _check_finite(subject, tokens, logits)
+                count.add(tokens, logits)
                 bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
             error = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row) for row in torch.cat(count.wrong_rows).split(1)]
     seconds = time.perf_counter() - began
     return _finding(subject, domain, names, count, error, counterexamples, seconds)
+
+
+def _check_finite(subject: Subject, tokens: Tokens, logits: Float[Tensor, "batch read d_vocab"]) -> None:
+    if not logits.isfinite().all():
+        first = int((~logits.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+        shown = subject.to_string(tokens[first, : subject.task.prompt_length])
+        raise SubjectError(f"{subject.name} gives a logit that is not finite for {shown}: its answer is not defined")
 
 
 def margins(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch"]:
@@ -91,7 +101,7 @@ class _Count:
         self.min_margin = float("inf")
         n_classes = len(task.class_names(by))
         self.size_of, self.wrong_of = torch.zeros(2, n_classes, dtype=torch.long)
-        self.histogram = torch.zeros(len(BINS) - 1)
+        self.histogram = np.zeros(len(BINS) - 1, dtype=int)
         self.hardest, self.hardest_margins = torch.zeros(0, task.n_ctx, dtype=torch.long), torch.zeros(0)
         self.others: list[Tokens] = []
         self.wrong_rows: list[Tokens] = [self.hardest]
@@ -106,7 +116,7 @@ class _Count:
 
         kinds = self.task.classes(tokens, self.by)
         self.size_of += torch.bincount(kinds, minlength=len(self.size_of))
-        self.histogram += torch.histc(margin.float().clamp(BINS[0], BINS[-1]), len(BINS) - 1, BINS[0], BINS[-1])
+        self.histogram += np.histogram(margin.numpy().clip(BINS[0], BINS[-1]), BINS)[0]
         pool, pool_margins = torch.cat([self.hardest, tokens]), torch.cat([self.hardest_margins, margin])
         keep = pool_margins.topk(min(AGAIN, len(pool)), largest=False, sorted=False).indices
         self.hardest, self.hardest_margins = pool[keep], pool_margins[keep]
@@ -192,14 +202,14 @@ def _class_panel(facts: Mapping[str, Any]) -> Panel:
 
 
 def _margin_panel(count: _Count) -> Panel:
-    used = count.histogram.nonzero()[:, 0]
+    used = count.histogram.nonzero()[0]
     low, high = int(used[0]), int(used[-1]) + 1
     centres = (BINS[:-1] + 0.25)[low:high].tolist()
     return Panel(
         name="margins",
         title="smallest margin of each input",
         axes=(Axis("margin", tuple(centres), "lead of the right token over its best rival, in logits"),),
-        values=count.histogram[low:high].numpy().astype(float),
+        values=count.histogram[low:high].astype(float),
         unit="inputs",
         zero="no input has this margin",
         view="bars",
