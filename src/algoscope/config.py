@@ -6,7 +6,7 @@
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -59,7 +59,7 @@ class ModelConfig(Section):
         return self.n_kv_heads or self.n_heads
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _divides(self) -> "ModelConfig":
         if self.d_head is None and self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}; set d_head")
         if self.n_heads % self.kv_heads:
@@ -130,7 +130,7 @@ class RunConfig(Section):
         return fields
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "RunConfig":
         for size in ("d_vocab", "n_ctx"):
             if getattr(self.model, size) < getattr(self.task, size):
                 raise ValueError(

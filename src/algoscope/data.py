@@ -3,7 +3,7 @@
 Nothing has to be saved to resume: step 700 of seed 3 is the same batch whoever asks for it, and when.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
 
 def seeded(device: torch.device, *numbers: int) -> torch.Generator:
     """A generator for one purpose: equal numbers, equal stream; neighbouring numbers, unrelated streams."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    seed = int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0])
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -31,11 +31,16 @@ def held_out(task: Task, data: DataConfig, device: torch.device) -> Tokens:
     return _distinct(task, n, seeded(device, data.test_seed))
 
 
-class Batches(Protocol):
-    """Training data: the batch of a step, and how many examples the steps before it had."""
+class Batches(ABC):
+    """Training data, step by step."""
 
-    def batch(self, step: int) -> Tokens: ...
-    def examples_before(self, step: int) -> int: ...
+    @abstractmethod
+    def batch(self, step: int) -> Tokens:
+        """The examples of a step."""
+
+    @abstractmethod
+    def examples_before(self, step: int) -> int:
+        """How many examples the steps before this one had."""
 
 
 def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> Batches:
@@ -49,7 +54,7 @@ def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -
     return FixedBatches(task, data, batch, seed, test)
 
 
-class FreshBatches:
+class FreshBatches(Batches):
     """New draws every step."""
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
@@ -76,7 +81,7 @@ class FreshBatches:
         return torch.cat(kept)[:wanted]
 
 
-class FixedBatches:
+class FixedBatches(Batches):
     """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one."""
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,28 +9,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 PIPED_EVERY = 10.0  # seconds between lines when standard error is not a terminal
 
 
-class Watcher(Protocol):
-    """Told of a job's progress; used as a context manager around it."""
+class Watcher:
+    """Told of a job's progress; used as a context manager around it. This one says nothing."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *error: object) -> None: ...
-    def advance(self, done: int, total: int, note: str) -> None: ...
-
-
-class Quiet:
-    """Watches nothing."""
-
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Watcher":
         return self
 
     def __exit__(self, *error: object) -> None:
         return None
 
     def advance(self, done: int, total: int, note: str) -> None:
-        return None
+        """`done` of `total` units, and the number that matters in `note`."""
 
 
-class Bar:
+class Bar(Watcher):
     """A bar on standard error in a terminal or notebook; a plain line now and then where it is piped."""
 
     def __init__(self, title: str, unit: str) -> None:
@@ -52,7 +43,7 @@ class Bar:
         self.began = self.said = time.perf_counter()
         self.first: int | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bar":
         if self.live:
             self.bar.start()
         return self

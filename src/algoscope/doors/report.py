@@ -11,7 +11,7 @@ from algoscope.core.draw import figure, rows_of_plots, script
 from algoscope.core.files import write_atomically
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
-from algoscope.core.progress import Bar, Quiet
+from algoscope.core.progress import Bar, Watcher
 from algoscope.doors.params import params
 from algoscope.lenses.answer_digits import answers
 from algoscope.lenses.attention_maps import attention
@@ -52,7 +52,7 @@ def report(
     }
     if origin and origin.metrics():
         lenses["curves"] = lambda: read_curves(origin.metrics())
-    with Bar(f"look at {subject.name}", "lenses") if progress else Quiet() as bar:
+    with Bar(f"look at {subject.name}", "lenses") if progress else Watcher() as bar:
         for done, (name, look) in enumerate(lenses.items()):
             bar.advance(done, len(lenses), name)
             looks[name] = look()

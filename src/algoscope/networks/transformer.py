@@ -45,9 +45,9 @@ class KeyValues:
     def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
         self.layers = layers or []
 
-    def __len__(self) -> int:
-        """Positions remembered."""
-        return self.layers[0][0].shape[2] if self.layers else 0
+    def length(self, layer: int) -> int:
+        """Positions remembered by a layer: while a model runs, the first layers are ahead of the last."""
+        return self.layers[layer][0].shape[2] if layer < len(self.layers) else 0
 
     def extend(
         self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
@@ -125,7 +125,7 @@ class Attention(nn.Module):
         k = tap("k", layer, self._split(self.k(x)))
         v = tap("v", layer, self._split(self.v(x)))
         if self.cfg.positions == "rotary":
-            first = len(past) if past is not None and layer < len(past.layers) else 0
+            first = 0 if past is None else past.length(layer)
             place = torch.arange(first, first + x.shape[1], device=x.device)
             q = tap("rot_q", layer, rotate(q, place[at], self.cfg.rotary_base))
             k = tap("rot_k", layer, rotate(k, place, self.cfg.rotary_base))
@@ -257,7 +257,7 @@ class Transformer(nn.Module):
         With `past`, the tokens follow those it remembers, and it then remembers these too. When nobody listens,
         the last block answers queries only at `at`.
         """
-        first = 0 if past is None else len(past)
+        first = 0 if past is None else past.length(0)
         place = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         x = tap("embed", None, self.embed(tokens))
         if self.cfg.positions in ("learned", "sinusoidal"):

@@ -17,7 +17,7 @@ from torch import Tensor
 import algoscope.version as version
 from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFolderError
-from algoscope.core.progress import Bar, Quiet, Watcher
+from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
 from algoscope.networks.transformer import build
@@ -55,7 +55,7 @@ def train(
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
-    watcher = Bar(f"train {path.name}", "steps") if progress else Quiet()
+    watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()
     run = _open(path, config, resume)
     if run.is_whole:
         return run

@@ -17,7 +17,7 @@ from torch import Tensor
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
-from algoscope.core.progress import Bar, Quiet
+from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import fastest, threads
 from algoscope.subjects.base import Subject
 from algoscope.subjects.native import open_subject
@@ -57,7 +57,7 @@ def certify(
     names = subject.task.class_names(by)
     domain = domain_of(subject.task, sample)
     began = time.perf_counter()
-    with torch.no_grad(), Bar(f"certify {subject.name}", "inputs") if progress else Quiet() as bar:
+    with torch.no_grad(), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
         first = next(domain.chunks(ROWS, subject.device))
         with threads(fastest(lambda: subject.answer_logits(first))):
             count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))

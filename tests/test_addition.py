@@ -1,0 +1,128 @@
+"""The addition task, held to Python's own arithmetic."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.data import seeded
+from algoscope.tasks.addition import Addition
+
+TASK = Addition(n_digits=3)
+PLAIN = Addition(n_digits=3, reversed=False)
+operand = st.integers(0, 999)
+CPU = torch.device("cpu")
+
+
+def text_of(task: Addition, a: int, b: int) -> str:
+    return task.decode(task.sequences(torch.tensor([a]), torch.tensor([b]))[0].tolist())
+
+
+@given(operand, operand)
+def test_sequence_is_the_sum_that_python_computes(a: int, b: int) -> None:
+    total = f"{a + b:04d}"
+    assert text_of(TASK, a, b) == f"{a:03d}+{b:03d}={total[::-1]}<EOS>"
+    assert text_of(PLAIN, a, b) == f"{a:03d}+{b:03d}={total}<EOS>"
+    assert TASK.expected(f"{a}+{b}") == total[::-1] + "<EOS>"
+
+
+def test_published_examples() -> None:
+    assert TASK.expected("123+456") == "9750<EOS>"
+    assert TASK.expected("999+1") == "0001<EOS>"
+    assert (TASK.n_ctx, TASK.prompt_length, TASK.d_vocab, TASK.domain_size) == (13, 8, 14, 1_000_000)
+
+
+@given(st.integers(1, 18), st.data())
+def test_encode_and_decode_are_inverse_at_every_width(n_digits: int, data: st.DataObject) -> None:
+    task = Addition(n_digits=n_digits)
+    a, b = (data.draw(st.integers(0, 10**n_digits - 1)) for _ in "ab")
+    text = text_of(task, a, b)
+    assert task.decode(task.encode(text)) == text
+    assert text.split("=")[1] == f"{a + b:0{n_digits + 1}d}"[::-1] + "<EOS>"
+
+
+@given(operand, operand)
+def test_operands_are_read_back(a: int, b: int) -> None:
+    first, second = TASK.operands(TASK.sequences(torch.tensor([a]), torch.tensor([b])))
+    assert (first.item(), second.item()) == (a, b)
+
+
+def test_enumeration_holds_every_input_once_in_order() -> None:
+    task = Addition(n_digits=2)
+    tokens = task.at(torch.arange(task.domain_size))
+    first, second = task.operands(tokens)
+    assert (first * 100 + second).tolist() == list(range(10_000))
+    assert task.keys(tokens).unique().numel() == 10_000
+
+
+def carries_of(a: int, b: int) -> tuple[list[int], list[int], list[int]]:
+    sums, carries, digits, carry = [], [], [], 0
+    for place in range(3):
+        column = a // 10**place % 10 + b // 10**place % 10
+        digits.append((column + carry) % 10)
+        carry = (column + carry) // 10
+        sums.append(column)
+        carries.append(carry)
+    return sums, carries, [*digits, carry]
+
+
+@given(operand, operand)
+def test_variables_are_those_of_column_addition(a: int, b: int) -> None:
+    tokens = TASK.sequences(torch.tensor([a]), torch.tensor([b]))
+    found = {name: values[0].tolist() for name, values in TASK.variables(tokens).items()}
+    sums, carries, digits = carries_of(a, b)
+    assert found == {"column_sum": sums, "carry": carries, "digit": digits}
+
+
+@given(operand, operand)
+def test_chain_class_is_the_longest_run_of_nines_above_a_carry(a: int, b: int) -> None:
+    sums, _, _ = carries_of(a, b)
+    longest = 0
+    for start in range(3):
+        if sums[start] >= 10:
+            run = 0
+            while start + run + 1 < 3 and sums[start + run + 1] == 9:
+                run += 1
+            longest = max(longest, run + 1)
+    assert TASK.classes(TASK.sequences(torch.tensor([a]), torch.tensor([b])), "chain").item() == longest
+
+
+def test_class_sizes_over_the_whole_domain() -> None:
+    tokens = TASK.at(torch.arange(1_000_000))
+    chain = torch.bincount(TASK.classes(tokens, "chain"))
+    assert chain.tolist() == [166_375, 743_625, 85_500, 4_500]  # S0 = 55^3: column sums of nine or less
+    pattern = torch.bincount(TASK.classes(tokens, "pattern"))
+    assert len(pattern) == len(TASK.class_names("pattern")) == 27
+    by_name = dict(zip(TASK.class_names("pattern"), pattern.tolist(), strict=True))
+    assert (by_name["sss"], by_name["999"], by_name["ccc"]) == (45**3, 10**3, 45**3)
+
+
+def test_hard_draws_have_more_columns_of_nine() -> None:
+    def share(hard: float) -> float:
+        tokens = TASK.sample(20_000, seeded(CPU, 1), hard)
+        return (TASK.column_sums(tokens) == 9).float().mean().item()
+
+    assert share(0.0) == pytest.approx(0.1, abs=0.01)
+    assert share(1.0) == pytest.approx(0.5 + 0.5 * 0.1, abs=0.02)
+
+
+def test_edge_cases_are_the_ones_people_try() -> None:
+    first, second = TASK.operands(TASK.edge_cases())
+    expected = [(123, 456), (999, 1), (0, 0), (999, 999), (500, 500), (111, 222)]
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("12a+4", "'a'"), ("1234+1", "1234"), ("12", "12"), ("1+2+3", "1+2+3"), ("", "''"), ("-1+5", "'-'")],
+)
+def test_text_that_is_no_prompt_is_named(text: str, word: str) -> None:
+    with pytest.raises(VocabularyError, match=f".*{word.replace('+', '[+]')}.*") as raised:
+        TASK.prompt(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_class_scheme_is_named() -> None:
+    with pytest.raises(UnknownNameError, match="chian.*chain"):
+        TASK.classes(TASK.edge_cases(), "chian")

@@ -1,0 +1,69 @@
+"""The fast path of certification against the plain one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algoscope.config import ModelConfig
+from algoscope.networks.prefixes import beginnings, find_cuts, plain_logits, shared_logits
+from algoscope.networks.transformer import build
+from algoscope.tasks.addition import Addition
+
+TASK = Addition(n_digits=3)
+shapes = st.fixed_dictionaries(
+    {
+        "d_model": st.sampled_from([8, 16, 32]),
+        "n_layers": st.integers(1, 3),
+        "n_heads": st.sampled_from([1, 2, 4]),
+        "d_mlp": st.sampled_from([None, 16]),
+        "normalization_type": st.sampled_from(["LN", "RMS", None]),
+        "positions": st.sampled_from(["learned", "sinusoidal", "rotary", "alibi", None]),
+        "causal": st.booleans(),
+        "tied_head": st.booleans(),
+        "softmax_plus_one": st.booleans(),
+    }
+)
+
+
+@given(shape=shapes, start=st.integers(0, 999_000), n=st.integers(1, 1500), seed=st.integers(0, 99))
+def test_sharing_beginnings_changes_no_logit(shape: dict, start: int, n: int, seed: int) -> None:
+    model = build(ModelConfig(d_vocab=14, n_ctx=13, init_embed_std=1.0, **shape), seed)
+    tokens = TASK.at(torch.arange(start, min(start + n, 1_000_000)))[:, :-1]
+    for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        model = model.to(dtype)
+        with torch.no_grad():
+            plain = plain_logits(model, tokens, TASK.answer_slice)
+            shared = shared_logits(model, tokens, TASK.answer_slice)
+        scale = max(1.0, plain.abs().max().item())
+        assert (shared - plain).abs().max().item() <= bound * scale
+
+
+def test_plain_is_the_models_own_forward() -> None:
+    model = build(ModelConfig(d_vocab=14, n_ctx=13, init_embed_std=1.0), 0).double()
+    tokens = TASK.at(torch.arange(0, 1_000_000, 9999))[:, :-1]
+    plain = plain_logits(model, tokens, TASK.answer_slice)
+    torch.testing.assert_close(plain, model(tokens)[:, TASK.answer_slice], rtol=0, atol=1e-12)
+
+
+def test_a_model_that_looks_ahead_is_never_shown_the_answer() -> None:
+    model = build(ModelConfig(d_vocab=14, n_ctx=13, causal=False, init_embed_std=1.0), 0).double()
+    tokens = TASK.at(torch.arange(5))[:, :-1]
+    logits = plain_logits(model, tokens, TASK.answer_slice)
+    alone = model(tokens[:, :8])[:, -1]
+    torch.testing.assert_close(logits[:, 0], alone, rtol=0, atol=1e-12)
+
+
+def test_neighbours_that_begin_alike_are_found() -> None:
+    first, branch = beginnings(torch.tensor([[1, 2], [1, 2], [1, 3], [0, 3], [0, 3]]))
+    assert first.tolist() == [0, 2, 3]
+    assert branch.tolist() == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("n", [1, 7, 4000])
+def test_cuts_lie_where_the_beginnings_branch(n: int) -> None:
+    prefix = TASK.at(torch.arange(n))[:, : TASK.prompt_length]
+    cuts = find_cuts(prefix)
+    different = [len(prefix[:, :cut].unique(dim=0)) for cut in cuts]
+    assert different == sorted(set(different))
+    assert all(count < n for count in different)
