@@ -123,7 +123,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _sizes_from_task(cls, fields: Any) -> Any:
-        if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping):
+        if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping) and "task" in fields:
             task = fields["task"] if isinstance(fields["task"], Addition) else Addition.model_validate(fields["task"])
             sizes = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx}
             return {**fields, "task": task, "model": {**sizes, **fields["model"]}}
@@ -200,7 +200,7 @@ def field_names(config: RunConfig) -> list[str]:
     return [*SHORT, *dotted]
 
 
-def parse_config(plain: Mapping[str, Any]) -> RunConfig:
+def parse_config(plain: Any) -> RunConfig:
     """A RunConfig from plain JSON values. Raises ConfigError, naming the first field that is wrong."""
     try:
         return RunConfig.model_validate(plain)

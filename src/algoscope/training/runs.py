@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,13 +190,13 @@ class Run:
     def lock(self) -> FileLock:
         """Held by the process that trains this run; freed by the system when the process dies."""
         lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            with disk_errors(self.path):
+        with disk_errors(self.path):
+            try:
                 lock.acquire()
-        except Timeout as error:
-            raise RunFolderError(
-                f"run {self.path} is being trained by another process; choose another --name"
-            ) from error
+            except Timeout as error:
+                raise RunFolderError(
+                    f"run {self.path} is being trained by another process; choose another --name"
+                ) from error
         return lock
 
     def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:
@@ -226,9 +226,10 @@ class Run:
         rows = [row for row in self.metrics() if row["step"] <= after]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
-    def cut_checkpoints(self, after: int) -> None:
+    def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
+        """Remove the checkpoints of the other steps."""
         for step in self.steps:
-            if step > after:
+            if not keep(step):
                 self._checkpoint(step).unlink()
 
     def finish(self, summary: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ class _Training:
             self._check_losses()
         if self.step % train.log_every == 0 or last:
             self._log(loss, logits, tokens, share, evaluate=self.step % train.eval_every == 0 or last)
-        if is_checkpoint(self.step, train.checkpoint_every) or last:
+        if self._is_scheduled(self.step):
             self._save()
 
     def _check_losses(self) -> None:
@@ -201,7 +201,7 @@ class _Training:
         self.model.load_state_dict(load_model(self.config, weights, self.run.path).state_dict())
         self.optimisers.load({name: tensor.to(self.device) for name, tensor in state.items()})
         self.run.cut_metrics(after=self.step)
-        self.run.cut_checkpoints(after=self.step)
+        self.run.cut_checkpoints(keep=lambda step: step <= self.step)
         rows = self.run.metrics()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         self.examples = self.batches.examples_before(self.step)
@@ -214,6 +214,11 @@ class _Training:
                 f"{self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
             )
         self.run.save_checkpoint(self.step, weights, self.optimisers.state())
+        self.run.cut_checkpoints(keep=lambda step: step == self.step or self._is_scheduled(step))
+
+    def _is_scheduled(self, step: int) -> bool:
+        """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
+        return step == self.config.train.steps or is_checkpoint(step, self.config.train.checkpoint_every)
 
     def _finish(self) -> None:
         last = self.run.metrics()[-1]
