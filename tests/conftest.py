@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("algoscope", "beartype.beartype")
+install_import_hook("algoscope", "typecheck.checked")
 
 import pytest
 import torch

@@ -6,7 +6,7 @@ from torch import nn
 
 from algoscope.config import OptimConfig
 from algoscope.networks.transformer import build
-from algoscope.training.optim import Muon, Optimisers, learning_rate_share, orthogonalise
+from algoscope.training.optim import Muon, Optimisers, Schedule, orthogonalise
 from algoscope.training.recipes import add3
 
 
@@ -46,7 +46,7 @@ def test_muon_moves_matrices_of_blocks_and_adamw_the_rest() -> None:
 
 def test_learning_rate_warms_up_holds_and_decays() -> None:
     cfg = OptimConfig(warmup_steps=10, hold=0.5, decay="linear", final_lr=0.1)
-    share = [learning_rate_share(cfg, step, 110) for step in range(110)]
+    share = [Schedule.planned(cfg, 110).share(step) for step in range(110)]
     assert share[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert set(share[10:60]) == {1.0}
     assert share[60] == pytest.approx(1.0)
@@ -55,13 +55,27 @@ def test_learning_rate_warms_up_holds_and_decays() -> None:
 
 
 def test_cosine_is_pytorchs_cosine() -> None:
-    cfg = OptimConfig(decay="cosine")
+    schedule = Schedule.planned(OptimConfig(decay="cosine"), 50)
     dummy = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(dummy, T_max=50)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(dummy, T_max=50)
     for step in range(50):
-        assert learning_rate_share(cfg, step, 50) == pytest.approx(schedule.get_last_lr()[0])
+        assert schedule.share(step) == pytest.approx(theirs.get_last_lr()[0])
         dummy.step()
-        schedule.step()
+        theirs.step()
+
+
+def test_a_model_that_has_got_it_decays_early_and_once() -> None:
+    cfg = OptimConfig(hold=0.8, decay="linear", decay_at=0.9, decay_steps=50)
+    planned = Schedule.planned(cfg, 1000)
+    assert (planned.begin, planned.end) == (800, 1000)
+    assert planned.noticed(100, 0.89) == planned
+    early = planned.noticed(100, 0.9)
+    assert (early.begin, early.end) == (100, 150)
+    assert early.noticed(120, 1.0) == early
+    assert planned.noticed(790, 1.0).end == 840
+    assert planned.noticed(900, 1.0) == planned
+    never = Schedule.planned(OptimConfig(hold=0.8), 1000)
+    assert never.noticed(100, 1.0) == never
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:

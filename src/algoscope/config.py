@@ -95,13 +95,17 @@ class OptimConfig(Section):
     warmup_steps: int = Field(0, ge=0, description="linear, from 0")
     decay: Literal["cosine", "linear"] = "cosine"
     hold: Share = Field(0.0, description="share of the steps, after the warm-up, at the peak before decay starts")
+    decay_at: Share | None = Field(
+        None, description="decay starts earlier where a logged batch is right to this share; None: it does not"
+    )
+    decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
 
 
 class TrainConfig(Section):
     """How long, in what portions, and what is written down on the way."""
 
-    steps: Positive
+    steps: Positive = Field(description="at most; an early decay ends the run sooner")
     batch: Positive
     threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
     log_every: Positive = Field(10, description="steps between rows of metrics")

@@ -24,7 +24,6 @@ from algoscope.verdicts.certify import certify
 from algoscope.verdicts.domain import domain_of
 from algoscope.version import __version__
 
-COMPARED = ("123+456", "999+001")
 
 
 def report(
@@ -40,14 +39,15 @@ def report(
     and RunFolderError where the page cannot be written.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    origin = subject.origin
+    origin, task = subject.origin, subject.task
+    compared = [task.decode(case[: task.prompt_length].tolist()) for case in task.edge_cases()[:2]]
     kept = origin.finding("certify", subject.weights_sha256) if origin else None
-    if kept and kept.facts["domain"]["checked"] < domain_of(subject.task).checked:
+    if kept and kept.facts["domain"]["checked"] < domain_of(task).checked:
         kept = None  # a smaller sample, asked for by hand
     looks = {"certify": kept or certify(subject, progress=progress)}
     lenses: dict[str, Callable[[], Finding]] = {
         "answers": lambda: answers(subject),
-        "attention": lambda: attention(subject, COMPARED),
+        "attention": lambda: attention(subject, compared),
         "embeddings": lambda: embeddings(subject),
     }
     if origin and origin.metrics():

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
@@ -55,12 +56,12 @@ def answers(
     )
 
 
-def _decode(subject: Subject, sequences: Tokens) -> Tokens:
+def _decode(subject: Subject, sequences: Tokens) -> Int[Tensor, "batch answer"]:
     n = subject.task.prompt_length
     return subject.generate_tokens(sequences[:, :n], sequences.shape[1] - n)
 
 
-def _row(subject: Subject, case: Tokens, got: Tokens) -> dict[str, Any]:
+def _row(subject: Subject, case: Int[Tensor, "pos"], got: Int[Tensor, "answer"]) -> dict[str, Any]:
     n = subject.task.prompt_length
     return {
         "input": subject.to_string(case[:n]),
@@ -72,7 +73,7 @@ def _row(subject: Subject, case: Tokens, got: Tokens) -> dict[str, Any]:
     }
 
 
-def _panel(subject: Subject, cases: Tokens, got: Tokens, rows: list[dict[str, Any]]) -> Panel:
+def _panel(subject: Subject, cases: Tokens, got: Int[Tensor, "batch answer"], rows: list[dict[str, Any]]) -> Panel:
     n = subject.task.prompt_length
     read = torch.cat([cases[:, :n], got], dim=1)[:, :-1]
     logits, _ = subject.run(read, at=subject.task.answer_slice)

@@ -78,7 +78,7 @@ def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
     }
 
 
-def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, float] | None:
+def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, int | float] | None:
     """The longest stretch of logged steps up to `before` in which the smoothed loss moves by at most a tenth of its
     whole fall; None when no stretch lasts 15 % of those steps. Smoothing is a running median of five rows."""
     padded = np.pad(loss, 2, mode="edge")
@@ -97,7 +97,12 @@ def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, float] | 
     return {"from": int(steps[begin]), "to": int(steps[end]), "loss": float(np.median(loss[begin : end + 1]))}
 
 
-def training_or_together(train_steps: Steps, train: Values, test_steps: Steps, test: Values) -> str:
+def training_or_together(
+    train_steps: Int[np.ndarray, "logged"],
+    train: Float[np.ndarray, "logged"],
+    test_steps: Int[np.ndarray, "evaluated"],
+    test: Float[np.ndarray, "evaluated"],
+) -> str:
     """Did training and test rise together, or did the model first learn its training inputs by heart?
 
     "training first" when training accuracy reached 0.9 while test accuracy stayed below 0.5 for half as long again;
@@ -112,7 +117,7 @@ def training_or_together(train_steps: Steps, train: Values, test_steps: Steps, t
     return "together"
 
 
-def _sentence(jump: dict[str, int] | None, plateau: dict[str, float] | None, order: str, steps: int) -> str:
+def _sentence(jump: dict[str, int] | None, plateau: dict[str, int | float] | None, order: str, steps: int) -> str:
     parts = []
     if plateau:
         parts.append(f"the loss stood near {plateau['loss']:.3f} from step {plateau['from']:,} to {plateau['to']:,}")

@@ -7,6 +7,7 @@ orthogonalised together, in float32; a test holds it to PyTorch's.
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -106,13 +107,31 @@ class Optimisers:
             optimiser.load_state_dict(plain)
 
 
-def learning_rate_share(cfg: OptimConfig, step: int, steps: int) -> float:
-    """Learning rate of a step (0-based) of `steps`, as a share of the peak: warm-up, hold, then decay to `final_lr`."""
-    if step < cfg.warmup_steps:
-        return (step + 1) / cfg.warmup_steps
-    done = (step - cfg.warmup_steps) / max(steps - cfg.warmup_steps, 1)
-    if done < cfg.hold:
-        return 1.0
-    left = (1 - done) / (1 - cfg.hold)
-    fall = left if cfg.decay == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
-    return cfg.final_lr + (1 - cfg.final_lr) * fall
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a share of its peak: warm-up, the peak until step `begin`, decay until step `end`."""
+
+    cfg: OptimConfig
+    begin: int
+    end: int
+
+    @classmethod
+    def planned(cls, cfg: OptimConfig, steps: int) -> "Schedule":
+        """What the config says where nothing is learned early."""
+        return cls(cfg, cfg.warmup_steps + round(cfg.hold * max(steps - cfg.warmup_steps, 0)), steps)
+
+    def noticed(self, step: int, accuracy: float) -> "Schedule":
+        """The schedule after a batch of this accuracy: where the model has got it, the decay starts now."""
+        if self.cfg.decay_at is None or accuracy < self.cfg.decay_at or step >= self.begin:
+            return self
+        return replace(self, begin=step, end=min(self.end, step + self.cfg.decay_steps))
+
+    def share(self, step: int) -> float:
+        """Of step number `step`, counted from 0."""
+        if step < self.cfg.warmup_steps:
+            return (step + 1) / self.cfg.warmup_steps
+        if step < self.begin:
+            return 1.0
+        left = 1 - (step - self.begin) / max(self.end - self.begin, 1)
+        fall = left if self.cfg.decay == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
+        return self.cfg.final_lr + (1 - self.cfg.final_lr) * fall

@@ -22,7 +22,7 @@ from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
 from algoscope.networks.transformer import build
 from algoscope.tasks.base import Task, Tokens
-from algoscope.training.optim import Optimisers, learning_rate_share
+from algoscope.training.optim import Optimisers, Schedule
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
 from algoscope.training.table import RECIPES
 
@@ -52,6 +52,7 @@ def train(
     """
     config = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
+    place = _device(device)
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
@@ -62,7 +63,7 @@ def train(
     lock = run.lock()
     try:
         with threads(config.train.threads), watcher, _finishing_the_step() as stop:
-            _Training(run, config, _device(device), watcher, stop).go()
+            _Training(run, config, place, watcher, stop).go()
     finally:
         lock.release()
     return run
@@ -112,6 +113,7 @@ class _Training:
         self.test = held_out(self.task, config.data, device)
         self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
         self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
+        self.schedule = Schedule.planned(config.optim, config.train.steps)
         self.step, self.seconds, self.examples, self.note = 0, 0.0, 0, ""
         self.losses: list[Tensor] = []
 
@@ -121,12 +123,12 @@ class _Training:
         self.began = time.perf_counter() - self.seconds
         if self.step == 0:
             self._save()
-        while self.step < self.config.train.steps:
+        while self.step < self.schedule.end:
             self._advance()
-            if self.stop.is_set() and self.step < self.config.train.steps:
+            if self.stop.is_set() and self.step < self.schedule.end:
                 self._save()
                 raise Interrupted(
-                    f"stopped at step {self.step} of {self.config.train.steps}; {self.run.path} keeps the state: "
+                    f"stopped at step {self.step} of {self.schedule.end}; {self.run.path} keeps the state: "
                     f"go on with --resume --name {self.run.name}"
                 )
         self._finish()
@@ -139,12 +141,12 @@ class _Training:
         logits = self.model(tokens[:, :-1], at=self.at)
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:][:, self.at].flatten())
         loss.backward()
-        share = learning_rate_share(self.config.optim, self.step, train.steps)
+        share = self.schedule.share(self.step)
         self.optimisers.step(share)
         self.losses.append(loss.detach())
         self.step += 1
         self.examples += len(tokens)
-        last = self.step == train.steps
+        last = self.step == self.schedule.end
         if self.step % train.log_every == 0 or last or is_checkpoint(self.step, train.checkpoint_every):
             self._check_losses()
         if self.step % train.log_every == 0 or last:
@@ -177,7 +179,8 @@ class _Training:
             row["test_loss"], row["test_accuracy"] = self._evaluate()
             self.note = f"test {row['test_accuracy']:.2%}"
         self.run.append_metrics([row])
-        self.watcher.advance(self.step, self.config.train.steps, f"loss {row['loss']:.4f} {self.note}")
+        self.schedule = self.schedule.noticed(self.step, row["train_accuracy"])
+        self.watcher.advance(self.step, self.schedule.end, f"loss {row['loss']:.4f} {self.note}")
 
     def _evaluate(self) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
@@ -204,6 +207,8 @@ class _Training:
         self.run.cut_checkpoints(keep=lambda step: step <= self.step)
         rows = self.run.metrics()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
+        for row in rows:
+            self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
         self.examples = self.batches.examples_before(self.step)
 
     def _save(self) -> None:
@@ -218,7 +223,7 @@ class _Training:
 
     def _is_scheduled(self, step: int) -> bool:
         """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
-        return step == self.config.train.steps or is_checkpoint(step, self.config.train.checkpoint_every)
+        return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
 
     def _finish(self) -> None:
         last = self.run.metrics()[-1]

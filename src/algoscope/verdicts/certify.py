@@ -67,7 +67,7 @@ def certify(
                 count.add(tokens, logits)
                 bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
             error = float_error(subject, torch.cat([count.hardest, *count.others]))
-        counterexamples = [_shown(subject, row) for row in torch.cat(count.wrong_rows).split(1)]
+        counterexamples = [_shown(subject, row[None]) for row in torch.cat(count.wrong_rows)]
     seconds = time.perf_counter() - began
     return _finding(subject, domain, names, count, error, counterexamples, seconds)
 
