@@ -238,7 +238,7 @@ class Run:
 
     def keep(self, finding: Finding) -> None:
         """Write a finding into the folder, if it is about the weights that the run ended with."""
-        if finding.provenance.get("weights_sha256") == self.summary.get("weights_sha256"):
+        if self.is_whole and finding.provenance.get("weights_sha256") == self.summary["weights_sha256"]:
             write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
 
     def remove(self) -> None:

@@ -1,0 +1,95 @@
+"""P1: from the start of training to a model that is right on all 1,000,000 sums, against the reference recipe.
+
+The reference is plain eager PyTorch in the loop below: same network, same published recipe, its clock stopped while it
+is evaluated on its 10,000 test pairs; it ends at its first 100 %. Ours is `ag.train("add3")` as a user runs it,
+clock running through evaluation, logging and checkpoints; a seed counts when every sum is right. One thread each.
+
+    python benchmarks/time_to_certified.py [seeds of add3, default 20] [seeds of the reference, default 5]
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+
+import harness
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import algoscope as ag
+from algoscope.data import batches, held_out
+from algoscope.networks.transformer import build
+from algoscope.training.optim import Schedule
+from algoscope.training.recipes import add3_reference
+from algoscope.training.train import right
+
+
+def reference(seed: int) -> tuple[float, int] | None:
+    """Seconds and examples to the first 100 % on the test pairs; None if 150 epochs do not reach it."""
+    cfg = add3_reference()
+    cpu = torch.device("cpu")
+    model = build(cfg.model, seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay)
+    schedule = Schedule.planned(cfg.optim, cfg.train.steps)
+    test = held_out(cfg.task, cfg.data, cpu)
+    data = batches(cfg.task, cfg.data, cfg.train.batch, seed, test)
+    spent = 0.0
+    for epoch in range(150):
+        began = time.perf_counter()
+        for step in range(98 * epoch, 98 * (epoch + 1)):
+            tokens = data.batch(step)
+            loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.clip)
+            optimiser.param_groups[0]["lr"] = cfg.optim.lr * schedule.share(step)
+            optimiser.step()
+        spent += time.perf_counter() - began
+        with torch.no_grad():
+            if right(cfg.task, model(test[:, :-1], at=cfg.task.answer_slice), test).all():
+                return spent, data.examples_before(98 * (epoch + 1))
+    return None
+
+
+def ours(seed: int, folder: str) -> tuple[float, int, int]:
+    """Seconds, examples, and how many of the 1,000,000 sums are wrong at the end."""
+    run = ag.train("add3", seed=seed, runs_dir=folder, progress=False)
+    return run.summary["seconds"], run.summary["examples"], ag.certify(run).facts["wrong"]
+
+
+def main(n_ours: int = 20, n_reference: int = 5) -> None:
+    torch.set_num_threads(1)
+    slow, fast = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(max(n_ours, n_reference)):
+            if seed < n_reference:
+                slow.append(reference(seed))
+                print("reference", seed, slow[-1], file=sys.stderr, flush=True)
+            if seed < n_ours:
+                fast.append(ours(seed, folder))
+                print("add3", seed, fast[-1], file=sys.stderr, flush=True)
+    certified = [row for row in fast if row[2] == 0]
+    reached = [row for row in slow if row is not None]
+    harness.heading("Time to a certified adder (P1)")
+    harness.table(
+        ["17,760 parameters, one thread", "seeds that get there", "seconds: median (min to max)", "examples"],
+        [
+            (
+                "reference recipe: first 100 % on 10,000 test pairs", f"{len(reached)} of {len(slow)}",
+                harness.spread(row[0] for row in reached), harness.spread((row[1] for row in reached), 7),
+            ),
+            (
+                "`add3`: right on all 1,000,000 sums", f"{len(certified)} of {len(fast)}",
+                harness.spread(row[0] for row in certified), harness.spread((row[1] for row in certified), 7),
+            ),
+        ],
+    )  # fmt: skip
+    ratios = [a[0] / b[0] for a in reached for b in certified]
+    times = statistics.median(a[0] for a in reached) / statistics.median(b[0] for b in certified)
+    print(f"\nRatio of the medians: **{times:.1f}** (pairs of seeds: {min(ratios):.1f} to {max(ratios):.1f}).")
+    print(f"Wrong sums of each `add3` seed: {', '.join(str(row[2]) for row in fast)}.")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
