@@ -1,6 +1,7 @@
 """What the benchmark scripts share: the machine, the medians, the table.
 
-Every script times both sides of a ratio in one process, alternating, and prints a Markdown section for docs/benchmarks.md.
+Every script times both sides of a ratio in one process, in turn, and prints a Markdown section for
+docs/benchmarks.md.
 """
 
 import datetime
@@ -10,6 +11,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -46,7 +48,8 @@ def heading(title: str) -> None:
     print(f"\n## {title}\n")
     print(
         f"{datetime.date.today()}, commit {commit}, {cores} cores ({_processor()}), "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}. Load at the start: {os.getloadavg()[0]:.1f}.\n"
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}. "
+        f"Load at the start: {os.getloadavg()[0]:.1f}.\n"
     )
 
 
@@ -58,5 +61,5 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def _processor() -> str:
-    with open("/proc/cpuinfo") as lines:
+    with Path("/proc/cpuinfo").open() as lines:
         return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

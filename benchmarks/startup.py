@@ -1,6 +1,6 @@
 """P6: what a user waits for before anything happens.
 
-    python benchmarks/startup.py
+Run `python benchmarks/startup.py`.
 """
 
 import subprocess

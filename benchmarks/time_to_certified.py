@@ -4,7 +4,7 @@ The reference is plain eager PyTorch in the loop below: same network, same publi
 is evaluated on its 10,000 test pairs; it ends at its first 100 %. Ours is `ag.train("add3")` as a user runs it,
 clock running through evaluation, logging and checkpoints; a seed counts when every sum is right. One thread each.
 
-    python benchmarks/time_to_certified.py [seeds of add3, default 20] [seeds of the reference, default 5]
+Run `python benchmarks/time_to_certified.py [seeds of add3, default 20] [seeds of the reference, default 5]`.
 """
 
 import statistics
@@ -12,12 +12,12 @@ import sys
 import tempfile
 import time
 
-import harness
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import algoscope as ag
+import harness
 from algoscope.data import batches, held_out
 from algoscope.networks.transformer import build
 from algoscope.training.optim import Schedule

@@ -10,11 +10,11 @@ install_import_hook("algoscope", "typecheck.checked")
 
 import pytest
 import torch
-from browser import browser as launch
 from hypothesis import settings
 from playwright.sync_api import Browser
 
 import algoscope as ag
+from browser import browser as launch
 
 settings.register_profile("ours", deadline=None, max_examples=30, print_blob=True)
 settings.load_profile("ours")

@@ -124,5 +124,5 @@ def test_text_that_is_no_prompt_is_named(text: str, word: str) -> None:
 
 
 def test_unknown_class_scheme_is_named() -> None:
-    with pytest.raises(UnknownNameError, match="chian.*chain"):
+    with pytest.raises(UnknownNameError, match=r"chian.*chain"):
         TASK.classes(TASK.edge_cases(), "chian")

@@ -107,7 +107,9 @@ def nudged(adder: NativeSubject, by: float) -> NativeSubject:
     model = build(adder.cfg, 0)
     model.load_state_dict(adder.model.state_dict())
     with torch.no_grad():
-        model.embed.weight[9] += by * torch.nn.functional.normalize(model.embed.weight[8] - model.embed.weight[9], dim=0)
+        model.embed.weight[9] += by * torch.nn.functional.normalize(
+            model.embed.weight[8] - model.embed.weight[9], dim=0
+        )
     return NativeSubject("nudged", model, adder.task)
 
 

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
 
 from algoscope.doors.cli import COMMANDS, main
 from algoscope.training.runs import Run
+from conftest import SMALL
 
 SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
 

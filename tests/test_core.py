@@ -75,11 +75,13 @@ def test_a_finding_is_written_in_every_form(suffix: str, tmp_path: Path) -> None
     start = {"html": b"<!doctype html>", "png": b"\x89PNG", "svg": b"<svg", "json": b"{", "csv": b"panel,unit"}[suffix]
     assert content.startswith(start)
     if suffix == "html":
-        assert b"src=\"http" not in content
+        assert b'src="http' not in content
 
 
 def test_images_without_a_browser_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plotly.graph_objects.Figure.to_image", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("x")))
+    monkeypatch.setattr(
+        "plotly.graph_objects.Figure.to_image", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("x"))
+    )
     with pytest.raises(DrawingError, match=r"Chromium.*\.html"):
         Finding("kind", "claim", panels=(panel_of(np.zeros((2, 2))),)).save(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
@@ -123,7 +125,7 @@ def test_sites_answer_to_both_of_their_names() -> None:
 
 def test_unknown_names_list_the_known_and_the_nearest() -> None:
     table = Table("fruit", {"apple": Entry("os:path", "red"), "pear": Entry("os:sep", "green")})
-    with pytest.raises(UnknownNameError, match="unknown fruit 'aple': did you mean 'apple'[?] known: apple, pear"):
+    with pytest.raises(UnknownNameError, match=r"unknown fruit 'aple': did you mean 'apple'[?] known: apple, pear"):
         table["aple"]
     assert issubclass(UnknownNameError, AlgoscopeError)
     assert table.load("pear") == "/"
@@ -134,9 +136,16 @@ def test_unknown_names_list_the_known_and_the_nearest() -> None:
 
 def test_threads_are_put_back() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="stop"), threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise RuntimeError("stop")
+    seen = []
+
+    def fail() -> None:
+        with threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert seen == [before + 1]
     assert torch.get_num_threads() == before
     assert free_cores() >= 1
     assert fastest(lambda: None) in (1, free_cores())

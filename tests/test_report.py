@@ -40,7 +40,8 @@ def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo
             title: plot.querySelector('.gtitle')?.textContent,
             width: plot.querySelector('.main-svg').getBoundingClientRect().width,
             room: plot.getBoundingClientRect().width,
-            marks: plot.querySelectorAll('.hm image, .scatterlayer .point, .scatterlayer .js-line, .barlayer .point').length,
+            marks: plot.querySelectorAll(
+                '.hm image, .scatterlayer .point, .scatterlayer .js-line, .barlayer .point').length,
         }))"""
     )
     for plot in drawn:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
 
 import algoscope as ag
 from algoscope.core.errors import CheckpointError, ConfigError, DivergedError, Interrupted, RunFolderError
 from algoscope.training import train as engine
 from algoscope.training.runs import Run, weights_hash
 from algoscope.training.train import is_checkpoint
+from conftest import SMALL
 
 
 def small(runs_dir: Path, name: str = "run", **settings) -> Run:
@@ -91,7 +91,9 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_nan_loss_keeps_the_last_good_checkpoint_and_names_the_step(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step \d+.*last good checkpoint is step \d+") as raised:
+    with pytest.raises(
+        DivergedError, match=r"loss is (nan|inf) at step \d+.*last good checkpoint is step \d+"
+    ) as raised:
         small(tmp_path, **{"lr": 1e30, "optim.muon_lr": 1e30})
     assert "\n" not in str(raised.value)
     run = Run(tmp_path / "run")
@@ -164,7 +166,14 @@ def test_run_json_is_complete(small_run: Run) -> None:
 
 
 def test_the_fixed_set_is_trained_epoch_by_epoch(tmp_path: Path) -> None:
-    settings = {"n_digits": 2, "data.n_train": 500, "data.n_test": 100, "steps": 20, "batch": 64, "train.eval_every": 10}
+    settings = {
+        "n_digits": 2,
+        "data.n_train": 500,
+        "data.n_test": 100,
+        "steps": 20,
+        "batch": 64,
+        "train.eval_every": 10,
+    }
     run = ag.train("add3_reference", name="fixed", settings=settings, runs_dir=tmp_path, progress=False)
     assert run.summary["examples"] == 2 * 500 + 4 * 64
 

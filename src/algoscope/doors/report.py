@@ -25,7 +25,6 @@ from algoscope.verdicts.domain import domain_of
 from algoscope.version import __version__
 
 
-
 def report(
     subject: str | Run | Subject,
     out: str | Path | None = None,
