@@ -98,13 +98,18 @@ def test_class_sizes_over_the_whole_domain() -> None:
     assert (by_name["sss"], by_name["999"], by_name["ccc"]) == (45**3, 10**3, 45**3)
 
 
-def test_hard_draws_have_more_columns_of_nine() -> None:
-    def share(hard: float) -> float:
+def test_hard_draws_have_more_columns_of_nine_and_of_extreme_digits() -> None:
+    def shares(hard: float) -> tuple[float, float]:
         tokens = TASK.sample(20_000, seeded(CPU, 1), hard)
-        return (TASK.column_sums(tokens) == 9).float().mean().item()
+        extreme = (tokens == 0) | (tokens == 9)
+        both = extreme[:, :3] & extreme[:, 4:7]
+        return (TASK.column_sums(tokens) == 9).float().mean().item(), both.float().mean().item()
 
-    assert share(0.0) == pytest.approx(0.1, abs=0.01)
-    assert share(1.0) == pytest.approx(0.5 + 0.5 * 0.1, abs=0.02)
+    # a column is forced with chance 1/2: to nine in 2 of 3 rows, else to 0s and 9s, which make nine half of the time
+    for hard in (0.0, 0.45, 1.0):
+        nine = hard / 2 * (2 / 3 + 1 / 3 * 1 / 2)
+        extreme = hard / 2 * (2 / 3 * 0.2 + 1 / 3)
+        assert shares(hard) == pytest.approx((nine + (1 - hard / 2) * 0.1, extreme + (1 - hard / 2) * 0.04), abs=0.01)
 
 
 def test_edge_cases_are_the_ones_people_try() -> None:

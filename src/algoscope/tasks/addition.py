@@ -14,7 +14,8 @@ from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
-HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced to sum to nine
+HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
+NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in the others they hold zeros and nines
 
 Operand = Int[Tensor, "batch"]
 
@@ -81,14 +82,19 @@ class Addition(Task):
         return self.sequences(index // base, index % base)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """Hard draws force each column, with chance 1/2, to sum to nine: long carry chains become common."""
+        """Hard draws force each column with chance 1/2: in two of three to sum to nine, so that long carry chains
+        become common, in the third to digits 0 and 9, the edge of what the model has to tell apart.
+        """
         device = generator.device
         digits = torch.randint(10, (2, n, self.n_digits), generator=generator, device=device)
         first, second = digits[0], digits[1]
         if hard_share > 0:
-            hard_row = torch.rand(n, 1, generator=generator, device=device) < hard_share
-            nine_column = torch.rand(n, self.n_digits, generator=generator, device=device) < HARD_COLUMN
-            second = torch.where(hard_row & nine_column, 9 - first, second)
+            kind = torch.rand(n, 1, generator=generator, device=device) / hard_share
+            forced = torch.rand(n, self.n_digits, generator=generator, device=device) < HARD_COLUMN
+            edge = 9 * torch.randint(2, (2, n, self.n_digits), generator=generator, device=device)
+            second = torch.where(forced & (kind < NINES), 9 - first, second)
+            at_edge = forced & (kind >= NINES) & (kind < 1)
+            first, second = torch.where(at_edge, edge[0], first), torch.where(at_edge, edge[1], second)
         return self.sequences(self._number(first), self._number(second))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:

@@ -27,7 +27,9 @@ def add3_reference() -> RunConfig:
 
 
 def add3() -> RunConfig:
-    """The fast way: fresh pairs, loss on the answer only, Muon on the matrices, outputs that start at zero."""
+    """The fast way: fresh pairs, loss on the answer only, Muon on the matrices, outputs that start at zero, and a
+    learning rate that falls as soon as the model has got it.
+    """
     reference = add3_reference()
     return RunConfig(
         recipe="add3",
@@ -35,7 +37,16 @@ def add3() -> RunConfig:
         model=reference.model.model_copy(
             update={"init_embed_std": 0.1, "init_matrix_std": None, "init_zero_out": True}
         ),
-        data=DataConfig(source="fresh", hard_share=0.3, loss_on="answer"),
-        optim=OptimConfig(name="muon", lr=0.005, muon_lr=0.02, hold=0.5, decay="linear", final_lr=0.02),
-        train=TrainConfig(steps=1000, batch=256, checkpoint_every=256),
+        data=DataConfig(source="fresh", hard_share=0.45, loss_on="answer"),
+        optim=OptimConfig(
+            name="muon",
+            lr=0.01,
+            muon_lr=0.015,
+            hold=0.8,
+            decay="linear",
+            decay_at=0.99,
+            decay_steps=400,
+            final_lr=0.02,
+        ),
+        train=TrainConfig(steps=1500, batch=256, checkpoint_every=256),
     )
