@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.core.progress import Bar
 from algoscope.core.registry import Entry, Table
 from algoscope.core.sites import find_site, sites_of_kinds
-from algoscope.core.threads import fastest, free_cores, threads
+from algoscope.core.threads import free_cores, in_order, threads
 
 floats = st.floats(-1e6, 1e6, width=32) | st.just(float("nan"))
 arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=floats)
@@ -148,7 +149,29 @@ def test_threads_are_put_back() -> None:
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
     assert free_cores() >= 1
-    assert fastest(lambda: None) in (1, free_cores())
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_work_on_many_threads_comes_back_in_order_and_without_gradients(n_workers: int) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    begun: list[int] = []
+
+    def work(n: int) -> torch.Tensor:
+        begun.append(n)
+        time.sleep(0.002 * (n % 3))
+        return weight * n
+
+    results = in_order(work, iter(range(20)), n_workers)
+    first = next(results)
+    assert len(begun) <= 2 * n_workers + 1  # the rest waits until it is wanted
+    rest = list(results)
+    assert [int(x) for x in (first, *rest)] == list(range(20))
+    assert not any(x.requires_grad for x in (first, *rest))
+
+
+def test_a_failure_on_a_thread_is_the_callers() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda n: 1 // (n - 5), range(10), 2))
 
 
 def test_progress_says_rate_time_left_and_the_number_that_matters(

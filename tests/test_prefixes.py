@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algoscope.config import ModelConfig
-from algoscope.networks.prefixes import beginnings, find_cuts, plain_logits, shared_logits
-from algoscope.networks.transformer import build
+from algoscope.networks.prefixes import beginnings, find_cuts, memory_for, plain_logits, shared_logits
+from algoscope.networks.transformer import KeyValues, build
 from algoscope.tasks.addition import Addition
 
 TASK = Addition(n_digits=3)
@@ -37,6 +37,23 @@ def test_sharing_beginnings_changes_no_logit(shape: dict, start: int, n: int, se
             shared = shared_logits(model, tokens, TASK.answer_slice)
         scale = max(1.0, plain.abs().max().item())
         assert (shared - plain).abs().max().item() <= bound * scale
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (123, 1), (0, 7)], ids=["families", "cut families", "gaps"])
+def test_long_lists_run_on_in_portions(start: int, step: int) -> None:
+    model = build(ModelConfig(d_vocab=14, n_ctx=13, n_heads=4, n_kv_heads=2, init_embed_std=1.0), 0).double()
+    tokens = TASK.at(torch.arange(start, start + 6000 * step, step))[:, :-1]
+    with torch.no_grad():
+        plain, shared = (logits(model, tokens, TASK.answer_slice) for logits in (plain_logits, shared_logits))
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-10)
+
+
+def test_whole_families_share_their_memory_without_a_copy() -> None:
+    past = KeyValues([(torch.arange(3.0).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1))])
+    whole = memory_for(past, torch.tensor([1, 1, 2, 2]))
+    assert (whole.family, whole.layers[0][0].data_ptr()) == (2, past.layers[0][0][1].data_ptr())
+    uneven = memory_for(past, torch.tensor([0, 1, 1, 2]))
+    assert (uneven.family, uneven.layers[0][0].flatten().tolist()) == (1, [0, 1, 1, 2])
 
 
 def test_plain_is_the_models_own_forward() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from algoscope.core.draw import find_browser
-from algoscope.core.threads import fastest, free_cores
-from algoscope.networks.transformer import build
+from algoscope.core.threads import free_cores
 from algoscope.training.recipes import add3
 from algoscope.training.runs import runs_directory
 from algoscope.version import __version__
@@ -24,7 +23,7 @@ def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
         _row("torch", torch.__version__),
         _row("device cpu", f"{os.cpu_count()} cores, {free_cores()} free now"),
         _row("device cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
-        _threads(),
+        _row("threads", f"{free_cores()} for certification now; training add3 uses {add3().train.threads}"),
         _runs(runs_directory(runs_dir).resolve()),
     ]
     browser = find_browser()
@@ -38,15 +37,6 @@ def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
 
 def _row(what: str, here: str, way_out: str = "") -> dict[str, Any]:
     return {"what": what, "here": here, "way_out": way_out}
-
-
-def _threads() -> dict[str, Any]:
-    config = add3()
-    model = build(config.model, seed=0)
-    tokens = config.task.at(torch.arange(4000))[:, :-1]
-    with torch.no_grad():
-        chosen = fastest(lambda: model(tokens))
-    return _row("threads", f"{chosen} measured fastest for certification; training add3 uses {config.train.threads}")
 
 
 def _runs(directory: Path) -> dict[str, Any]:

@@ -17,12 +17,14 @@ SUBJECT = click.argument("subject", shell_complete=complete_subject)
 @click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
 @click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
 @click.option("--limit-counterexamples", type=click.IntRange(min=0), default=20, show_default=True, metavar="N")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: those free now]")
 @common
 def certify(
     subject: str,
     by: str | None,
     sample: int | None,
     limit_counterexamples: int,
+    threads: int | None,
     as_json: bool,
     quiet: bool,
     runs_dir: str | None,
@@ -30,7 +32,12 @@ def certify(
     """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one."""
     model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
     verdict = PUBLIC.load("certify")(
-        model, by=by, sample=sample, limit_counterexamples=limit_counterexamples, progress=not quiet
+        model,
+        by=by,
+        sample=sample,
+        limit_counterexamples=limit_counterexamples,
+        n_threads=threads,
+        progress=not quiet,
     )
     if model.origin is not None and sample is None:
         model.origin.keep(verdict)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algoscope.networks.transformer import KeyValues, Transformer
 
+PORTION = 5000  # rows that run on from their beginnings at once: their activations stay in the cache
 WORTH_A_CUT = 4  # a cut is worth its gather when beginnings before it are at least this many times fewer
 
 
@@ -45,7 +46,18 @@ def shared_logits(
             past = past.rows(parent[first])
         model(tokens[first, begin:cut], at=slice(0, 0), past=past)
         parent, begin = branch, cut
-    return model(tokens[:, begin:stop], at=slice(start - begin, stop - begin), past=past.rows(parent))
+    read = slice(start - begin, stop - begin)
+    portions = zip(tokens[:, begin:stop].split(PORTION), parent.split(PORTION), strict=True)
+    return torch.cat([model(rest, at=read, past=memory_for(past, own)) for rest, own in portions])
+
+
+def memory_for(past: KeyValues, parent: Int[Tensor, "rows"]) -> KeyValues:
+    """The memory of each row's beginning: without a copy where every beginning has the same number of rows."""
+    first, last = int(parent[0]), int(parent[-1])
+    size = len(parent) // (last - first + 1)
+    if torch.equal(parent, torch.arange(first, last + 1, device=parent.device).repeat_interleave(size)):
+        return past.families(first, last, size)
+    return past.rows(parent)
 
 
 def beginnings(prefix: Int[Tensor, "batch read"]) -> tuple[Int[Tensor, "different"], Int[Tensor, "batch"]]:

@@ -24,6 +24,7 @@ from algoscope.core.sites import KINDS, Site, sites_of_kinds
 
 Residual = Float[Tensor, "batch pos d_model"]
 EVERYWHERE = slice(None)
+FEW_KEYS = 32
 
 
 class Tap:
@@ -40,29 +41,41 @@ NOBODY = Tap()
 
 
 class KeyValues:
-    """What attention remembers of positions already read: the keys and values of every layer."""
+    """What attention remembers of positions already read: the keys and values of every layer.
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None) -> None:
-        self.layers = layers or []
+    Each remembered row serves `family` neighbouring rows of the tokens that follow, which begin alike.
+    """
+
+    def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None, family: int = 1) -> None:
+        self.layers, self.family = layers or [], family
 
     def length(self, layer: int) -> int:
         """Positions remembered by a layer: while a model runs, the first layers are ahead of the last."""
         return self.layers[layer][0].shape[2] if layer < len(self.layers) else 0
 
+    def recall(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "family kv_head key d_head"], Float[Tensor, "family kv_head key d_head"]] | None:
+        """Keys and values of one layer; None where nothing has been read."""
+        return self.layers[layer] if layer < len(self.layers) else None
+
     def extend(
         self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
-    ) -> tuple[Float[Tensor, "batch kv_head key d_head"], Float[Tensor, "batch kv_head key d_head"]]:
-        """Remember new positions of one layer; returns all keys and values of that layer."""
-        if layer == len(self.layers):
+    ) -> None:
+        """Remember new positions of one layer. A memory that serves families stays as it is: it is read once."""
+        old = self.recall(layer)
+        if old is None:
             self.layers.append((k, v))
-        else:
-            old_k, old_v = self.layers[layer]
-            self.layers[layer] = (torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2))
-        return self.layers[layer]
+        elif self.family == 1:
+            self.layers[layer] = (torch.cat([old[0], k], dim=2), torch.cat([old[1], v], dim=2))
 
     def rows(self, index: Int[Tensor, "rows"]) -> "KeyValues":
         """The memory of inputs `index`, each as often as it is named."""
         return KeyValues([(k[index], v[index]) for k, v in self.layers])
+
+    def families(self, first: int, last: int, size: int) -> "KeyValues":
+        """The memory of inputs `first` to `last`, each for `size` rows; nothing is copied."""
+        return KeyValues([(k[first : last + 1], v[first : last + 1]) for k, v in self.layers], size)
 
 
 class Norm(nn.Module):
@@ -130,25 +143,36 @@ class Attention(nn.Module):
             q = tap("rot_q", layer, rotate(q, place[at], self.cfg.rotary_base))
             k = tap("rot_k", layer, rotate(k, place, self.cfg.rotary_base))
         q, k, v = (rearrange(t, "batch pos head d_head -> batch head pos d_head") for t in (q, k, v))
+        old = None if past is None else past.recall(layer)
         if past is not None:
-            k, v = past.extend(layer, k, v)
-        if self.cfg.kv_heads < self.cfg.n_heads:
-            group = self.cfg.n_heads // self.cfg.kv_heads
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        scores = (q * self.scale) @ k.transpose(-1, -2)
-        scores = tap("attn_scores", layer, scores if bias is None else scores + bias)
+            past.extend(layer, k, v)
+        k, v = self._every_head(k), self._every_head(v)
+        scores = q @ k.mT
+        if past is not None and old is not None:
+            scores = join_keys(in_families(q, self._every_head(old[0]).mT, past.family), scores)
+        scores = scores * self.scale if bias is None else torch.add(bias, scores, alpha=self.scale)
+        scores = tap("attn_scores", layer, scores)
         if self.cfg.softmax_plus_one:  # as if one more key had score 0 and nothing to say
-            pattern = F.pad(scores, (0, 1)).softmax(dim=-1)[..., :-1]
+            pattern = softmax_over_keys(F.pad(scores, (0, 1)))[..., :-1]
         else:
-            pattern = scores.softmax(dim=-1)
+            pattern = softmax_over_keys(scores)
         pattern = tap("pattern", layer, pattern)
-        z = tap("z", layer, rearrange(pattern @ v, "batch head query d_head -> batch query head d_head"))
+        n_old = pattern.shape[-1] - k.shape[2]
+        mixed = pattern[..., n_old:] @ v
+        if past is not None and old is not None:
+            mixed += in_families(pattern[..., :n_old], self._every_head(old[1]), past.family)
+        z = tap("z", layer, rearrange(mixed, "batch head query d_head -> batch query head d_head"))
         if "result" in tap.kinds:
             return self._sum_of_heads(z, tap, layer)
         return self.o(rearrange(z, "batch query head d_head -> batch query (head d_head)"))
 
     def _split(self, x: Float[Tensor, "batch pos both"]) -> Float[Tensor, "batch pos head d_head"]:
         return rearrange(x, "batch pos (head d_head) -> batch pos head d_head", d_head=self.d_head)
+
+    def _every_head(self, x: Float[Tensor, "any kv_head pos d_head"]) -> Float[Tensor, "any head pos d_head"]:
+        """Keys or values, repeated for each query head of their group."""
+        group = self.cfg.n_heads // self.cfg.kv_heads
+        return x if group == 1 else x.repeat_interleave(group, dim=1)
 
     def _sum_of_heads(
         self, z: Float[Tensor, "batch pos head d_head"], tap: Tap, layer: int
@@ -290,6 +314,30 @@ class Transformer(nn.Module):
             heads = torch.arange(1, self.cfg.n_heads + 1, device=query.device, dtype=dtype)
             bias = -ahead.abs() * 2 ** (-8 * heads / self.cfg.n_heads)[:, None, None]
         return bias.masked_fill(ahead > 0, -torch.inf) if self.cfg.causal else bias
+
+
+def in_families(
+    x: Float[Tensor, "batch head query inner"], shared: Float[Tensor, "family head inner outer"], size: int
+) -> Float[Tensor, "batch head query outer"]:
+    """`x @ shared` where `size` neighbouring rows of x go with one of `shared`: one larger product for each."""
+    joined = rearrange(x, "(family row) head query inner -> family head (row query) inner", row=size)
+    return rearrange(joined @ shared, "family head (row query) outer -> (family row) head query outer", row=size)
+
+
+def join_keys(
+    old: Float[Tensor, "batch head query old"], new: Float[Tensor, "batch head query new"]
+) -> Float[Tensor, "batch head query key"]:
+    """The scores of old and new keys, laid out as `softmax_over_keys` wants them."""
+    return torch.cat([old.movedim(-1, 0), new.movedim(-1, 0)]).movedim(0, -1)
+
+
+def softmax_over_keys(
+    scores: Float[Tensor, "batch head query key"],
+) -> Float[Tensor, "batch head query key"]:
+    """Softmax along the last axis. Over few keys PyTorch is ten times faster when they come first in memory."""
+    if scores.shape[-1] >= FEW_KEYS:
+        return scores.softmax(dim=-1)
+    return scores.movedim(-1, 0).contiguous().softmax(dim=0).movedim(0, -1)
 
 
 def rotate(

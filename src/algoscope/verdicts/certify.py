@@ -18,14 +18,14 @@ from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
-from algoscope.core.threads import fastest, threads
+from algoscope.core.threads import free_cores, in_order, threads
 from algoscope.subjects.base import Subject
 from algoscope.subjects.native import open_subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.runs import Run
 from algoscope.verdicts.domain import Domain, domain_of
 
-ROWS = 4000
+ROWS = 25_000  # inputs that one worker takes at once
 AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
 BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
 
@@ -36,6 +36,7 @@ def certify(
     by: str | None = None,
     sample: int | None = None,
     limit_counterexamples: int = 20,
+    n_threads: int | None = None,
     runs_dir: str | None = None,
     progress: bool = False,
 ) -> Finding:
@@ -47,7 +48,7 @@ def certify(
     logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits, over the
     2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin
     exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right answer
-    and what greedy decoding gives.
+    and what greedy decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
 
     Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, and what
     `open_subject` raises.
@@ -56,27 +57,35 @@ def certify(
     by = subject.task.class_schemes[0] if by is None else by
     names = subject.task.class_names(by)
     domain = domain_of(subject.task, sample)
+    n_workers = (n_threads or free_cores()) if subject.device.type == "cpu" else 1
+    count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))
     began = time.perf_counter()
-    with torch.no_grad(), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
-        first = next(domain.chunks(ROWS, subject.device))
-        with threads(fastest(lambda: subject.answer_logits(first))):
-            count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))
-            for tokens in domain.chunks(ROWS, subject.device):
-                logits = subject.answer_logits(tokens)
-                _check_finite(subject, tokens, logits)
-                count.add(tokens, logits)
-                bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
-            error = float_error(subject, torch.cat([count.hardest, *count.others]))
+    with torch.no_grad(), threads(1), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
+        chunks = domain.chunks(ROWS, subject.device)
+        for tokens, margin, wrong in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
+            count.add(tokens, margin, wrong)
+            bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
+        error = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row[None]) for row in torch.cat(count.wrong_rows)]
     seconds = time.perf_counter() - began
     return _finding(subject, domain, names, count, error, counterexamples, seconds)
 
 
-def _check_finite(subject: Subject, tokens: Tokens, logits: Float[Tensor, "batch read d_vocab"]) -> None:
-    if not logits.isfinite().all():
-        first = int((~logits.isfinite()).flatten(1).any(dim=1).nonzero()[0, 0])
+def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch"]]:
+    """Whole sequences, the margin of each, and whether its greedy answer is wrong; all on the CPU.
+
+    Raises SubjectError where a margin is not a number: the answer is then not defined.
+    """
+    logits, targets = subject.answer_logits(tokens), tokens[:, subject.task.prompt_length :]
+    margin = margins(logits, targets)
+    if not margin.isfinite().all():
+        first = int((~margin.isfinite()).nonzero()[0, 0])
         shown = subject.to_string(tokens[first, : subject.task.prompt_length])
         raise SubjectError(f"{subject.name} gives a logit that is not finite for {shown}: its answer is not defined")
+    wrong = margin < 0
+    tied = (margin == 0).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
+    wrong[tied] = (logits[tied].argmax(-1) != targets[tied]).any(-1)
+    return tokens.cpu(), margin.cpu(), wrong.cpu()
 
 
 def margins(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch"]:
@@ -106,14 +115,7 @@ class _Count:
         self.others: list[Tokens] = []
         self.wrong_rows: list[Tokens] = [self.hardest]
 
-    def add(self, tokens: Tokens, logits: Float[Tensor, "batch read d_vocab"]) -> None:
-        targets = tokens[:, self.task.prompt_length :]
-        margin = margins(logits, targets)
-        wrong: Bool[Tensor, "batch"] = margin < 0
-        tied = (margin == 0).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
-        wrong[tied] = (logits[tied].argmax(-1) != targets[tied]).any(-1)
-        tokens, margin, wrong = tokens.cpu(), margin.cpu(), wrong.cpu()
-
+    def add(self, tokens: Tokens, margin: Float[Tensor, "batch"], wrong: Bool[Tensor, "batch"]) -> None:
         kinds = self.task.classes(tokens, self.by)
         self.size_of += torch.bincount(kinds, minlength=len(self.size_of))
         self.histogram += np.histogram(margin.numpy().clip(BINS[0], BINS[-1]), BINS)[0]
