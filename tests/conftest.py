@@ -14,6 +14,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser
 
 import algoscope as ag
+from algoscope.doors.cli import main
 from browser import browser as launch
 
 settings.register_profile("ours", deadline=None, max_examples=30, print_blob=True)
@@ -60,3 +61,16 @@ def runs_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runs directory that commands and functions use by default."""
     monkeypatch.setenv("ALGOSCOPE_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture):
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return call

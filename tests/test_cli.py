@@ -10,24 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from algoscope.doors.cli import COMMANDS, main
+from algoscope.doors.cli import COMMANDS
 from algoscope.training.runs import Run
 from conftest import SMALL
 
 SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return call
 
 
 def json_of(run, *args: object) -> dict:
@@ -187,7 +174,7 @@ def start(*args: object, **env: str) -> subprocess.Popen:
 
 
 def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    settings = [*SETTINGS, "--set", "steps=3000", "--set", "optim.decay_at=none"]
+    settings = [*SETTINGS, "--set", "steps=600", "--set", "optim.decay_at=none"]
     process = start("train", "add3", *settings, "--name", "long", "--runs-dir", tmp_path)
     checkpoint = tmp_path / "long" / "checkpoints" / "step_00000016.safetensors"
     while not checkpoint.exists():

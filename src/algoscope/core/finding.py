@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algoscope.core.errors import DrawingError
+from algoscope.core.errors import DrawingError, UnknownNameError
 from algoscope.core.files import write_atomically
 from algoscope.core.panel import Label, Panel
 from algoscope.core.registry import Entry, Table
@@ -43,9 +43,11 @@ class Finding:
         assert not set(self.facts) & set(_RESERVED), f"facts may not be called {_RESERVED}"
 
     def __getitem__(self, name: str) -> Any:
-        """A fact, or a panel, by name."""
-        panels = {panel.name: panel for panel in self.panels}
-        return self.facts[name] if name in self.facts else panels[name]
+        """A fact, or a panel, by name. Raises UnknownNameError for another."""
+        known = {panel.name: panel for panel in self.panels} | dict(self.facts)
+        if name not in known:
+            raise UnknownNameError(f"fact or panel of the {self.kind} finding", name, tuple(known))
+        return known[name]
 
     def __str__(self) -> str:
         return self.claim

@@ -14,7 +14,7 @@ from algoscope.core.panel import Axis, Mark, Panel
 
 LEARNED = 0.5  # a curve has risen when accuracy first reaches this share
 FLAT = 0.1  # a plateau moves by at most this share of the whole fall of the loss
-PLATEAU_SHARE = 0.15  # and lasts at least this share of the steps up to the jump
+PLATEAU_SHARE = 0.15  # and lasts at least this share of the steps before accuracy rises
 APART = 1.5  # training led when the test took this many times as many steps to rise
 MEMORISED = 0.9  # training accuracy that the test curve should long have left 0.5 behind at
 
@@ -34,7 +34,7 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     test_steps, test = _series(rows, "test_accuracy")
     _, test_loss = _series(rows, "test_loss")
     jump = find_jump(test_steps, test)
-    plateau = find_plateau(steps, loss, before=jump["step"] if jump else int(steps[-1]))
+    plateau = find_plateau(steps, loss, before=jump["from"] if jump else int(steps[-1]))
     order = training_or_together(train_steps, train, test_steps, test)
     perfect = test_steps[test >= 1.0]
     marks = []
@@ -61,7 +61,8 @@ def read_curves(rows: Sequence[Row]) -> Finding:
 
 
 def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
-    """Where test accuracy first reaches 0.5, with the last step at 0.1 or below before it and the first at 0.9 after.
+    """Where test accuracy first reaches 0.5 (`step`), the last evaluation before it that found 0.1 or less (`from`;
+    `step` where none did), and the first after it that found 0.9 or more (`to`; the last where none did).
 
     None when it never does. Between evaluations the step is the later one.
     """
@@ -73,7 +74,7 @@ def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
     high = np.flatnonzero(accuracy[at:] >= 0.9)
     return {
         "step": int(steps[at]),
-        "from": int(steps[low[-1]] if len(low) else steps[0]),
+        "from": int(steps[low[-1] if len(low) else at]),
         "to": int(steps[at + high[0]] if len(high) else steps[-1]),
     }
 
