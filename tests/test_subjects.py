@@ -86,3 +86,13 @@ def test_nothing_asked_of_a_subject_changes_it() -> None:
     subject.to_dtype(torch.float32).model.embed.weight.add_(1)
     assert subject.weights_sha256 == before
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
+
+
+def test_a_layer_keeps_its_number_when_others_are_not_recorded(adder: NativeSubject) -> None:
+    tokens = adder.to_tokens("123+456=")
+    _, everything = adder.run_with_cache(tokens)
+    _, some = adder.run(tokens, record=[("z", 1)])
+    torch.testing.assert_close(some["z", 1], everything["z", 1])
+    torch.testing.assert_close(some["z", -1], everything["z", 1])
+    with pytest.raises(UnknownNameError, match=r"recorded site.*blocks\.0"):
+        some["z", 0]

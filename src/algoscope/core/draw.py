@@ -7,6 +7,7 @@ one scale for all facets; row 0 on top; a cell that does not exist is grey, neve
 import html
 import math
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby, product
@@ -87,8 +88,10 @@ def compose(finding: Finding) -> go.Figure:
         for c, plot in enumerate(row):
             _add(fig, plot, (r + 1, c + 1), show_scale=plot.view == "heatmap" and plot.unit not in units)
             units.add(plot.unit)
-    fig.update_layout(height=sum(heights) + 60, width=max(480 * columns, 640), margin={"t": 110})
-    fig.update_layout(title={"text": finding.claim, "font": {"size": 15}})
+    width = max(480 * columns, 640)
+    claim = "<br>".join(textwrap.wrap(finding.claim, width // 8))
+    fig.update_layout(height=sum(heights) + 60, width=width, margin={"t": 110})
+    fig.update_layout(title={"text": claim, "font": {"size": 15}})
     return _dress(fig)
 
 

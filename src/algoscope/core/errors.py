@@ -40,6 +40,14 @@ class SubjectError(AlgoscopeError):
     """A string that does not name a model, or a model that cannot do what is asked."""
 
 
+class EditError(AlgoscopeError):
+    """An edit that cannot be made where it is asked for. It is never left out silently."""
+
+
+class PairingError(AlgoscopeError):
+    """Inputs that cannot be compared with each other."""
+
+
 class CheckpointError(AlgoscopeError):
     """Weights that are missing, truncated, or do not fit the config beside them."""
 

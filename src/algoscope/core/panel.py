@@ -41,7 +41,8 @@ class Panel:
     `view` says how it is drawn: a heatmap over the last two axes, lines or bars over the last one, a
     scatter whose last axis is (x, y). Leading axes become separate facets. `scale` fixes the colours or
     the ordinate: `unit` is 0 to 1 and never rescaled, `signed` is centred on 0, `log` is logarithmic. Neighbouring
-    panels with the same `beside` are drawn next to each other, facet by facet.
+    panels with the same `beside` are drawn next to each other, facet by facet. `site` names the place in the model that
+    the numbers are about, where there is one.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Panel:
     title: str = ""
     marks: tuple[Mark, ...] = ()
     beside: str = ""
+    site: str = ""
+    quantity: str = "values"  # what JSON calls the numbers
 
     def __post_init__(self) -> None:
         expected = tuple(len(axis.labels) for axis in self.axes)
@@ -97,14 +100,16 @@ class Panel:
             "scale": self.scale,
             "beside": self.beside,
             "marks": [[mark.at, mark.text, mark.across] for mark in self.marks],
-            "values": values.tolist(),
+            "site": self.site,
+            "quantity": self.quantity,
+            self.quantity: values.tolist(),
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Panel":
         titles = plain["axis_titles"]
         axes = tuple(Axis(name, tuple(labels), titles.get(name, "")) for name, labels in plain["axes"].items())
-        values = np.array(plain["values"], dtype=object)
+        values = np.array(plain[plain["quantity"]], dtype=object)
         return cls(
             name=plain["panel"],
             axes=axes,
@@ -115,6 +120,8 @@ class Panel:
             view=plain["view"],
             scale=plain["scale"],
             beside=plain["beside"],
+            site=plain["site"],
+            quantity=plain["quantity"],
             title=plain["title"],
             marks=tuple(Mark(*mark) for mark in plain["marks"]),
         )

@@ -22,6 +22,7 @@ COMMANDS = Table(
         "runs": Entry("algoscope.doors.runs_commands:runs", "list, show and remove runs"),
         "certify": Entry("algoscope.doors.model_commands:certify", "count every input that a model answers wrongly"),
         "lens": Entry("algoscope.doors.lens_command:lens", "look inside a model"),
+        "patch": Entry("algoscope.doors.patch_command:patch", "which sites carry what tells two inputs apart"),
         "report": Entry("algoscope.doors.model_commands:report", "write one offline page about a model"),
         "generate": Entry("algoscope.doors.model_commands:generate", "answer a prompt, token by token"),
         "params": Entry("algoscope.doors.model_commands:params", "count parameters by component"),

@@ -63,12 +63,25 @@ def lens_command(name: str) -> click.Command:
 
 
 def _option(parameter: inspect.Parameter) -> click.Option:
+    """Texts may be repeated (`--input A --input B`); names that have a default are a list (`--sites a,b`)."""
     flag = "--" + parameter.name.replace("_", "-")
-    if parameter.annotation == Sequence[str]:
+    if parameter.annotation in (Sequence[str], str | Sequence[str]):
+        if isinstance(parameter.default, tuple) and parameter.default:
+            names = ",".join(parameter.default)
+            return click.Option([flag], default=names, show_default=True, metavar="NAME,...", callback=_listed)
+        needed = parameter.default is parameter.empty
         return click.Option(
-            [flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", help="May be repeated."
+            [flag.removesuffix("s"), parameter.name],
+            multiple=True,
+            metavar="TEXT",
+            required=needed,
+            help="May be repeated.",
         )
     return click.Option([flag], type=parameter.annotation, default=parameter.default, show_default=True)
+
+
+def _listed(ctx: click.Context, param: click.Parameter, given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(","))
 
 
 def _show(found: Finding, out: str | None) -> None:

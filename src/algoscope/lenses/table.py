@@ -16,6 +16,10 @@ LENSES = Table(
             "algoscope.lenses.attention_maps:attention",
             "where each head of each layer looks, for chosen inputs",
         ),
+        "patch": Entry(
+            "algoscope.lenses.patching:patch",
+            "copy activations between a clean and a corrupt run: which sites carry the answer",
+        ),
         "embeddings": Entry(
             "algoscope.lenses.embedding_geometry:embeddings",
             "token and position embeddings: PCA, cosine similarity, effective dimension, before and after training",

@@ -28,9 +28,12 @@ FEW_KEYS = 32
 
 
 class Tap:
-    """Who listens, and at which kinds of site. This one is nobody; a listener overrides both."""
+    """Who listens, at which kinds of site, and in which layers (None: in any). This one is nobody; a listener
+    overrides all three.
+    """
 
     kinds: frozenset[str] = frozenset()
+    layers: frozenset[int | None] | None = None
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
         """The value to go on with: the one given, or a replacement of the same shape."""
@@ -278,20 +281,28 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch read d_vocab"]:
         """Logits at the positions `at` of `tokens`.
 
-        With `past`, the tokens follow those it remembers, and it then remembers these too. When nobody listens,
-        the last block answers queries only at `at`.
+        With `past`, the tokens follow those it remembers, and it then remembers these too. Where nobody listens in the
+        last block, it answers queries only at `at`.
         """
         first = 0 if past is None else past.length(0)
         place = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         x = tap("embed", None, self.embed(tokens))
         if self.cfg.positions in ("learned", "sinusoidal"):
             x = x + tap("pos_embed", None, self._position(place).expand_as(x))
-        last, narrow = len(self.blocks) - 1, not tap.kinds
-        for layer, block in enumerate(self.blocks):
-            rows = at if narrow and layer == last else EVERYWHERE
-            x = block(x, rows, self._bias(place[rows], first + len(place), x.dtype), past, tap, layer)
-        x = self.ln_final(x if narrow else x[:, at], tap, None)
-        return F.linear(x, self.W_U)
+        return self.forward_from(x, 0, at=at, past=past, tap=tap)
+
+    def forward_from(
+        self, x: Residual, layer: int, *, at: slice = EVERYWHERE, past: KeyValues | None = None, tap: Tap = NOBODY
+    ) -> Float[Tensor, "batch read d_vocab"]:
+        """Logits at the positions `at` of `x`, the residual stream that enters block `layer`."""
+        first, last = 0 if past is None else past.length(layer), len(self.blocks) - 1
+        place = torch.arange(first, first + x.shape[1], device=x.device)
+        narrow = not tap.kinds or (tap.layers is not None and not tap.layers & {last, None})
+        for i in range(layer, len(self.blocks)):
+            rows = at if narrow and i == last else EVERYWHERE
+            x = self.blocks[i](x, rows, self._bias(place[rows], first + len(place), x.dtype), past, tap, i)
+        x = self.ln_final(x, tap, None)
+        return F.linear(x if narrow else x[:, at], self.W_U)
 
     def _position(self, place: Int[Tensor, "pos"]) -> Float[Tensor, "pos d_model"]:
         if self.pos_embed is not None:

@@ -11,6 +11,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import TaskMismatchError
 from algoscope.core.sites import Site
 from algoscope.subjects.cache import ActivationCache, Key
+from algoscope.subjects.edits import Edit
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.runs import Run
 
@@ -30,9 +31,21 @@ class Subject(ABC):
 
     @abstractmethod
     def run(
-        self, tokens: Tokens, *, record: Sequence[Key] = (), at: slice = slice(None)
+        self, tokens: Tokens, *, record: Sequence[Key] = (), edits: Sequence[Edit] = (), at: slice = slice(None)
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
-        """Logits at the positions `at`, and the recorded sites. Raises UnknownNameError for a site it has not."""
+        """Logits at the positions `at`, and the recorded sites, with the edits made on the way.
+
+        Raises UnknownNameError for a site it has not, EditError for an edit that cannot be made.
+        """
+
+    def run_each(
+        self, tokens: Tokens, edits: Sequence[Edit], *, at: slice = slice(None)
+    ) -> Float[Tensor, "edit batch read d_vocab"]:
+        """Logits at the positions `at` of one run for each edit, that edit alone made in it.
+
+        This one runs the whole model each time: the reference for subjects that know a faster way.
+        """
+        return torch.stack([self.run(tokens, edits=[edit], at=at)[0] for edit in edits])
 
     @abstractmethod
     def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:

@@ -1,9 +1,10 @@
 """Recorded activations, under every name that people type."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from algoscope.core.errors import UnknownNameError
 from algoscope.core.sites import Site, find_site
 from algoscope.networks.transformer import Tap
 
@@ -13,11 +14,15 @@ Key = str | tuple[str, int]
 class ActivationCache(Mapping[Key, Tensor]):
     """Values by site: `cache["pattern", 0]`, `cache["blocks.0.attn.hook_pattern"]`, `cache["resid_post", -1]`."""
 
-    def __init__(self, values: Mapping[Site, Tensor]) -> None:
-        self._values = dict(values)
+    def __init__(self, values: Mapping[Site, Tensor], sites: Sequence[Site]) -> None:
+        self._values, self._sites = dict(values), sites
 
     def __getitem__(self, key: Key) -> Tensor:
-        return self._values[find_site(key, list(self._values))]
+        """Raises UnknownNameError for a name that the model has not, or whose value was not recorded."""
+        site = find_site(key, self._sites)
+        if site not in self._values:
+            raise UnknownNameError("recorded site", site.name, list(self))
+        return self._values[site]
 
     def __iter__(self) -> Iterator[str]:
         return (site.name for site in self._values)
@@ -30,7 +35,8 @@ class Recorder(Tap):
     """A listener that keeps what passes at some sites."""
 
     def __init__(self, sites: frozenset[Site]) -> None:
-        self.sites, self.kinds = sites, frozenset(site.kind for site in sites)
+        self.sites = sites
+        self.kinds, self.layers = frozenset(site.kind for site in sites), frozenset(site.layer for site in sites)
         self.values: dict[Site, Tensor] = {}
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from algoscope.core.sites import Site, find_site
 from algoscope.networks.prefixes import shared_logits
 from algoscope.networks.transformer import KeyValues, Transformer
 from algoscope.subjects.base import Subject
-from algoscope.subjects.cache import ActivationCache, Key, Recorder
+from algoscope.subjects.cache import ActivationCache, Key
+from algoscope.subjects.edits import Edit, Editor
+from algoscope.subjects.sweep import run_each
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.runs import Run, load_model, read_config, read_tensors, runs_directory, weights_hash
 
@@ -28,11 +30,20 @@ class NativeSubject(Subject):
 
     @torch.no_grad()
     def run(
-        self, tokens: Tokens, *, record: Sequence[Key] = (), at: slice = slice(None)
+        self, tokens: Tokens, *, record: Sequence[Key] = (), edits: Sequence[Edit] = (), at: slice = slice(None)
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
-        recorder = Recorder(frozenset(find_site(key, self.sites) for key in record))
-        logits = self.model(tokens, at=at, tap=recorder)
-        return logits, ActivationCache(recorder.values)
+        editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
+        logits = self.model(tokens, at=at, tap=editor)
+        return logits, ActivationCache(editor.values, self.sites)
+
+    @torch.no_grad()
+    def run_each(
+        self, tokens: Tokens, edits: Sequence[Edit], *, at: slice = slice(None)
+    ) -> Float[Tensor, "edit batch read d_vocab"]:
+        return run_each(self.model, tokens, self._located(edits), at)
+
+    def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
+        return [(find_site(edit.site, self.sites), edit) for edit in edits]
 
     @torch.no_grad()
     def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:

@@ -1,0 +1,55 @@
+"""Metrics: what is read off the logits of one position, for each input."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Logits = Float[Tensor, "batch d_vocab"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a metric may compare with: both runs' logits, and the right tokens of the clean and the corrupt input."""
+
+    clean: Logits
+    corrupt: Logits
+    target: Int[Tensor, "batch"]
+    rival: Int[Tensor, "batch"]
+
+
+Metric = Callable[[Logits, Reading], Float[Tensor, "batch"]]
+
+
+def logit_diff(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
+    """The clean answer's logit minus the corrupt answer's; positive: on the clean side."""
+    return _of(logits, reading.target) - _of(logits, reading.rival)
+
+
+def probability(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
+    """The probability of the clean answer, 0 to 1."""
+    return _of(logits.softmax(dim=-1), reading.target)
+
+
+def kl(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
+    """Kullback-Leibler divergence from the clean run's prediction, in nats; 0: the same prediction."""
+    clean = reading.clean.log_softmax(dim=-1)
+    return (clean.exp() * (clean - logits.log_softmax(dim=-1))).sum(dim=-1)
+
+
+def exact_match(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
+    """1 where the clean answer is the most likely token, else 0."""
+    return (logits.argmax(dim=-1) == reading.target).to(logits.dtype)
+
+
+METRICS: dict[str, Metric] = {
+    "logit_diff": logit_diff,
+    "probability": probability,
+    "kl": kl,
+    "exact_match": exact_match,
+}
+
+
+def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    return values.gather(-1, tokens[:, None])[:, 0]

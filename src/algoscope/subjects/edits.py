@@ -1,0 +1,160 @@
+"""Edits: what stands in place of an activation while a model runs. Frozen values; the model itself is never changed.
+
+    subject.run(tokens, edits=[Zero(("z", 0), head=0), Patch(("resid_mid", 1), clean_value, pos=7)])
+
+Every edit names a site and may be limited to positions, keys, heads or units of it; without a limit it covers the site.
+Edits at one site compose in the order given.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from algoscope.core.errors import EditError
+from algoscope.core.sites import KINDS, Site
+from algoscope.subjects.cache import Key, Recorder
+
+Indices = int | tuple[int, ...] | None
+Value = Float[Tensor, "..."]
+
+
+@dataclass(frozen=True, eq=False)
+class Edit(ABC):
+    """One change at one site. `pos` limits it to positions (of the query, in a pattern), `key` to attended positions,
+    `head` to heads, `unit` to entries of the last axis; negative indices count from the end.
+    """
+
+    site: Key
+    pos: Indices = None
+    key: Indices = None
+    head: Indices = None
+    unit: Indices = None
+
+    LIMITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "pos": ("pos", "query"),
+        "key": ("key",),
+        "head": ("head", "kv_head"),
+        "unit": ("d_model", "d_mlp", "d_head"),
+    }
+
+    @abstractmethod
+    def new(self, old: Value) -> Value:
+        """What the site would hold if the edit covered it; may broadcast against `old`."""
+
+    def apply(self, old: Value, kind: str) -> Value:
+        """`old` with the edit made. Raises EditError for a limit that the site has not, an index outside it, and a
+        value of the wrong shape. A score that the causal mask hides stays hidden.
+        """
+        new = self.new(old)
+        try:
+            fits = torch.broadcast_shapes(new.shape, old.shape) == old.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise EditError(f"{self._said()}: a value of shape {tuple(new.shape)} does not fit {tuple(old.shape)}")
+        region = self._region(old, kind)
+        if kind == "attn_scores":
+            region = region & ~torch.isneginf(old)
+        return torch.where(region, new.to(old.dtype), old)
+
+    def _region(self, old: Value, kind: str) -> Bool[Tensor, "..."]:
+        axes = KINDS[kind].shape.split()
+        region = torch.ones([1] * old.ndim, dtype=torch.bool, device=old.device)
+        for limit, names in self.LIMITS.items():
+            chosen = getattr(self, limit)
+            if chosen is None:
+                continue
+            axis = next((axes.index(name) for name in names if name in axes), None)
+            if axis is None:
+                raise EditError(f"{self._said()}: the site has no axis for {limit}={chosen}; its axes are {axes}")
+            wanted, size = (chosen,) if isinstance(chosen, int) else chosen, old.shape[axis]
+            outside = [index for index in wanted if not -size <= index < size]
+            if outside:
+                raise EditError(f"{self._said()}: {limit} {outside[0]} is outside the {size} that the site has")
+            row = torch.zeros(size, dtype=torch.bool, device=old.device)
+            row[list(wanted)] = True
+            region = region & row.view([-1 if i == axis else 1 for i in range(old.ndim)])
+        return region
+
+    def _said(self) -> str:
+        return f"{type(self).__name__} at {self.site}"
+
+
+@dataclass(frozen=True, eq=False)
+class Zero(Edit):
+    """Zeros."""
+
+    def new(self, old: Value) -> Value:
+        return torch.zeros_like(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Edit):
+    """A value from elsewhere: the site's activation in another run, or anything that broadcasts against it."""
+
+    value: Value = None  # type: ignore[assignment]  # it follows fields that have a default; there is none for it
+
+    def new(self, old: Value) -> Value:
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Patch):
+    """The mean over the inputs of `value` [batch ...], position by position."""
+
+    def new(self, old: Value) -> Value:
+        return self.value.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Patch):
+    """The rows of `value` [batch ...] in an order drawn from `seed`: each input gets another's activation."""
+
+    seed: int = 0
+
+    def new(self, old: Value) -> Value:
+        order = torch.randperm(len(self.value), generator=torch.Generator().manual_seed(self.seed))
+        return self.value[order.to(old.device)]
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Patch):
+    """`value` (a direction, say [d_model]) times `scale`, added to what is there."""
+
+    scale: float = 1.0
+
+    def new(self, old: Value) -> Value:
+        return old + self.scale * self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Rotate(Patch):
+    """Within the subspace that the orthonormal columns of `basis` span, the component of `value`; outside it, what was
+    there. Source: distributed interchange, Geiger and others, arXiv 2303.02536.
+    """
+
+    basis: Float[Tensor, "d_model rank"] = None  # type: ignore[assignment]
+
+    def new(self, old: Value) -> Value:
+        return old + (self.value - old) @ self.basis @ self.basis.mT
+
+
+class Editor(Recorder):
+    """A listener that makes edits, and keeps what then passes at some sites."""
+
+    def __init__(self, edits: Sequence[tuple[Site, Edit]], sites: frozenset[Site] = frozenset()) -> None:
+        super().__init__(sites)
+        self.edits = edits
+        self.kinds |= {site.kind for site, _ in edits}
+        self.layers = frozenset(site.layer for site in [*sites, *(site for site, _ in edits)])
+
+    def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
+        for site, edit in self.edits:
+            if site == Site(kind, layer):
+                value = edit.apply(value, kind)
+        return super().__call__(kind, layer, value)

@@ -1,0 +1,157 @@
+"""Edits: at every site they change the output or say why not; many at once equal one at a time."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algoscope.config import ModelConfig
+from algoscope.core.errors import EditError, UnknownNameError
+from algoscope.core.sites import KINDS
+from algoscope.networks.transformer import build
+from algoscope.subjects.base import Subject
+from algoscope.subjects.edits import Add, Mean, Patch, Resample, Rotate, Zero
+from algoscope.subjects.native import NativeSubject
+from algoscope.tasks.addition import Addition
+
+TASK = Addition(n_digits=2)
+READ = TASK.answer_slice
+FAMILIES = {
+    "reference": {},
+    "grouped": {"n_heads": 4, "n_kv_heads": 2, "positions": "rotary", "normalization_type": "RMS", "gated_mlp": True},
+    "bare": {"normalization_type": None, "d_mlp": None, "positions": "sinusoidal", "n_heads": 2},
+    "alibi": {"positions": "alibi", "softmax_plus_one": True, "tied_head": False, "n_layers": 3},
+    "not causal": {"causal": False},
+}
+
+
+def subject(family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64) -> NativeSubject:
+    shape = {"d_model": 16, "d_mlp": 24, "n_heads": 2} | FAMILIES[family]
+    cfg = ModelConfig(d_vocab=14, n_ctx=10, init_embed_std=1.0, **shape)
+    return NativeSubject(family, build(cfg, seed).to(dtype), TASK)
+
+
+def tokens(n: int = 3, seed: int = 0) -> torch.Tensor:
+    return TASK.sample(n, torch.Generator().manual_seed(seed))[:, :-1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_edit_at_every_site_changes_the_output(family: str) -> None:
+    model, read = subject(family), tokens()
+    draw = torch.Generator().manual_seed(0)
+    plain, cache = model.run(read)[0], model.run_with_cache(read)[1]
+    for site in model.sites:
+        noise = torch.rand(cache[site.name].shape[1:], dtype=torch.float64, generator=draw)
+        changed, after = model.run(read, record=[site.name], edits=[Add(site.name, value=noise)])
+        torch.testing.assert_close(after[site.name], cache[site.name] + noise, rtol=0, atol=1e-12)
+        assert (changed - plain).abs().max() > 1e-6, site
+    again, _ = model.run(read)
+    assert torch.equal(again, plain), "the model is as it was"
+
+
+def test_limits_choose_positions_heads_keys_and_units() -> None:
+    model, read = subject(), tokens()
+    _, cache = model.run_with_cache(read)
+
+    def after(edit) -> torch.Tensor:
+        return model.run(read, record=[edit.site], edits=[edit])[1][edit.site]
+
+    same = partial(torch.testing.assert_close, rtol=0, atol=1e-12)
+    expected = cache["z", 0].clone()
+    expected[:, 2, 1] = 0
+    same(after(Zero(("z", 0), pos=2, head=1)), expected)
+    expected = cache["pattern", 1].clone()
+    expected[:, 0, :, 3] = 0
+    same(after(Zero(("pattern", 1), head=0, key=3)), expected)
+    expected = cache["post", 1].clone()
+    expected[:, [0, -1], 5] = 0
+    same(after(Zero(("post", 1), pos=(0, -1), unit=5)), expected)
+    scores = after(Zero(("attn_scores", 0)))
+    assert torch.equal(scores.isneginf(), cache["attn_scores", 0].isneginf()), "the future stays hidden"
+    assert scores[~scores.isneginf()].abs().max() == 0
+
+
+def test_what_each_edit_puts_in() -> None:
+    model, read = subject(), tokens(5)
+    value = model.run(tokens(5, seed=1), record=[("resid_mid", 0)])[1]["resid_mid", 0]
+    old = model.run(read, record=[("resid_mid", 0)])[1]["resid_mid", 0]
+    site = ("resid_mid", 0)
+
+    def after(*edits) -> torch.Tensor:
+        return model.run(read, record=[site], edits=edits)[1][site]
+
+    assert torch.equal(after(Patch(site, value=value)), value)
+    assert torch.equal(after(Mean(site, value=value)), value.mean(0, keepdim=True).expand_as(old))
+    resampled = after(Resample(site, value=value, seed=3))
+    assert torch.equal(resampled.sort(0).values, value.sort(0).values)
+    assert not torch.equal(resampled, value)
+    direction = torch.arange(16.0, dtype=torch.float64)
+    torch.testing.assert_close(after(Add(site, value=direction, scale=2.0)), old + 2 * direction)
+    basis = torch.linalg.qr(torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    rotated = after(Rotate(site, value=value, basis=basis))
+    torch.testing.assert_close(rotated @ basis, value @ basis)
+    outside = torch.eye(16, dtype=torch.float64) - basis @ basis.T
+    torch.testing.assert_close(rotated @ outside, old @ outside)
+    torch.testing.assert_close(after(Zero(site), Add(site, value=direction)), direction.expand_as(old))
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (Zero(("resid_pre", 0), head=1), "head=1.*batch.*pos.*d_model"),
+        (Zero(("z", 0), head=2), "head 2.*2"),
+        (Zero(("z", 0), pos=(0, 10)), "pos 10.*9"),
+        (Patch(("z", 0), value=torch.zeros(3, 8, 2, 8)), r"\(3, 8, 2, 8\).*\(3, 9, 2, 8\)"),
+        (Patch(("z", 0), value=torch.zeros(2, 3, 9, 2, 8)), "does not fit"),
+    ],
+)
+def test_an_edit_that_cannot_be_made_is_one_line(edit, words: str) -> None:
+    for run in (lambda: subject().run(tokens(), edits=[edit]), lambda: subject().run_each(tokens(), [edit])):
+        with pytest.raises(EditError, match=words) as raised:
+            run()
+        assert "\n" not in str(raised.value)
+
+
+def test_an_edit_at_no_site_is_an_error() -> None:
+    with pytest.raises(UnknownNameError, match="resid_pre"):
+        subject().run(tokens(), edits=[Zero(("resid_pree", 0))])
+
+
+# ---------------------------------------------------------------------- many at once
+
+
+def some_edits(model: Subject, n_inputs: int, seed: int) -> list:
+    """One edit of every kind of site in every layer, at places drawn from the seed, and some that cover it whole."""
+    draw = torch.Generator().manual_seed(seed)
+    donor = model.run_with_cache(tokens(n_inputs, seed + 1))[1]
+    edits = []
+    for site in model.sites:
+        limits = {}
+        axes = dict(zip(KINDS[site.kind].shape.split(), donor[site.name].shape, strict=True))
+        for limit, names in Zero.LIMITS.items():
+            size = next((axes[name] for name in names if name in axes), None)
+            if size and torch.rand(1, generator=draw) < 0.6:
+                limits[limit] = int(torch.randint(-size, size, (1,), generator=draw))
+        edits.append(Patch(site.name, value=donor[site.name], **limits))
+        if "scale" not in site.kind:  # a norm is divided by it
+            edits.append(Zero(site.name, **limits))
+    return edits
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 1000),
+    n_inputs=st.integers(1, 4),
+    start=st.integers(0, 8),
+)
+def test_many_edits_together_equal_one_full_run_each(family: str, seed: int, n_inputs: int, start: int) -> None:
+    for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        model, read = subject(family, seed, dtype), tokens(n_inputs, seed)
+        edits = some_edits(model, n_inputs, seed)
+        at = slice(start, None)
+        plain = Subject.run_each(model, read, edits, at=at)
+        fast = model.run_each(read, edits, at=at)
+        scale = max(1.0, float(plain.abs().max()))
+        assert (fast - plain).abs().max() <= bound * scale

@@ -1,0 +1,113 @@
+"""The patching lens, on facts that hold for any weights: where inputs differ, and where the answer is read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import algoscope as ag
+from algoscope.config import ModelConfig
+from algoscope.core.errors import PairingError, UnknownNameError
+from algoscope.lenses.patching import SWEEPS, patch
+from algoscope.networks.transformer import build
+from algoscope.subjects.native import NativeSubject
+from algoscope.tasks.addition import Addition
+
+
+def random_subject(seed: int = 0) -> NativeSubject:
+    cfg = ModelConfig(d_vocab=14, n_ctx=13, d_model=16, d_mlp=32, n_layers=3, n_heads=2, init_embed_std=1.0)
+    return NativeSubject("random", build(cfg, seed).double(), Addition(n_digits=3))
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_only_what_differs_carries_anything_and_only_the_last_place_is_read(direction: str) -> None:
+    found = patch(random_subject(), "123+456", "128+456", sites=["resid_pre", "resid_post"], direction=direction)
+    into, out = found["resid_pre"].values, found["resid_post"].values
+    full, nothing = (1, 0) if direction == "denoise" else (0, 1)
+    differs = np.array([i == 2 for i in range(12)])
+    np.testing.assert_allclose(into[0], np.where(differs, full, nothing), atol=1e-9)
+    read = np.array([i == 7 for i in range(12)])  # the answers differ in their units, which the `=` is asked for
+    np.testing.assert_allclose(out[2], np.where(read, full, nothing), atol=1e-9)
+    np.testing.assert_allclose(into[:, 8:], nothing, atol=1e-9, err_msg="what comes after the reading place")
+    np.testing.assert_allclose(into[:, :2], nothing, atol=1e-9, err_msg="what comes before the difference")
+    np.testing.assert_allclose(into[1:], out[:-1], atol=1e-9, err_msg="the stream that leaves a block enters the next")
+
+
+def test_baselines_raw_values_and_examples_belong_together() -> None:
+    cleans, corrupts = ["123+456", "200+300", "999+001"], ["124+456", "200+301", "999+000"]
+    found = patch(random_subject(), cleans, corrupts, sites=["head", "mlp_out"])
+    low, high = found["baselines"]["corrupt"], found["baselines"]["clean"]
+    each = np.array(found["per_example"]["head"])
+    assert each.shape == (3, 3, 2)
+    np.testing.assert_allclose(each.mean(axis=0), found["head"].values, atol=1e-9)
+    one = patch(random_subject(), cleans[1], corrupts[1], sites=["head"])
+    np.testing.assert_allclose(one["head"].values, each[1], atol=1e-9)
+    gap = one["baselines"]["clean"] - one["baselines"]["corrupt"]
+    np.testing.assert_allclose(
+        (np.array(one["raw"]["head"]) - one["baselines"]["corrupt"]) / gap, one["head"].values, atol=1e-9
+    )
+    assert low != high
+
+
+def test_every_sweep_runs_and_patching_everything_of_a_layer_is_the_clean_run() -> None:
+    found = patch(random_subject(), "123+456", "128+456", sites=list(SWEEPS))
+    assert [panel.name for panel in found.panels] == list(SWEEPS)
+    assert found["head_position"].values.shape == (3, 2, 12)
+    assert found["neuron"].values.shape == (3, 32)
+    assert np.isfinite([panel.values.sum() for panel in found.panels]).all()
+
+
+def test_the_trained_adder_moves_the_units_from_the_operand_to_the_equals_sign(adder: ag.Subject) -> None:
+    found = ag.lenses.patch(adder, "123+456", "121+456", sites=["resid_post"])
+    values = found["resid_post"].values
+    assert values[1, 7] == pytest.approx(1, abs=1e-4)
+    assert values[0, 7] + values[0, 2] > 0.8, "after block 0 it is at the operand, at the equals sign, or at both"
+    assert "resid_post" in found.claim
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "options", "words"),
+    [
+        ("1+2", "2+1", {}, "same answer"),
+        (["1+2"], ["1+3", "1+4"], {}, "1 clean and 2 corrupt"),
+        ([], [], {}, "0 clean"),
+        ("123+456", "124+456", {"metric": "exact_match"}, "does not tell"),
+    ],
+)
+def test_inputs_that_cannot_be_compared_are_one_line(clean, corrupt, options: dict, words: str) -> None:
+    with pytest.raises(PairingError, match=words) as raised:
+        patch(random_subject(), clean, corrupt, **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"sites": ["haed"]}, {"direction": "both"}, {"metric": "vibes"}])
+def test_names_that_there_are_not(options: dict) -> None:
+    with pytest.raises(UnknownNameError, match="known"):
+        patch(random_subject(), "123+456", "128+456", **options)
+
+
+def test_patch_from_the_command_line(run, small_run: ag.Run, tmp_path: Path) -> None:
+    out = tmp_path / "patch.html"
+    arguments = [f"run:{small_run.path}", "--clean", "1+2", "--corrupt", "1+3", "--sites", "resid_pre,head"]
+    code, said, err = run("patch", *arguments, "--metric", "kl", "--out", out, "--json", "--quiet")
+    assert code == 0, err
+    found = json.loads(said)
+    assert [panel["site"] for panel in found["panels"]] == ["resid_pre", "head"]
+    assert found["panels"][0]["axes"]["layer"] == [0, 1]
+    assert found["panels"][0]["axes"]["position"][:3] == ["1_0", "+_1", "3_2"]
+    assert np.array(found["panels"][0]["recovered"]).shape == (2, 6)
+    assert set(found["baselines"]) == {"clean", "corrupt"}
+    assert out.is_file()
+    code, _, err = run("patch", *arguments, "--direction", "sideways")
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run("patch", f"run:{small_run.path}", "--clean", "1+2")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_run_of_patches_leaves_the_model_alone() -> None:
+    model = random_subject()
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    patch(model, "123+456", "128+456")
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
