@@ -21,7 +21,7 @@ class ActivationCache(Mapping[Key, Tensor]):
         """Raises UnknownNameError for a name that the model has not, or whose value was not recorded."""
         site = find_site(key, self._sites)
         if site not in self._values:
-            raise UnknownNameError("recorded site", site.name, list(self))
+            raise UnknownNameError("recorded site", site.name, [kept.name for kept in self._values])
         return self._values[site]
 
     def __iter__(self) -> Iterator[str]:
