@@ -61,6 +61,8 @@ def test_what_it_says_is_what_was_found(chromium: Browser, demo: dict) -> None:
     assert "Rounding decides no answer" in text
     assert facts["weights_sha256"] in text
     assert "17,760" in text
+    assert "at most 1,500 steps of 256" in text
+    assert "as soon as a batch is right to 99 %, that decay begins, takes 300 steps and ends the run" in text
     assert "6 of 6 edge cases and 200 of 200 random inputs" in text
     for row in facts["by_class"]:
         assert f"{row['checked']:,}" in text
