@@ -8,7 +8,7 @@ Edits at one site compose in the order given.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
@@ -30,6 +30,7 @@ class Edit(ABC):
     """
 
     site: Key
+    _: KW_ONLY
     pos: Indices = None
     key: Indices = None
     head: Indices = None
@@ -93,11 +94,11 @@ class Zero(Edit):
         return torch.zeros_like(old)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Patch(Edit):
     """A value from elsewhere: the site's activation in another run, or anything that broadcasts against it."""
 
-    value: Value = None  # type: ignore[assignment]  # it follows fields that have a default; there is none for it
+    value: Value
 
     def new(self, old: Value) -> Value:
         return self.value
@@ -111,7 +112,7 @@ class Mean(Patch):
         return self.value.mean(dim=0, keepdim=True)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Resample(Patch):
     """The rows of `value` [batch ...] in an order drawn from `seed`: each input gets another's activation."""
 
@@ -122,7 +123,7 @@ class Resample(Patch):
         return self.value[order.to(old.device)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Patch):
     """`value` (a direction, say [d_model]) times `scale`, added to what is there."""
 
@@ -132,13 +133,13 @@ class Add(Patch):
         return old + self.scale * self.value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Rotate(Patch):
     """Within the subspace that the orthonormal columns of `basis` span, the component of `value`; outside it, what was
     there. Source: distributed interchange, Geiger and others, arXiv 2303.02536.
     """
 
-    basis: Float[Tensor, "d_model rank"] = None  # type: ignore[assignment]
+    basis: Float[Tensor, "d_model rank"]
 
     def new(self, old: Value) -> Value:
         return old + (self.value - old) @ self.basis @ self.basis.mT
