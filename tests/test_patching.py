@@ -9,7 +9,7 @@ import torch
 
 import algoscope as ag
 from algoscope.config import ModelConfig
-from algoscope.core.errors import PairingError, UnknownNameError
+from algoscope.core.errors import PairingError, SubjectError, UnknownNameError
 from algoscope.lenses.patching import SWEEPS, patch
 from algoscope.networks.transformer import build
 from algoscope.subjects.native import NativeSubject
@@ -80,6 +80,12 @@ def test_inputs_that_cannot_be_compared_are_one_line(clean, corrupt, options: di
     with pytest.raises(PairingError, match=words) as raised:
         patch(random_subject(), clean, corrupt, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_would_see_the_answer_is_refused() -> None:
+    cfg = ModelConfig(d_vocab=14, n_ctx=13, d_model=16, causal=False)
+    with pytest.raises(SubjectError, match="not causal"):
+        patch(NativeSubject("all-seeing", build(cfg, 0), Addition(n_digits=3)), "123+456", "128+456")
 
 
 @pytest.mark.parametrize("options", [{"sites": ["haed"]}, {"direction": "both"}, {"metric": "vibes"}])

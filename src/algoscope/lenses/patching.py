@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.errors import PairingError, UnknownNameError
+from algoscope.core.errors import PairingError, SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
@@ -64,10 +64,13 @@ def patch(
     `raw` (the metric itself in each cell, mean over the pairs).
 
     Raises PairingError where the numbers of inputs differ, where a pair has the same answer, and where the metric does
-    not tell the two runs apart (a gap below 1e-4 would only amplify noise); UnknownNameError for a sweep, direction or
+    not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model that is not causal,
+    which would see the answer; UnknownNameError for a sweep, direction or
     metric that there is not.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
+    if not subject.cfg.causal:
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
     _check_names(sites, direction, metric)
     cleans, corrupts = ([text] if isinstance(text, str) else list(text) for text in (clean, corrupt))
     pair = _paired(subject, cleans, corrupts)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from algoscope.networks.transformer import KeyValues, Transformer
 
-PORTION = 5000  # rows that run on from their beginnings at once: their activations stay in the cache
+PORTION = 5000  # rows that run on from their beginnings at once; fewer keep threads waiting for each other
 WORTH_A_CUT = 4  # a cut is worth its gather when beginnings before it are at least this many times fewer
 
 
