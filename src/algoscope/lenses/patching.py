@@ -64,9 +64,8 @@ def patch(
     `raw` (the metric itself in each cell, mean over the pairs).
 
     Raises PairingError where the numbers of inputs differ, where a pair has the same answer, and where the metric does
-    not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model that is not causal,
-    which would see the answer; UnknownNameError for a sweep, direction or
-    metric that there is not.
+    not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model that is not
+    causal, which would see the answer; UnknownNameError for a sweep, direction or metric that there is not.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     if not subject.cfg.causal:
