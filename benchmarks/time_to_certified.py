@@ -20,7 +20,8 @@ from torch import nn
 import algoscope as ag
 import harness
 from algoscope.data import batches, held_out
-from algoscope.networks.transformer import Transformer, build
+from algoscope.networks.build import build
+from algoscope.networks.transformer import Transformer
 from algoscope.training.optim import Schedule
 from algoscope.training.recipes import add3_reference
 from algoscope.training.train import right

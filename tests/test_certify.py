@@ -14,8 +14,8 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
+from algoscope.networks.build import build
 from algoscope.networks.prefixes import plain_logits
-from algoscope.networks.transformer import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
 from algoscope.verdicts.certify import certify

@@ -83,7 +83,7 @@ def test_params_to_the_digit(run, what: str, total: int) -> None:
 
 def test_lists(run, runs_dir: Path) -> None:
     assert {row["name"] for row in json_of(run, "recipes")} == {"add3", "add3_reference"}
-    assert [row["name"] for row in json_of(run, "tasks")] == ["addition"]
+    assert [row["name"] for row in json_of(run, "tasks")] == ["addition", "modular", "reversal"]
     assert {"attention", "embeddings", "answers"} <= {row["name"] for row in json_of(run, "lenses")}
     assert json_of(run, "runs") == []
     assert "threads" in {row["what"] for row in json_of(run, "doctor")}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from algoscope.config import ModelConfig
 from algoscope.core.errors import EditError, UnknownNameError
 from algoscope.core.sites import KINDS
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.subjects.base import Subject
 from algoscope.subjects.edits import Add, Mean, Patch, Resample, Rotate, Zero
 from algoscope.subjects.native import NativeSubject
@@ -24,7 +24,12 @@ FAMILIES = {
     "bare": {"normalization_type": None, "d_mlp": None, "positions": "sinusoidal", "n_heads": 2},
     "alibi": {"positions": "alibi", "softmax_plus_one": True, "tied_head": False, "n_layers": 3},
     "not causal": {"causal": False},
-}
+    "parallel": {"parallel": True, "positions": "rotary", "rotary_dim": 4, "attn_bias": True, "tied_head": False},
+    "normed heads": {
+        "qk_norm": True, "positions": "rotary", "normalization_type": "RMS", "tied_head": False, "head_bias": True,
+        "attn_bias": True, "attn_out_bias": False,
+    },
+}  # fmt: skip
 
 
 def subject(family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64) -> NativeSubject:

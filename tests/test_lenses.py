@@ -9,7 +9,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
 from algoscope.lenses.embedding_geometry import cosine_similarity, effective_dimension, principal_components
 from algoscope.lenses.table import LENSES
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from algoscope.config import OptimConfig
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.training.optim import Muon, Optimisers, Schedule, orthogonalise
 from algoscope.training.recipes import add3
 

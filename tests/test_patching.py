@@ -11,7 +11,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import PairingError, SubjectError, UnknownNameError
 from algoscope.lenses.patching import SWEEPS, patch
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
 

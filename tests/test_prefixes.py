@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algoscope.config import ModelConfig
+from algoscope.networks.build import build
+from algoscope.networks.memory import KeyValues
 from algoscope.networks.prefixes import beginnings, find_cuts, memory_for, plain_logits, shared_logits
-from algoscope.networks.transformer import KeyValues, build
 from algoscope.tasks.addition import Addition
 
 TASK = Addition(n_digits=3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
 

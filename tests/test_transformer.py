@@ -8,8 +8,10 @@ from torch import nn
 
 from algoscope.config import ModelConfig
 from algoscope.core.sites import KINDS
+from algoscope.networks.build import build
+from algoscope.networks.memory import KeyValues
 from algoscope.networks.parameters import SHAPES, count_parameters
-from algoscope.networks.transformer import KeyValues, Tap, Transformer, build
+from algoscope.networks.transformer import Tap, Transformer
 from algoscope.training.recipes import add3_reference
 
 REFERENCE = add3_reference().model

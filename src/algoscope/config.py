@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.addition import Addition
+from algoscope.tasks.base import Task
+from algoscope.tasks.modular import Modular
+from algoscope.tasks.reversal import Reversal
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+AnyTask = Annotated[Addition | Modular | Reversal, Field(discriminator="kind")]
 
 
 class Section(BaseModel):
@@ -40,10 +45,19 @@ class ModelConfig(Section):
     eps: float = 1e-5
     positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = "learned"
     rotary_base: float = 10_000.0
+    rotary_dim: Positive | None = Field(None, description="entries of each head that turn; None: all")
+    rotary_frequencies: tuple[float, ...] | None = Field(
+        None, description="radians a position, for each pair of entries; None: rotary_base^(-2i/rotary_dim)"
+    )
+    rotary_magnitude: float = Field(1.0, description="turned entries are multiplied by it")
     causal: bool = True
+    parallel: bool = Field(False, description="attention and feed-forward both read the stream that enters the block")
     attn_bias: bool = False
+    attn_out_bias: bool | None = Field(None, description="None: as attn_bias")
+    qk_norm: bool = Field(False, description="queries and keys are RMS-normalised, head by head")
     mlp_bias: bool = True
     tied_head: bool = Field(True, description="the unembedding is the token embedding")
+    head_bias: bool = Field(False, description="the unembedding has a bias")
     attn_scale: float | None = Field(None, description="scores are multiplied by it; None: 1/sqrt(d_head)")
     softmax_plus_one: bool = Field(False, description="one is added to the softmax's denominator: a head may rest")
     init_embed_std: float = Field(0.02, description="token and position embeddings start as N(0, std^2)")
@@ -58,14 +72,25 @@ class ModelConfig(Section):
     def kv_heads(self) -> int:
         return self.n_kv_heads or self.n_heads
 
+    @property
+    def rotary_size(self) -> int:
+        return self.rotary_dim or self.head_size
+
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
         if self.d_head is None and self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}; set d_head")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
-        if self.positions == "rotary" and self.head_size % 2:
-            raise ValueError(f"rotary positions need an even d_head, not {self.head_size}")
+        if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
+            raise ValueError(
+                f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
+            )
+        if self.tied_head and self.head_bias:
+            raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
+        given = self.rotary_frequencies
+        if given is not None and len(given) != self.rotary_size // 2:
+            raise ValueError(f"rotary_frequencies has {len(given)} values for {self.rotary_size // 2} pairs")
         return self
 
 
@@ -117,7 +142,7 @@ class RunConfig(Section):
     """One run, complete. `model.d_vocab` and `model.n_ctx` follow from the task unless they are given."""
 
     recipe: str
-    task: Addition
+    task: AnyTask
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig
@@ -128,7 +153,7 @@ class RunConfig(Section):
     @classmethod
     def _sizes_from_task(cls, fields: Any) -> Any:
         if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping) and "task" in fields:
-            task = fields["task"] if isinstance(fields["task"], Addition) else Addition.model_validate(fields["task"])
+            task = _task(fields["task"])
             sizes = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx}
             return {**fields, "task": task, "model": {**sizes, **fields["model"]}}
         return fields
@@ -143,6 +168,18 @@ class RunConfig(Section):
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:
             raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
         return self
+
+
+def _task(plain: Any) -> Task:
+    """The task of its kind. Its errors are raised under the names that the fields have in a RunConfig."""
+    try:
+        return TypeAdapter[Task](AnyTask).validate_python(plain)
+    except ValidationError as error:
+        lines = [
+            InitErrorDetails(type=e["type"], loc=("task", *e["loc"][1:]), input=e["input"], ctx=e.get("ctx", {}))
+            for e in error.errors()
+        ]
+        raise ValidationError.from_exception_data("task", lines) from error
 
 
 SHORT = {

@@ -17,10 +17,15 @@ from algoscope.core.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class SiteKind:
-    """A family of sites: its full name (`{layer}` where it repeats) and its shape."""
+    """A family of sites: its full name (`{layer}` where it repeats), its shape, and another name it is known by."""
 
     template: str
     shape: str
+    alias: str = ""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(self.shape.split())
 
     @property
     def per_layer(self) -> bool:
@@ -28,29 +33,33 @@ class SiteKind:
 
 
 KINDS: dict[str, SiteKind] = {
-    "embed": SiteKind("hook_embed", "batch pos d_model"),
-    "pos_embed": SiteKind("hook_pos_embed", "batch pos d_model"),
-    "resid_pre": SiteKind("blocks.{layer}.hook_resid_pre", "batch pos d_model"),
+    "embed": SiteKind("hook_embed", "batch pos d_model", "embed.hook_out"),
+    "pos_embed": SiteKind("hook_pos_embed", "batch pos d_model", "pos_embed.hook_out"),
+    "resid_pre": SiteKind("blocks.{layer}.hook_resid_pre", "batch pos d_model", "blocks.{layer}.hook_in"),
     "ln1_scale": SiteKind("blocks.{layer}.ln1.hook_scale", "batch pos 1"),
     "ln1_normalized": SiteKind("blocks.{layer}.ln1.hook_normalized", "batch pos d_model"),
-    "q": SiteKind("blocks.{layer}.attn.hook_q", "batch pos head d_head"),
-    "k": SiteKind("blocks.{layer}.attn.hook_k", "batch pos kv_head d_head"),
-    "v": SiteKind("blocks.{layer}.attn.hook_v", "batch pos kv_head d_head"),
+    "q": SiteKind("blocks.{layer}.attn.hook_q", "batch pos head d_head", "blocks.{layer}.attn.q.hook_out"),
+    "k": SiteKind("blocks.{layer}.attn.hook_k", "batch pos kv_head d_head", "blocks.{layer}.attn.k.hook_out"),
+    "v": SiteKind("blocks.{layer}.attn.hook_v", "batch pos kv_head d_head", "blocks.{layer}.attn.v.hook_out"),
+    "q_norm_scale": SiteKind("blocks.{layer}.attn.q_norm.hook_scale", "batch pos head 1"),
+    "q_norm_normalized": SiteKind("blocks.{layer}.attn.q_norm.hook_normalized", "batch pos head d_head"),
+    "k_norm_scale": SiteKind("blocks.{layer}.attn.k_norm.hook_scale", "batch pos kv_head 1"),
+    "k_norm_normalized": SiteKind("blocks.{layer}.attn.k_norm.hook_normalized", "batch pos kv_head d_head"),
     "rot_q": SiteKind("blocks.{layer}.attn.hook_rot_q", "batch pos head d_head"),
     "rot_k": SiteKind("blocks.{layer}.attn.hook_rot_k", "batch pos kv_head d_head"),
     "attn_scores": SiteKind("blocks.{layer}.attn.hook_attn_scores", "batch head query key"),
     "pattern": SiteKind("blocks.{layer}.attn.hook_pattern", "batch head query key"),
-    "z": SiteKind("blocks.{layer}.attn.hook_z", "batch pos head d_head"),
+    "z": SiteKind("blocks.{layer}.attn.hook_z", "batch pos head d_head", "blocks.{layer}.attn.o.hook_in"),
     "result": SiteKind("blocks.{layer}.attn.hook_result", "batch pos head d_model"),
-    "attn_out": SiteKind("blocks.{layer}.hook_attn_out", "batch pos d_model"),
-    "resid_mid": SiteKind("blocks.{layer}.hook_resid_mid", "batch pos d_model"),
+    "attn_out": SiteKind("blocks.{layer}.hook_attn_out", "batch pos d_model", "blocks.{layer}.attn.hook_out"),
+    "resid_mid": SiteKind("blocks.{layer}.hook_resid_mid", "batch pos d_model", "blocks.{layer}.ln2.hook_in"),
     "ln2_scale": SiteKind("blocks.{layer}.ln2.hook_scale", "batch pos 1"),
     "ln2_normalized": SiteKind("blocks.{layer}.ln2.hook_normalized", "batch pos d_model"),
-    "pre": SiteKind("blocks.{layer}.mlp.hook_pre", "batch pos d_mlp"),
-    "pre_linear": SiteKind("blocks.{layer}.mlp.hook_pre_linear", "batch pos d_mlp"),
-    "post": SiteKind("blocks.{layer}.mlp.hook_post", "batch pos d_mlp"),
-    "mlp_out": SiteKind("blocks.{layer}.hook_mlp_out", "batch pos d_model"),
-    "resid_post": SiteKind("blocks.{layer}.hook_resid_post", "batch pos d_model"),
+    "pre": SiteKind("blocks.{layer}.mlp.hook_pre", "batch pos d_mlp", "blocks.{layer}.mlp.in.hook_out"),
+    "pre_linear": SiteKind("blocks.{layer}.mlp.hook_pre_linear", "batch pos d_mlp", "blocks.{layer}.mlp.in.hook_out"),
+    "post": SiteKind("blocks.{layer}.mlp.hook_post", "batch pos d_mlp", "blocks.{layer}.mlp.out.hook_in"),
+    "mlp_out": SiteKind("blocks.{layer}.hook_mlp_out", "batch pos d_model", "blocks.{layer}.mlp.hook_out"),
+    "resid_post": SiteKind("blocks.{layer}.hook_resid_post", "batch pos d_model", "blocks.{layer}.hook_out"),
     "ln_final_scale": SiteKind("ln_final.hook_scale", "batch pos 1"),
     "ln_final_normalized": SiteKind("ln_final.hook_normalized", "batch pos d_model"),
 }
@@ -67,6 +76,10 @@ class Site:
     def name(self) -> str:
         return KINDS[self.kind].template.format(layer=self.layer)
 
+    @property
+    def alias(self) -> str:
+        return KINDS[self.kind].alias.format(layer=self.layer)
+
 
 def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
     """Every site of these kinds in a model with `n_layers` blocks, in the order of `KINDS`."""
@@ -79,17 +92,26 @@ def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
     )
 
 
-def find_site(key: str | tuple[str, int], sites: Sequence[Site]) -> Site:
-    """The one of `sites` meant by a full name (`blocks.0.attn.hook_pattern`) or a short one (`("pattern", -1)`).
+Key = str | tuple[str, int] | tuple[str, int, str]
+
+
+def find_site(key: Key, sites: Sequence[Site]) -> Site:
+    """The one of `sites` meant by a name: `blocks.0.attn.hook_pattern`, `("pattern", -1)`, `("scale", 0, "ln1")`, or
+    the newer `blocks.0.hook_in`. Of a gated feed-forward, `mlp.in.hook_out` is the factor that is not gated, and
+    `mlp.gate.hook_out` what enters the gate.
 
     Raises UnknownNameError for a name that none has and for a layer outside the model.
     """
     if isinstance(key, tuple):
-        kind, layer = key
+        kind, layer, *part = key
+        kind = f"{part[0]}_{kind}" if part and kind in ("scale", "normalized") else kind
         of_kind = [site for site in sites if site.kind == kind]
         found = of_kind[layer : layer + 1 or None] if -len(of_kind) <= layer < len(of_kind) else []
     else:
-        found = [site for site in sites if key == site.name or (site.layer is None and key == site.kind)]
+        name = key.replace("mlp.gate.hook_out", "mlp.hook_pre")
+        found = [
+            site for site in sites if name in (site.name, site.alias) or (site.layer is None and name == site.kind)
+        ]
     if not found:
         raise UnknownNameError("site", str(key), [site.name for site in sites])
-    return found[0]
+    return found[-1]

@@ -6,7 +6,7 @@ from typing import Any
 
 from algoscope.core.finding import Finding
 from algoscope.doors.report import report
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.training.recipes import add3
 from algoscope.training.runs import Run, runs_directory
 from algoscope.training.train import train

@@ -6,7 +6,7 @@ from typing import Any
 from algoscope.config import ModelConfig
 from algoscope.core.errors import UnknownNameError
 from algoscope.networks.parameters import SHAPES, count_parameters
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.training.table import RECIPES
 
 

@@ -17,7 +17,7 @@ from algoscope.lenses.answer_digits import answers
 from algoscope.lenses.attention_maps import attention
 from algoscope.lenses.embedding_geometry import embeddings
 from algoscope.subjects.base import Subject
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.training.curves import read_curves
 from algoscope.training.runs import Run
 from algoscope.verdicts.certify import certify

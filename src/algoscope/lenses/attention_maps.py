@@ -9,7 +9,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.subjects.base import Subject
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
 from algoscope.training.runs import Run
 

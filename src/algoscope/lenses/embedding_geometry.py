@@ -7,7 +7,7 @@ from torch import Tensor
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.subjects.base import Subject
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.training.runs import Run
 
 Vectors = Float[np.ndarray, "point d_model"]

@@ -17,7 +17,7 @@ from algoscope.lenses.metrics import METRICS, Reading
 from algoscope.subjects.base import Subject
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
 from algoscope.training.runs import Run
 

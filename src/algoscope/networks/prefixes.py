@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.networks.transformer import KeyValues, Transformer
+from algoscope.networks.memory import KeyValues
+from algoscope.networks.transformer import Transformer
 
 PORTION = 5000  # rows that run on from their beginnings at once; fewer keep threads waiting for each other
 WORTH_A_CUT = 4  # a cut is worth its gather when beginnings before it are at least this many times fewer

@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from algoscope.core.errors import UnknownNameError
-from algoscope.core.sites import Site, find_site
+from algoscope.core.sites import Key, Site, find_site
 from algoscope.networks.transformer import Tap
-
-Key = str | tuple[str, int]
 
 
 class ActivationCache(Mapping[Key, Tensor]):

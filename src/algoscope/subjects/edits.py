@@ -12,12 +12,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import EditError
-from algoscope.core.sites import KINDS, Site
-from algoscope.subjects.cache import Key, Recorder
+from algoscope.core.sites import KINDS, Key, Site
+from algoscope.subjects.cache import Recorder
 
 Indices = int | tuple[int, ...] | None
 Value = Float[Tensor, "..."]
@@ -51,21 +51,24 @@ class Edit(ABC):
         """`old` with the edit made. Raises EditError for a limit that the site has not, an index outside it, and a
         value of the wrong shape. A score that the causal mask hides stays hidden.
         """
-        new = self.new(old)
-        try:
-            fits = torch.broadcast_shapes(new.shape, old.shape) == old.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise EditError(f"{self._said()}: a value of shape {tuple(new.shape)} does not fit {tuple(old.shape)}")
-        region = self._region(old, kind)
-        if kind == "attn_scores":
-            region = region & ~torch.isneginf(old)
-        return torch.where(region, new.to(old.dtype), old)
+        return self.write(old.clone(), kind)
 
-    def _region(self, old: Value, kind: str) -> Bool[Tensor, "..."]:
+    def write(self, value: Value, kind: str) -> Value:
+        """The edit made in place: `apply` for a value that nobody else holds."""
+        where = self.where(value.shape, kind)
+        new = self.new(value)
+        self._fit(new.shape, value.shape)
+        new = new.to(value.dtype).expand_as(value)
+        if kind == "attn_scores":
+            new = torch.where(value.isneginf(), value, new)
+        value[where] = new[where].to(value.device)
+        return value
+
+    def where(self, shape: Sequence[int], kind: str) -> tuple[slice | Int[Tensor, "..."], ...]:
+        """The index of what the edit covers at a site of this shape; lists of places mean all their combinations."""
         axes = KINDS[kind].shape.split()
-        region = torch.ones([1] * old.ndim, dtype=torch.bool, device=old.device)
+        where: list[slice | Int[Tensor, "..."]] = [slice(None)] * len(shape)
+        lists: dict[int, tuple[int, ...]] = {}
         for limit, names in self.LIMITS.items():
             chosen = getattr(self, limit)
             if chosen is None:
@@ -73,14 +76,29 @@ class Edit(ABC):
             axis = next((axes.index(name) for name in names if name in axes), None)
             if axis is None:
                 raise EditError(f"{self._said()}: the site has no axis for {limit}={chosen}; its axes are {axes}")
-            wanted, size = (chosen,) if isinstance(chosen, int) else chosen, old.shape[axis]
-            outside = [index for index in wanted if not -size <= index < size]
+            size = shape[axis]
+            outside = [i for i in ((chosen,) if isinstance(chosen, int) else chosen) if not -size <= i < size]
             if outside:
                 raise EditError(f"{self._said()}: {limit} {outside[0]} is outside the {size} that the site has")
-            row = torch.zeros(size, dtype=torch.bool, device=old.device)
-            row[list(wanted)] = True
-            region = region & row.view([-1 if i == axis else 1 for i in range(old.ndim)])
-        return region
+            if isinstance(chosen, int):
+                where[axis] = slice(chosen % size, chosen % size + 1)
+            else:
+                lists[axis] = chosen
+        for i, (axis, places) in enumerate(lists.items()):
+            where[axis] = torch.tensor(places).view(-1, *[1] * (len(lists) - 1 - i))
+        return tuple(where)
+
+    def check(self, shape: Sequence[int], kind: str) -> None:
+        """Raises what `apply` would raise at a site of this shape, without a value."""
+        self.where(shape, kind)
+
+    def _fit(self, new: Sequence[int], old: Sequence[int]) -> None:
+        try:
+            fits = torch.broadcast_shapes(tuple(new), tuple(old)) == tuple(old)
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise EditError(f"{self._said()}: a value of shape {tuple(new)} does not fit {tuple(old)}")
 
     def _said(self) -> str:
         return f"{type(self).__name__} at {self.site}"
@@ -102,6 +120,10 @@ class Patch(Edit):
 
     def new(self, old: Value) -> Value:
         return self.value
+
+    def check(self, shape: Sequence[int], kind: str) -> None:
+        super().check(shape, kind)
+        self._fit(self.value.shape, shape)
 
 
 @dataclass(frozen=True, eq=False)

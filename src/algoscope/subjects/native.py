@@ -1,49 +1,88 @@
-"""Our own transformer as a subject."""
+"""A Transformer as a subject: ours, a planted one, or the weights of another library in our architecture."""
 
 import copy
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import CheckpointError, SubjectError
-from algoscope.core.sites import Site, find_site
+from algoscope.core.errors import VocabularyError
+from algoscope.core.sites import Key, Site, find_site
+from algoscope.networks.memory import KeyValues
 from algoscope.networks.prefixes import shared_logits
-from algoscope.networks.transformer import KeyValues, Transformer
-from algoscope.subjects.base import Subject
-from algoscope.subjects.cache import ActivationCache, Key
+from algoscope.networks.transformer import Transformer
+from algoscope.subjects.base import Mask, Subject
+from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Edit, Editor
 from algoscope.subjects.sweep import run_each
+from algoscope.subjects.text import TaskText, Text
 from algoscope.tasks.base import Task, Tokens
-from algoscope.training.runs import Run, load_model, read_config, read_tensors, runs_directory, weights_hash
+from algoscope.training.runs import Run, weights_hash
 
 
 class NativeSubject(Subject):
-    """A Transformer with its task."""
+    """A Transformer, with the task it was made for or the text that it reads."""
 
-    def __init__(self, name: str, model: Transformer, task: Task, origin: Run | None = None) -> None:
-        self.name, self.model, self.task, self.origin = name, model.eval().requires_grad_(False), task, origin
+    def __init__(
+        self,
+        name: str,
+        model: Transformer,
+        task: Task | None = None,
+        origin: Run | None = None,
+        text: Text | None = None,
+    ) -> None:
+        assert task is not None or text is not None, "a subject needs a task, or a text to read"
+        self.name, self.model, self._task, self.origin = name, model.eval().requires_grad_(False), task, origin
         self.cfg: ModelConfig = model.cfg
+        self.text: Text = text or TaskText(self.task)
+        self._hash: tuple[tuple[int, ...], str] | None = None
 
     @torch.no_grad()
     def run(
-        self, tokens: Tokens, *, record: Sequence[Key] = (), edits: Sequence[Edit] = (), at: slice = slice(None)
+        self,
+        tokens: Tokens,
+        *,
+        record: Sequence[Key] = (),
+        edits: Sequence[Edit] = (),
+        at: slice = slice(None),
+        attention_mask: Mask = None,
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
+        self._check(tokens)
         editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
-        logits = self.model(tokens, at=at, tap=editor)
+        logits = self.model(tokens, at=at, tap=editor, mask=None if attention_mask is None else attention_mask.bool())
         return logits, ActivationCache(editor.values, self.sites)
 
     @torch.no_grad()
     def run_each(
-        self, tokens: Tokens, edits: Sequence[Edit], *, at: slice = slice(None)
-    ) -> Float[Tensor, "edit batch read d_vocab"]:
-        return run_each(self.model, tokens, self._located(edits), at)
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit],
+        *,
+        at: slice = slice(None),
+        among: Int[Tensor, "some"] | None = None,
+        reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
+    ) -> Tensor:
+        self._check(tokens)
+        return run_each(self.model, tokens, self._located(edits), at, among, reduce)
 
     def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
         return [(find_site(edit.site, self.sites), edit) for edit in edits]
+
+    def _check(self, tokens: Tokens) -> None:
+        low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.cfg.d_vocab:
+            worst = low if low < 0 else high
+            raise VocabularyError(f"token {worst} is outside the {self.cfg.d_vocab} tokens of {self.name}")
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise VocabularyError(
+                f"{tokens.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}"
+            )
+
+    @torch.no_grad()
+    def read_out(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.model.read_out(stream)
 
     @torch.no_grad()
     def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
@@ -51,14 +90,21 @@ class NativeSubject(Subject):
 
     @torch.no_grad()
     def generate_tokens(
-        self, prompts: Int[Tensor, "batch read"], n_new: int, *, use_cache: bool = True
+        self, prompts: Int[Tensor, "batch read"], n_new: int, *, use_cache: bool = True, attention_mask: Mask = None
     ) -> Int[Tensor, "batch new"]:
+        self._check(prompts)
+        if prompts.shape[1] + n_new - 1 > self.cfg.n_ctx:
+            raise VocabularyError(
+                f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
+                f"{self.cfg.n_ctx}"
+            )
         past = KeyValues() if use_cache and self.cfg.causal else None
-        tokens, fresh = prompts, prompts
+        tokens, fresh, mask = prompts, prompts, attention_mask
         for _ in range(n_new):
-            logits = self.model(tokens if past is None else fresh, at=slice(-1, None), past=past)
+            logits = self.model(tokens if past is None else fresh, at=slice(-1, None), past=past, mask=mask)
             fresh = logits.argmax(dim=-1)
             tokens = torch.cat([tokens, fresh], dim=1)
+            mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         return tokens[:, prompts.shape[1] :]
 
     # ------------------------------------------------------------------ identity
@@ -77,59 +123,27 @@ class NativeSubject(Subject):
 
     @property
     def weights_sha256(self) -> str:
-        return weights_hash(self.model.state_dict())
+        """Computed again only where a weight has been written to."""
+        weights = self.model.state_dict()
+        versions = tuple(weight._version for weight in weights.values())
+        if self._hash is None or self._hash[0] != versions:
+            self._hash = versions, weights_hash(weights)
+        return self._hash[1]
+
+    def with_model(self, model: Transformer, name: str | None = None) -> "NativeSubject":
+        """Another model in the place of this one: same task, same text."""
+        return NativeSubject(name or self.name, model, self._task, self.origin, self.text)
 
     def to_dtype(self, dtype: torch.dtype) -> "NativeSubject":
-        return NativeSubject(self.name, copy.deepcopy(self.model).to(dtype), self.task, self.origin)
+        return self.with_model(copy.deepcopy(self.model).to(dtype))
 
     def before_training(self) -> "NativeSubject | None":
         if self.origin is None or 0 not in self.origin.steps:
             return None
-        return NativeSubject(f"{self.name}@0", self.origin.model(0, self.device).to(self.dtype), self.task, self.origin)
+        return self.with_model(self.origin.model(0, self.device).to(self.dtype), f"{self.name}@0")
 
     def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
         return self.model.embed.weight.detach()
 
     def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
         return None if self.model.pos_embed is None else self.model.pos_embed.weight.detach()
-
-
-FORMS = "run:NAME, run:NAME@STEP, run:PATH, file:PATH.safetensors"
-
-
-def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
-    """The model that a string names: `run:NAME[@STEP]`, `run:PATH`, `file:PATH.safetensors`; or that of a Run.
-
-    Raises RunFolderError where there is no such run, CheckpointError for weights that are missing, truncated or do
-    not fit, SubjectError for another form.
-    """
-    if isinstance(name, Subject):
-        return name
-    if isinstance(name, Run):
-        return NativeSubject(f"run:{name.name}", name.model(device=device), name.config.task, name)
-    form, _, rest = name.partition(":")
-    if form == "run" and rest:
-        return _from_run(name, rest, runs_directory(runs_dir), device)
-    if form == "file" and rest:
-        return _from_file(name, Path(rest), device)
-    raise SubjectError(f"{name!r} does not name a model: write one of {FORMS}")
-
-
-def _from_run(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
-    where, _, step = rest.partition("@")
-    if step and not step.isdecimal():
-        raise SubjectError(f"{name!r}: the step after '@' must be a number, not {step!r}")
-    run = Run.find(where, directory)
-    return NativeSubject(name, run.model(int(step) if step else None, device), run.config.task, run)
-
-
-def _from_file(name: str, path: Path, device: str) -> NativeSubject:
-    if path.suffix != ".safetensors":
-        raise SubjectError(f"{name!r}: weights are read from .safetensors files only, never from a pickle")
-    weights = read_tensors(path)
-    beside = [path.with_suffix(".json"), path.with_name("config.json")]
-    config_path = next((candidate for candidate in beside if candidate.is_file()), None)
-    if config_path is None:
-        raise CheckpointError(f"no config beside {path}: expected {beside[0].name} or {beside[1].name}")
-    config = read_config(config_path)
-    return NativeSubject(name, load_model(config, weights, path).to(device), config.task)

@@ -1,127 +1,305 @@
-"""Many edits, one at a time, computed together: only what an edit can change is computed again.
+"""Many edits, one run each, computed together: only what an edit can change is computed again.
 
-An edit in block l at position p changes nothing before block l and, in a causal model, nothing before position p. So
-the base run is computed once, its residual streams and its keys and values are kept, and an edit starts from there.
-Edits of one block that start near each other are stacked: one batch whose rows are (input, edit).
+The base run is computed once and kept. An edit joins at its own place: an edited residual stream before its block, an
+edited head between the two halves of one. From there its rows climb through the remaining blocks, and edits of higher
+blocks join the same stack on the way. In a causal model nothing changes before the first position that an edit touches,
+so a stack starts there, and looks back at the base run's keys and values.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.sites import KINDS, Site
-from algoscope.networks.transformer import KeyValues, Tap, Transformer
+from algoscope.core.sites import Site
+from algoscope.networks.memory import KeyValues
+from algoscope.networks.transformer import EVERYWHERE, NOBODY, Tap, Transformer
 from algoscope.subjects.cache import Recorder
-from algoscope.subjects.edits import Edit, Patch
+from algoscope.subjects.edits import Edit
 
-BUCKETS = 4  # edits whose first positions fall into the same quarter of the sequence start together
-ROWS = 4096  # at most this many rows of a stack at once, times d_model / 32
+Located = tuple[Site, Edit]
+Logits = Float[Tensor, "edit batch read d_vocab"]
+Rows = Float[Tensor, "batch _edit _pos d_model"]
+
+FULL = 512  # tokens that fill a stack's matrix products; positions are parted no finer than that
+BUDGET = 2**26  # bytes of activations in one stack
+ENTERING, IN_ATTENTION, BETWEEN, IN_FEED_FORWARD, AT_THE_END = range(5)
+STAGE = {
+    **dict.fromkeys(("embed", "pos_embed", "resid_pre", "mlp_out", "resid_post"), ENTERING),
+    **dict.fromkeys(("z", "result", "attn_out", "resid_mid"), BETWEEN),
+    **dict.fromkeys(("ln2_scale", "ln2_normalized", "pre", "pre_linear", "post"), IN_FEED_FORWARD),
+    **dict.fromkeys(("ln_final_scale", "ln_final_normalized"), AT_THE_END),
+}
 
 
 def run_each(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], edits: Sequence[tuple[Site, Edit]], at: slice
-) -> Float[Tensor, "edit batch read d_vocab"]:
-    """Logits at the positions `at`, one run for each edit."""
-    n_pos = tokens.shape[1]
-    base = _Base(model, tokens, at)
-    out = torch.empty(len(edits), *base.logits.shape, dtype=base.logits.dtype, device=base.logits.device)
-    stacks: dict[tuple[int, int], list[int]] = defaultdict(list)
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    edits: Sequence[Located],
+    at: slice,
+    among: Int[Tensor, "some"] | None = None,
+    reduce: Callable[[Logits], Tensor] | None = None,
+) -> Tensor:
+    """Logits [edit batch read d_vocab] at the positions `at`, one run for each edit; of the tokens `among` only.
+
+    With `reduce`, what it makes of the logits of some edits [edit ...], so that all logits never exist at once. Where
+    memory runs out, the stacks are halved.
+    """
+    base = _Base(model, tokens, edits, at, among)
+    found: list[Tensor | None] = [None] * len(edits)
+    waiting = list(_stacks(base, edits))
+    while waiting:
+        start, numbers = waiting.pop()
+        try:
+            logits = base.climb([edits[number] for number in numbers], start)
+            values = logits if reduce is None else reduce(logits)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or len(numbers) == 1:
+                raise
+            half = len(numbers) // 2
+            waiting += [(start, numbers[:half]), (start, numbers[half:])]
+            continue
+        for number, value in zip(numbers, values, strict=True):
+            found[number] = value
+    return torch.stack([value for value in found if value is not None])
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list[int]]]:
+    """(start, numbers of edits): neighbouring starts together until they fill a stack, lower blocks first."""
+    by_start: dict[int, list[int]] = defaultdict(list)
     for number, (site, edit) in enumerate(edits):
-        stacks[_block(model, site), _start(edit, n_pos) if model.cfg.causal else 0].append(number)
-    most = max(1, ROWS * 32 // (model.cfg.d_model * len(tokens)))
-    for (layer, start), members in stacks.items():
-        for chunk in torch.tensor(members).split(most):
-            numbers = chunk.tolist()
-            out[numbers] = base.stacked([edits[number] for number in numbers], layer, start)
-    return out
+        edit.check(base.model.shape_of(site, base.n_inputs, base.n_pos), site.kind)
+        by_start[_first_position(edit, base.n_pos) if base.model.cfg.causal else 0].append(number)
+    group: list[int] = []
+    for start in sorted(by_start, reverse=True):
+        group += by_start[start]
+        if start and len(group) * base.n_inputs * (base.n_pos - start) < FULL and min(by_start) < start:
+            continue
+        group.sort(key=lambda number: _place(base.model, edits[number][0]))
+        size = max(1, BUDGET // base.bytes_of_an_edit(base.n_pos - start))
+        yield from ((start, group[i : i + size]) for i in range(0, len(group), size))
+        group = []
 
 
-def _block(model: Transformer, site: Site) -> int:
-    """The block from which an edit there is felt; -1 for the embedding, before the first."""
+def _place(model: Transformer, site: Site) -> tuple[int, int]:
+    """Block and stage at which an edit there joins."""
+    stage = STAGE.get(site.kind, IN_ATTENTION)
     if site.layer is None:
-        return -1 if site.kind in ("embed", "pos_embed") else model.cfg.n_layers - 1
-    return site.layer
+        return (0, ENTERING) if stage == ENTERING else (model.cfg.n_layers, AT_THE_END)
+    return site.layer + (site.kind in ("mlp_out", "resid_post")), stage
 
 
-def _start(edit: Edit, n_pos: int) -> int:
-    """The first position that the edit can change, rounded down so that neighbours stack."""
+def _first_position(edit: Edit, n_pos: int) -> int:
     if edit.pos is None:
         return 0
     wanted = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
-    first = min((index % n_pos if -n_pos <= index < n_pos else 0) for index in wanted)
-    step = max(1, n_pos // BUCKETS)
-    return first // step * step
+    return min((index % n_pos if -n_pos <= index < n_pos else 0) for index in wanted)
 
 
 class _Base:
-    """The run without an edit, and what is kept of it."""
+    """The run without an edit, what is kept of it, and the climb from it."""
 
-    def __init__(self, model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice) -> None:
-        self.model, self.tokens = model, tokens
+    def __init__(
+        self,
+        model: Transformer,
+        tokens: Int[Tensor, "batch pos"],
+        edits: Sequence[Located],
+        at: slice,
+        among: Int[Tensor, "some"] | None,
+    ) -> None:
+        self.model, self.among = model, among
         self.n_inputs, self.n_pos = tokens.shape
         self.read = range(*at.indices(self.n_pos))
-        streams = Recorder(frozenset(Site("resid_pre", layer) for layer in range(model.cfg.n_layers)))
+        layers = range(model.cfg.n_layers)
+        wanted = {Site("resid_pre", layer) for layer in layers} | {Site("resid_post", layers[-1])}
+        for site, _ in edits:
+            wanted |= {site, *(Site(kind, site.layer) for kind in _NEEDED.get(site.kind, ()))}
+            if STAGE.get(site.kind) == IN_FEED_FORWARD:
+                wanted.add(Site("attn_out", site.layer))
+        if any(site.layer is None for site, _ in edits):
+            wanted |= {Site("embed"), Site("pos_embed")}
+        recorder = Recorder(frozenset(site for site in wanted if STAGE.get(site.kind, IN_ATTENTION) in (0, 2)))
         self.memory = KeyValues()
-        self.logits = model(tokens, at=at, past=self.memory, tap=streams)
-        self.streams = [streams.values[Site("resid_pre", layer)] for layer in range(model.cfg.n_layers)]
+        model(tokens, at=slice(0, 0), past=self.memory, tap=recorder)
+        self.values = recorder.values
 
-    def stacked(
-        self, edits: Sequence[tuple[Site, Edit]], layer: int, start: int
-    ) -> Float[Tensor, "edit batch read d_vocab"]:
-        """Rows (input, edit), from block `layer` and position `start` on."""
-        n = len(edits)
-        unread = sum(place < start for place in self.read)  # no edit reaches these
-        logits = self.logits.expand(n, *self.logits.shape).clone()
-        if unread == len(self.read):
-            return logits
-        past = None
-        if start:
-            past = KeyValues([(k[:, :, :start], v[:, :, :start]) for k, v in self.memory.layers], family=n)
-        tap = _RowEdits([(site, suffix(edit, site.kind, start, self.n_pos)) for site, edit in edits])
-        at = slice(self.read[unread] - start, self.read[-1] + 1 - start)
-        if layer < 0:
-            tokens = self.tokens[:, start:].repeat_interleave(n, dim=0)
-            found = self.model(tokens, at=at, past=past, tap=tap)
-        else:
-            x = self.streams[layer][:, start:].repeat_interleave(n, dim=0)
-            found = self.model.forward_from(x, layer, at=at, past=past, tap=tap)
-        logits[:, :, unread:] = found.unflatten(0, (self.n_inputs, n)).transpose(0, 1)
-        return logits
+    def bytes_of_an_edit(self, n_pos: int) -> int:
+        """Memory that one more edit of a stack takes at its widest, roughly."""
+        cfg = self.model.cfg
+        widths = 6 * cfg.d_model + 3 * cfg.n_heads * cfg.head_size + 3 * (cfg.d_mlp or 0)
+        scores = 2 * cfg.n_heads * self.n_pos
+        logits = len(self.read) * (cfg.d_vocab if self.among is None else len(self.among))
+        return self.n_inputs * (n_pos * (widths + scores) + 2 * logits) * self.model.embed.weight.element_size()
+
+    def climb(self, edits: Sequence[Located], start: int) -> Logits:
+        """Logits of edits that change nothing before the position `start`, in the order of their places."""
+        reached = [place for place in self.read if place >= start]
+        unread = len(self.read) - len(reached)  # no edit reaches these
+        if not reached:
+            return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
+        last = self.model.cfg.n_layers
+        at = slice(reached[0] - start, reached[-1] + 1 - start)
+        look = self.model.look(self.n_pos - start, start)
+        joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
+        for site, edit in edits:
+            joining[_place(self.model, site)].append((site, edit))
+        x: Rows | None = None
+        for i in range(min(joining)[0], last):
+            block, rows_at = self.model.block(i), at if i == last - 1 else EVERYWHERE
+            x = _join(x, self._entering(joining[i, ENTERING], start))
+            halves: list[tuple[Rows, Rows]] = []
+            if x is not None:
+                past = self._past(start, x.shape[1])
+                pair = block.attend(x.flatten(0, 1), rows_at, look, past, NOBODY, i)
+                halves.append((self._rows(pair[0]), self._rows(pair[1])))
+            if joining[i, IN_ATTENTION]:
+                halves.append(self._in_attention(joining[i, IN_ATTENTION], i, start, rows_at))
+            if joining[i, BETWEEN]:
+                halves.append(self._between(joining[i, BETWEEN], i, start, rows_at))
+            if halves:
+                stream, out = (torch.cat(part, dim=1).flatten(0, 1) for part in zip(*halves, strict=True))
+                x = self._rows(block.feed(stream, out, NOBODY, i))
+            if joining[i, IN_FEED_FORWARD]:
+                x = _join(x, self._in_feed_forward(joining[i, IN_FEED_FORWARD], i, start, rows_at))
+        return self._logits(x, joining, start, at, unread)
+
+    def _logits(
+        self, x: Rows | None, joining: dict[tuple[int, int], list[Located]], start: int, at: slice, unread: int
+    ) -> Logits:
+        """The end of the climb; `unread` positions before it are those of the base run."""
+        last, model = self.model.cfg.n_layers, self.model
+        final = self.values[Site("resid_post", last - 1)]
+        entering = self._entering(joining[last, ENTERING], start)
+        x = _join(x, None if entering is None else entering[:, :, at])
+        parts: list[Tensor] = []
+        if x is not None:
+            parts.append(self._rows(model.read_out(x.flatten(0, 1), among=self.among)))
+        if joining[last, AT_THE_END]:
+            tap = _RowEdits(joining[last, AT_THE_END], self.n_inputs)
+            ends = model.read_out(tap.spread(final), tap, slice(start + at.start, start + at.stop), self.among)
+            parts.append(self._rows(ends))
+        reached = torch.cat(parts, dim=1)
+        if unread:
+            before = self._unchanged(unread)[:, None].expand(-1, reached.shape[1], -1, -1)
+            reached = torch.cat([before, reached], dim=2)
+        return reached.transpose(0, 1)
+
+    def _unchanged(self, n: int) -> Float[Tensor, "batch read d_vocab"]:
+        """The base run's logits at the first `n` positions read."""
+        final = self.values[Site("resid_post", self.model.cfg.n_layers - 1)]
+        return self.model.read_out(final[:, self.read[0] : self.read[0] + n], among=self.among)
+
+    # ------------------------------------------------------------------ where edits join
+
+    def _entering(self, edits: Sequence[Located], start: int) -> Rows | None:
+        """Residual streams that an edit has changed between two blocks."""
+        rows = None
+        for site, members in _by_site(edits):
+            edited = _written(self.values[site], members, site.kind)
+            if site.kind in ("embed", "pos_embed"):
+                other = self.values.get(Site("pos_embed" if site.kind == "embed" else "embed"))
+                edited = edited if other is None else edited + other[:, None]
+            elif site.kind == "mlp_out":
+                edited = self._mid(site.layer)[:, None] + edited
+            rows = _join(rows, edited[:, :, start:])
+        return rows
+
+    def _mid(self, layer: int | None) -> Float[Tensor, "batch pos d_model"]:
+        if self.model.cfg.parallel:
+            return self.values[Site("resid_pre", layer)] + self.values[Site("attn_out", layer)]
+        return self.values[Site("resid_mid", layer)]
+
+    def _between(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
+        """The stream that entered the block and attention's output, where an edit has changed one of them."""
+        streams, outs = [], []
+        attn = self.model.block(layer).attn
+        for site, members in _by_site(edits):
+            edited = _written(self.values[site], members, site.kind)[:, :, start:][:, :, at]
+            stream = self.values[Site("resid_pre", layer)][:, start:][:, at][:, None].expand(-1, len(members), -1, -1)
+            if site.kind == "z":
+                out = self._rows(attn.out(edited.flatten(0, 1), NOBODY, layer))
+            elif site.kind == "result":
+                out = self._rows(attn.sum_of_heads(edited.flatten(0, 1)))
+            elif site.kind == "attn_out":
+                out = edited
+            else:
+                stream, out = edited, torch.zeros_like(edited)
+            streams.append(stream)
+            outs.append(out)
+        return torch.cat(streams, dim=1), torch.cat(outs, dim=1)
+
+    def _in_attention(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
+        tap = _RowEdits(edits, self.n_inputs)
+        x = tap.spread(self.values[Site("resid_pre", layer)])
+        pair = self.model.block(layer).attend(x, EVERYWHERE, self.model.look(self.n_pos), None, tap, layer)
+        stream, out = (self._rows(half)[:, :, start:][:, :, at] for half in pair)
+        return stream, out
+
+    def _in_feed_forward(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> Rows:
+        tap = _RowEdits(edits, self.n_inputs)
+        stream, out = (tap.spread(self.values[Site(kind, layer)]) for kind in ("resid_pre", "attn_out"))
+        return self._rows(self.model.block(layer).feed(stream, out, tap, layer))[:, :, start:][:, :, at]
+
+    def _past(self, start: int, n_edits: int) -> KeyValues | None:
+        if not start:
+            return None
+        return KeyValues([(k[:, :, :start], v[:, :, :start]) for k, v in self.memory.layers], family=n_edits)
+
+    def _rows(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "batch edit *rest"]:
+        return x.unflatten(0, (self.n_inputs, -1))
+
+
+_NEEDED = {"mlp_out": ("resid_mid", "attn_out")}
 
 
 class _RowEdits(Tap):
     """Edit e changes the rows (input, e)."""
 
-    def __init__(self, edits: Sequence[tuple[Site, Edit]]) -> None:
-        self.edits = edits
+    def __init__(self, edits: Sequence[Located], n_inputs: int) -> None:
+        self.edits, self.n_inputs = edits, n_inputs
         self.kinds = frozenset(site.kind for site, _ in edits)
         self.layers = frozenset(site.layer for site, _ in edits)
+
+    def spread(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "rows *rest"]:
+        """Each input as often as there are edits."""
+        return x.repeat_interleave(len(self.edits), dim=0)
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
         here = [e for e, (site, _) in enumerate(self.edits) if site == Site(kind, layer)]
         if not here:
             return value
-        rows = value.unflatten(0, (-1, len(self.edits))).clone()
+        rows = value.unflatten(0, (self.n_inputs, -1)).clone()
         for e in here:
-            rows[:, e] = self.edits[e][1].apply(rows[:, e], kind)
+            self.edits[e][1].write(rows[:, e], kind)
         return rows.flatten(0, 1)
 
 
-def suffix(edit: Edit, kind: str, start: int, n_pos: int) -> Edit:
-    """The same edit where the positions before `start` are not computed."""
-    axes = KINDS[kind].shape.split()
-    axis = axes.index("query") if "query" in axes else axes.index("pos")
-    pos = edit.pos
-    if pos is not None:
-        wanted = (pos,) if isinstance(pos, int) else pos
-        pos = tuple(index - start if index >= 0 else index for index in wanted)
-    if not isinstance(edit, Patch):
-        return replace(edit, pos=pos)
-    value, from_end = edit.value, axis - len(axes)
-    if value.ndim >= -from_end and value.shape[from_end] == n_pos:
-        value = value.narrow(value.ndim + from_end, start, n_pos - start)
-    return replace(edit, pos=pos, value=value)
+def _by_site(edits: Sequence[Located]) -> Iterator[tuple[Site, list[Edit]]]:
+    """Neighbours at one site together, in the order given."""
+    for site, members in groupby(edits, key=lambda located: located[0]):
+        yield site, [edit for _, edit in members]
+
+
+def _written(
+    value: Float[Tensor, "batch *rest"], edits: Sequence[Edit], kind: str
+) -> Float[Tensor, "batch edit *rest"]:
+    """The value once for each edit, with that edit made."""
+    rows = value[:, None].repeat(1, len(edits), *[1] * (value.ndim - 1))
+    for e, edit in enumerate(edits):
+        edit.write(rows[:, e], kind)
+    return rows
+
+
+def _join(
+    old: Float[Tensor, "batch old *rest"] | None, new: Float[Tensor, "batch new *rest"] | None
+) -> Float[Tensor, "batch both *rest"] | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return torch.cat([old, new], dim=1)

@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
@@ -13,25 +14,27 @@ from torch import Tensor
 from algoscope.core.errors import VocabularyError
 
 Tokens = Int[Tensor, "batch pos"]
+LISTED = 40  # tokens that an error lists one by one
 
 
 class Task(BaseModel, ABC):
     """A question with exactly one right answer for every input.
 
-    A sequence is the prompt, then the answer, then the end-of-sequence token: `n_ctx` tokens. A model reads
-    all but the last and predicts all but the first; its prediction at the positions `answer_slice` (the last
-    prompt token and every answer token) is its answer.
+    A sequence is the prompt, then the answer, then the end-of-sequence token where the task ends with one: `n_ctx`
+    tokens. A model reads all but the last and predicts all but the first; its prediction at the positions
+    `answer_slice` (from the last prompt token on) is its answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
+    whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?
 
     # ------------------------------------------------------------------ sequences
 
     @property
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
-        """The tokens in order: token i is written `vocabulary[i]`."""
+        """The tokens in order: token i is written `vocabulary[i]`. `<EOS>` is one of them, used or not."""
 
     @property
     @abstractmethod
@@ -49,7 +52,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def expected(self, text: str) -> str:
-        """The right answer to the prompt meant by the text, with the end-of-sequence token."""
+        """The right answer to the prompt meant by the text, with all that follows it in a sequence."""
 
     @property
     def d_vocab(self) -> int:
@@ -73,7 +76,7 @@ class Task(BaseModel, ABC):
     @property
     @abstractmethod
     def used_tokens(self) -> tuple[str, ...]:
-        """The tokens that occur in sequences (all but padding)."""
+        """The tokens that occur in sequences, in the order of the vocabulary."""
 
     # ------------------------------------------------------------------ inputs
 
@@ -90,7 +93,8 @@ class Task(BaseModel, ABC):
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
         """`n` inputs with their answers, on the generator's device.
 
-        A share `hard_share` of them is drawn from the task's own rare and difficult inputs, the rest uniformly.
+        A share `hard_share` of them is drawn from the task's own rare and difficult inputs, where it has such, the
+        rest uniformly.
         """
 
     @abstractmethod
@@ -125,20 +129,23 @@ class Task(BaseModel, ABC):
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.vocabulary, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)))
+        ends = {token: r"(?![0-9])" if self.whole_numbers and token.isdecimal() else "" for token in longest_first}
+        return re.compile("|".join(re.escape(token) + end for token, end in ends.items()))
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text written in the vocabulary.
 
-        Raises VocabularyError for a character that no token covers and for a text longer than the context.
+        Raises VocabularyError for a character (or a whole number) that no token covers and for a text longer than the
+        context.
         """
         ids, at = [], 0
         while at < len(text):
             match = self._pattern.match(text, at)
             if match is None:
+                unknown = re.findall("[0-9]+|." if self.whole_numbers else ".", text[at:], flags=re.DOTALL)[0]
                 raise VocabularyError(
-                    f"{text[at]!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
-                    f"{' '.join(self.vocabulary)}"
+                    f"{unknown!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
+                    f"{' '.join(self._listed)}"
                 )
             ids.append(self.vocabulary.index(match.group()))
             at = match.end()
@@ -149,3 +156,9 @@ class Task(BaseModel, ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token numbers, special tokens included."""
         return "".join(self.vocabulary[i] for i in ids)
+
+    @property
+    def _listed(self) -> tuple[str, ...]:
+        """The vocabulary as an error shows it: a long one by its two ends."""
+        known = self.vocabulary
+        return known if len(known) <= LISTED else (*known[: LISTED // 4], "...", *known[-LISTED // 4 :])

@@ -6,5 +6,7 @@ TASKS = Table(
     "task",
     {
         "addition": Entry("algoscope.tasks.addition:Addition", "n-digit addition, the sum written units first or last"),
+        "modular": Entry("algoscope.tasks.modular:Modular", "a + b, a - b or a * b modulo p, each number one token"),
+        "reversal": Entry("algoscope.tasks.reversal:Reversal", "letters of any alphabet, written backwards"),
     },
 )

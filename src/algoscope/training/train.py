@@ -20,7 +20,7 @@ from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFo
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
-from algoscope.networks.transformer import build
+from algoscope.networks.build import build
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.optim import Optimisers, Schedule
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash

@@ -20,7 +20,7 @@ from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
 from algoscope.subjects.base import Subject
-from algoscope.subjects.native import open_subject
+from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.runs import Run
 from algoscope.verdicts.domain import Domain, domain_of

@@ -1,0 +1,39 @@
+"""Models with weights drawn from a seed."""
+
+import torch
+from torch import nn
+
+from algoscope.config import ModelConfig
+from algoscope.networks.transformer import Norm, Transformer
+
+
+def build(cfg: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
+    """A model with the weights that `seed` gives: drawn on the CPU, so that they are the same on every device."""
+    with torch.device("meta"):
+        model = Transformer(cfg)
+    model.to_empty(device="cpu")
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model.to(device)
+
+
+@torch.no_grad()
+def initialise(model: Transformer, generator: torch.Generator) -> None:
+    """Draw every weight anew, in the order of the modules: matrices and embeddings random, biases 0, norms 1."""
+    cfg = model.cfg
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.normal_(0, cfg.init_embed_std, generator=generator)
+        elif isinstance(module, Norm):
+            module.weight.fill_(1)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Linear):
+            if cfg.init_zero_out and name.endswith((".attn.o", ".mlp.w_out")):
+                module.weight.zero_()
+            elif cfg.init_matrix_std is None:
+                bound = module.in_features**-0.5
+                module.weight.uniform_(-bound, bound, generator=generator)
+            else:
+                module.weight.normal_(0, cfg.init_matrix_std, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()

@@ -1,0 +1,29 @@
+"""The planted models by name."""
+
+from algoscope.core.registry import Entry, Table
+
+PLANTED = Table(
+    "planted model",
+    {
+        "previous-token": Entry(
+            "algoscope.networks.planted:previous_token", "names the token before the current one, by position"
+        ),
+        "induction": Entry(
+            "algoscope.networks.planted:induction",
+            "names the token that followed the current one before, by a previous-token and an induction head",
+        ),
+        "reversal": Entry("algoscope.networks.planted:reversal", "reverses 5 letters by position alone"),
+        "clock": Entry("algoscope.networks.planted:clock", "adds modulo 113 by the cosines of five frequencies"),
+        "carry-adder": Entry(
+            "algoscope.networks.planted:carry_adder", "adds 3-digit numbers column by column with an explicit carry"
+        ),
+        "reversal-wrong": Entry(
+            "algoscope.networks.planted:reversal_wrong",
+            "looks where reversal looks and writes the next letter of the alphabet: wrong on every input",
+        ),
+        "induction-wrong": Entry(
+            "algoscope.networks.planted:induction_wrong",
+            "the two heads of induction, the second against what it copies: wrong wherever induction is right",
+        ),
+    },
+)

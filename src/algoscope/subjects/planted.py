@@ -1,0 +1,19 @@
+"""Subjects whose weights are set by hand."""
+
+from pathlib import Path
+
+from algoscope.networks.planted import Planted
+from algoscope.networks.table import PLANTED
+from algoscope.subjects.native import NativeSubject
+from algoscope.subjects.text import Letters
+
+
+def open_planted(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+    """A planted model by name. Raises UnknownNameError for one that there is not."""
+    return subject_of(PLANTED.load(rest)(), name, device)
+
+
+def subject_of(planted: Planted, name: str, device: str = "cpu") -> NativeSubject:
+    """A planted model, or a shuffled copy of one, under a lens."""
+    text = None if planted.task else Letters(planted.vocabulary)
+    return NativeSubject(name, planted.model.to(device), planted.task, text=text)

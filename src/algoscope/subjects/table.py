@@ -1,0 +1,13 @@
+"""The ways to name a model: what stands before the colon, and who opens it."""
+
+from algoscope.core.registry import Entry, Table
+
+FORMS = Table(
+    "form",
+    {
+        "run": Entry("algoscope.subjects.stored:open_run", "run:NAME, run:NAME@STEP, run:PATH"),
+        "file": Entry("algoscope.subjects.stored:open_file", "file:PATH.safetensors"),
+        "planted": Entry("algoscope.subjects.planted:open_planted", "planted:NAME"),
+        "hf": Entry("algoscope.subjects.huggingface:open_hf", "hf:ID_OR_PATH"),
+    },
+)
