@@ -4,13 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import EditError, UnknownNameError
 from algoscope.core.sites import KINDS
 from algoscope.networks.build import build
+from algoscope.subjects import sweep
 from algoscope.subjects.base import Subject
 from algoscope.subjects.edits import Add, Mean, Patch, Resample, Rotate, Zero
 from algoscope.subjects.native import NativeSubject
@@ -145,6 +146,7 @@ def some_edits(model: Subject, n_inputs: int, seed: int) -> list:
     return edits
 
 
+@settings(max_examples=12)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 1000),
@@ -160,3 +162,34 @@ def test_many_edits_together_equal_one_full_run_each(family: str, seed: int, n_i
         fast = model.run_each(read, edits, at=at)
         scale = max(1.0, float(plain.abs().max()))
         assert (fast - plain).abs().max() <= bound * scale
+
+
+def test_where_memory_runs_out_the_stacks_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = subject(dtype=torch.float32), tokens(2)
+    edits = [Zero(("z", layer), pos=pos) for layer in (0, 1) for pos in range(9)]
+    expected, sizes = model.run_each(read, edits), []
+    climb = sweep._Base.climb
+
+    def climb_while_there_is_room(base, stack, start: int) -> torch.Tensor:
+        sizes.append(len(stack))
+        if len(stack) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return climb(base, stack, start)
+
+    monkeypatch.setattr(sweep._Base, "climb", climb_while_there_is_room)
+    torch.testing.assert_close(model.run_each(read, edits), expected)
+    assert max(sizes) > 3
+    monkeypatch.setattr(sweep._Base, "climb", lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        model.run_each(read, edits)
+
+
+def test_logits_of_some_tokens_and_what_is_made_of_them() -> None:
+    model, read = subject("alibi"), tokens(2)
+    edits = [Zero(("z", layer), head=head) for layer in range(3) for head in (0, 1)]
+    among = torch.tensor([3, 7])
+    whole = model.run_each(read, edits, at=READ)
+    for each in (model.run_each, partial(Subject.run_each, model)):
+        torch.testing.assert_close(each(read, edits, at=READ, among=among), whole[..., among])
+        made = each(read, edits, at=READ, reduce=lambda logits: logits.amax(dim=-1))
+        torch.testing.assert_close(made, whole.amax(dim=-1))

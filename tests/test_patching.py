@@ -1,6 +1,7 @@
 """The patching lens, on facts that hold for any weights: where inputs differ, and where the answer is read."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 
 import algoscope as ag
 from algoscope.config import ModelConfig
-from algoscope.core.errors import PairingError, SubjectError, UnknownNameError
+from algoscope.core.errors import PairingError, SubjectError, UnknownNameError, VocabularyError
 from algoscope.lenses.patching import SWEEPS, patch
 from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
+from hf_models import SENTENCES, save
 
 
 def random_subject(seed: int = 0) -> NativeSubject:
@@ -53,7 +55,7 @@ def test_baselines_raw_values_and_examples_belong_together() -> None:
 
 def test_every_sweep_runs_and_patching_everything_of_a_layer_is_the_clean_run() -> None:
     found = patch(random_subject(), "123+456", "128+456", sites=list(SWEEPS))
-    assert [panel.name for panel in found.panels] == list(SWEEPS)
+    assert [panel.name for panel in found.panels] == [*SWEEPS, "strongest"]
     assert found["head_position"].values.shape == (3, 2, 12)
     assert found["neuron"].values.shape == (3, 32)
     assert np.isfinite([panel.values.sum() for panel in found.panels]).all()
@@ -88,6 +90,64 @@ def test_a_model_that_would_see_the_answer_is_refused() -> None:
         patch(NativeSubject("all-seeing", build(cfg, 0), Addition(n_digits=3)), "123+456", "128+456")
 
 
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> ag.Subject:
+    return ag.open(f"hf:{save(tmp_path_factory.mktemp('hf') / 'llama', 'llama')}")
+
+
+def equally_long(model: ag.Subject) -> tuple[str, str]:
+    """Two beginnings of as many tokens, after which the model says different things."""
+    sides = [model.to_tokens(text) for text in SENTENCES]
+    said = [model(side)[0].argmax(dim=-1) for side in sides]
+    n = next(n for n in range(4, 20) if said[0][n - 1] != said[1][n - 1])
+    left, right = (model.to_string(side[0, :n]) for side in sides)
+    return left, right
+
+
+def test_free_text_is_read_at_its_end_and_compares_what_the_model_says(llama: ag.Subject) -> None:
+    clean, corrupt = equally_long(llama)
+    found = patch(llama, clean, corrupt, sites=["resid_post", "head_position"])
+    clean_logits, corrupt_logits = (llama(llama.to_tokens(text))[0, -1].double() for text in (clean, corrupt))
+    target, rival = int(clean_logits.argmax()), int(corrupt_logits.argmax())
+    assert found["target"] == [llama.text.token(target)]
+    assert found["rival"] == [llama.text.token(rival)]
+    assert found["baselines"]["clean"] == pytest.approx(float(clean_logits[target] - clean_logits[rival]), rel=1e-4)
+    np.testing.assert_allclose(found["resid_post"].values[-1, -1], 1, atol=1e-4)
+    np.testing.assert_allclose(found["resid_post"].values[-1, :-1], 0, atol=1e-4)
+    chosen = patch(llama, clean, corrupt, sites=["head"], target="The", rival=" is")
+    assert (chosen["target"], chosen["rival"]) == (["The"], [" is"])
+
+
+def test_free_texts_that_cannot_be_paired(llama: ag.Subject) -> None:
+    with pytest.raises(PairingError, match="equally long in tokens"):
+        patch(llama, SENTENCES[0][:12], SENTENCES[0][:30])
+    clean, corrupt = equally_long(llama)
+    with pytest.raises(VocabularyError, match=r"tokens of hf:.*, not one"):
+        patch(llama, clean, corrupt, target="The capital of")
+
+
+def test_the_bars_are_the_strongest_cells_and_the_critical_ones_are_named() -> None:
+    for direction, sign in (("denoise", -1), ("noise", 1)):
+        found = patch(random_subject(), "123+456", "128+456", sites=["resid_post", "head"], direction=direction)
+        cells = sorted((value for p in found.panels[:2] for _, value in p.cells()), key=lambda value: sign * value)
+        np.testing.assert_allclose(found["strongest"].values, cells[: len(found["strongest"].values)])
+        critical = [cell["recovered"] for cell in found["critical"]]
+        assert critical == [value for value in cells if (value >= 0.5) == (sign < 0)]
+        best = found["strongest"].axes[0].labels[0]
+        assert best in found.claim
+        assert re.fullmatch(r"head L\dH\d|resid_post L\d \S_\d+", best)
+
+
+def test_pairs_are_sorted_by_class() -> None:
+    cleans, corrupts = ["111+111", "222+222", "119+111"], ["112+111", "223+222", "118+111"]
+    found = patch(random_subject(), cleans, corrupts, sites=["head"])
+    by_class = found["by_class"]
+    assert {name: row["pairs"] for name, row in by_class.items()} == {"S0": 2, "S1": 1}
+    each = np.array(found["per_example"]["head"])
+    np.testing.assert_allclose(by_class["S1"]["head"], each[2])
+    np.testing.assert_allclose(by_class["S0"]["head"], each[:2].mean(axis=0))
+
+
 @pytest.mark.parametrize("options", [{"sites": ["haed"]}, {"direction": "both"}, {"metric": "vibes"}])
 def test_names_that_there_are_not(options: dict) -> None:
     with pytest.raises(UnknownNameError, match="known"):
@@ -100,7 +160,7 @@ def test_patch_from_the_command_line(run, small_run: ag.Run, tmp_path: Path) -> 
     code, said, err = run("patch", *arguments, "--metric", "kl", "--out", out, "--json", "--quiet")
     assert code == 0, err
     found = json.loads(said)
-    assert [panel["site"] for panel in found["panels"]] == ["resid_pre", "head"]
+    assert [panel["site"] for panel in found["panels"]] == ["resid_pre", "head", "strongest"]
     assert found["panels"][0]["axes"]["layer"] == [0, 1]
     assert found["panels"][0]["axes"]["position"][:3] == ["1_0", "+_1", "3_2"]
     assert np.array(found["panels"][0]["recovered"]).shape == (2, 6)

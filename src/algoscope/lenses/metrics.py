@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
     "kl": kl,
     "exact_match": exact_match,
 }
+PAIRWISE = ("logit_diff",)  # those that read no logit but the target's and the rival's
 
 
 def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:

@@ -80,10 +80,10 @@ def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list
     group: list[int] = []
     for start in sorted(by_start, reverse=True):
         group += by_start[start]
-        if start and len(group) * base.n_inputs * (base.n_pos - start) < FULL and min(by_start) < start:
+        if start and len(group) * base.n_inputs * (base.end - start) < FULL and min(by_start) < start:
             continue
         group.sort(key=lambda number: _place(base.model, edits[number][0]))
-        size = max(1, BUDGET // base.bytes_of_an_edit(base.n_pos - start))
+        size = max(1, BUDGET // base.bytes_of_an_edit(base.end - start))
         yield from ((start, group[i : i + size]) for i in range(0, len(group), size))
         group = []
 
@@ -117,6 +117,7 @@ class _Base:
         self.model, self.among = model, among
         self.n_inputs, self.n_pos = tokens.shape
         self.read = range(*at.indices(self.n_pos))
+        self.end = self.read[-1] + 1 if model.cfg.causal and self.read else self.n_pos  # nothing later is felt
         layers = range(model.cfg.n_layers)
         wanted = {Site("resid_pre", layer) for layer in layers} | {Site("resid_post", layers[-1])}
         for site, _ in edits:
@@ -146,7 +147,7 @@ class _Base:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
         last = self.model.cfg.n_layers
         at = slice(reached[0] - start, reached[-1] + 1 - start)
-        look = self.model.look(self.n_pos - start, start)
+        look = self.model.look(self.end - start, start)
         joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
         for site, edit in edits:
             joining[_place(self.model, site)].append((site, edit))
@@ -208,7 +209,7 @@ class _Base:
                 edited = edited if other is None else edited + other[:, None]
             elif site.kind == "mlp_out":
                 edited = self._mid(site.layer)[:, None] + edited
-            rows = _join(rows, edited[:, :, start:])
+            rows = _join(rows, edited[:, :, start : self.end])
         return rows
 
     def _mid(self, layer: int | None) -> Float[Tensor, "batch pos d_model"]:
@@ -221,8 +222,9 @@ class _Base:
         streams, outs = [], []
         attn = self.model.block(layer).attn
         for site, members in _by_site(edits):
-            edited = _written(self.values[site], members, site.kind)[:, :, start:][:, :, at]
-            stream = self.values[Site("resid_pre", layer)][:, start:][:, at][:, None].expand(-1, len(members), -1, -1)
+            edited = _written(self.values[site], members, site.kind)[:, :, start : self.end][:, :, at]
+            stream = self.values[Site("resid_pre", layer)][:, start : self.end][:, at]
+            stream = stream[:, None].expand(-1, len(members), -1, -1)
             if site.kind == "z":
                 out = self._rows(attn.out(edited.flatten(0, 1), NOBODY, layer))
             elif site.kind == "result":
@@ -239,13 +241,13 @@ class _Base:
         tap = _RowEdits(edits, self.n_inputs)
         x = tap.spread(self.values[Site("resid_pre", layer)])
         pair = self.model.block(layer).attend(x, EVERYWHERE, self.model.look(self.n_pos), None, tap, layer)
-        stream, out = (self._rows(half)[:, :, start:][:, :, at] for half in pair)
+        stream, out = (self._rows(half)[:, :, start : self.end][:, :, at] for half in pair)
         return stream, out
 
     def _in_feed_forward(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> Rows:
         tap = _RowEdits(edits, self.n_inputs)
         stream, out = (tap.spread(self.values[Site(kind, layer)]) for kind in ("resid_pre", "attn_out"))
-        return self._rows(self.model.block(layer).feed(stream, out, tap, layer))[:, :, start:][:, :, at]
+        return self._rows(self.model.block(layer).feed(stream, out, tap, layer))[:, :, start : self.end][:, :, at]
 
     def _past(self, start: int, n_edits: int) -> KeyValues | None:
         if not start:
