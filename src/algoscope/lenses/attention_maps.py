@@ -10,47 +10,52 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.subjects.base import Subject
 from algoscope.subjects.opening import open_subject
-from algoscope.tasks.base import Tokens
 from algoscope.training.runs import Run
 
 
 def attention(subject: str | Run | Subject, inputs: Sequence[str], *, runs_dir: str | None = None) -> Finding:
     """Attention of every head in every layer on each input, the model's own answer included.
 
-    Each input (`123+456`) is completed by the model's greedy answer; the axes are labelled `token_position` over
-    what the model reads. One panel for each input, `attention <input>` [layer head query key]: the share of a query's
-    attention on a key, 0 = none, 1 = all of it; a key that the causal mask hides is NaN. One panel `where answers
-    look` [layer head part]: the mean share that the answer positions put on each part of the sequence, over the
-    inputs. Facts: for each input its text, the answer given and the right one.
+    With a task, each input (`123+456`) is completed by the model's greedy answer; the axes are labelled
+    `token_position` over what the model reads. One panel for each input, `attention <input>` [layer head query key]:
+    the share of a query's attention on a key, 0 = none, 1 = all of it; a key that the causal mask hides is NaN. One
+    panel `where answers look` [layer head part]: the mean share that the answer positions put on each part of the
+    sequence, over the inputs; not for free text. Facts: for each input its text, what the model says and, with a task,
+    the right answer.
 
     Raises VocabularyError for an input that is not a prompt of the task, ConfigError without inputs.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     if not inputs:
         raise ConfigError("the attention lens needs at least one input, such as --input 123+456")
-    panels, answers, looks = [], [], []
+    panels, answers, looks = [], list[dict[str, str]](), []
     for text in inputs:
-        sequence = subject.complete(text)
-        read = sequence[:, :-1]
-        _, cache = subject.run(read, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
+        read = subject.lay_out(text)
+        logits, cache = subject.run(read, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
         pattern = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)])
-        looks.append(_mass(subject, pattern))
-        panels.append(_map(subject, text, pattern, subject.to_str_tokens(read[0])))
-        answers.append(_answer(subject, text, sequence))
+        panels.append(_map(subject, text, pattern, subject.token_labels(read[0])))
+        if subject.has_task:
+            looks.append(_mass(subject, pattern))
+            answers.append({"input": text, "got": subject.generate(text), "expected": subject.task.expected(text)})
+        else:
+            answers.append({"input": text, "got": subject.to_string(logits[0, -1:].argmax(dim=-1))})
+    if looks:
+        panels.append(_look_panel(subject, np.mean(looks, axis=0)))
     return Finding(
         kind="attention",
         claim=f"attention of {subject.cfg.n_layers} x {subject.cfg.n_heads} heads on {', '.join(inputs)}",
         facts={"subject": subject.name, "inputs": answers},
-        panels=(*panels, _look_panel(subject, np.mean(looks, axis=0))),
+        panels=tuple(panels),
         provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
     )
 
 
-def _map(subject: Subject, text: str, pattern: Float[np.ndarray, "layer head query key"], tokens: list[str]) -> Panel:
+def _map(
+    subject: Subject, text: str, pattern: Float[np.ndarray, "layer head query key"], labels: tuple[str, ...]
+) -> Panel:
     if subject.cfg.causal:
         hidden = np.triu(np.ones(pattern.shape[-2:], dtype=bool), k=1)
         pattern = np.where(hidden, np.nan, pattern)
-    labels = tuple(f"{token}_{position}" for position, token in enumerate(tokens))
     return Panel(
         name=f"attention {text}",
         title=text,
@@ -66,7 +71,7 @@ def _map(subject: Subject, text: str, pattern: Float[np.ndarray, "layer head que
         view="heatmap",
         scale="unit",
         beside="attention",
-        marks=(Mark(subject.task.prompt_length - 0.5, "input | output", "xy"),),
+        marks=(Mark(subject.task.prompt_length - 0.5, "input | output", "xy"),) if subject.has_task else (),
     )
 
 
@@ -94,8 +99,3 @@ def _heads(subject: Subject) -> tuple[Axis, Axis]:
         Axis("layer", tuple(range(subject.cfg.n_layers))),
         Axis("head", tuple(range(subject.cfg.n_heads))),
     )
-
-
-def _answer(subject: Subject, text: str, sequence: Tokens) -> dict[str, object]:
-    n = subject.task.prompt_length
-    return {"input": text, "got": subject.to_string(sequence[0, n:]), "expected": subject.task.expected(text)}

@@ -1,9 +1,12 @@
 """The embedding lens: the shape of the token and position embeddings, before and after training."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.subjects.base import Subject
@@ -13,11 +16,15 @@ from algoscope.training.runs import Run
 Vectors = Float[np.ndarray, "point d_model"]
 
 
-def embeddings(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Finding:
+MOST_TOKENS, MOST_POSITIONS = 200, 128
+
+
+def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs_dir: str | None = None) -> Finding:
     """PCA, cosine similarity and effective dimension of the embeddings, beside those at step 0 where it is known.
 
-    For tokens (those that occur in sequences; similarity: those that stand for quantities) and for positions, each
-    with a leading axis `when` (before, after):
+    For tokens and for positions, each with a leading axis `when` (before, after). Tokens are those that occur in the
+    task's sequences (similarity: those that stand for quantities); of a model of free text, those that occur in the
+    `inputs`, or all of a small vocabulary. Positions of free text: the first 128.
 
     - `... PCA` [when point component]: coordinates on the first two principal components of the centred vectors;
     - `... explained variance` [when component]: share of the variance on each component, summing to 1;
@@ -25,19 +32,25 @@ def embeddings(subject: str | Run | Subject, *, runs_dir: str | None = None) -> 
 
     Facts: `effective_dimension`, the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on
     a line, n = n directions alike.
+
+    Raises ConfigError for a model of free text with more than 200 tokens and no `inputs`.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     before = subject.before_training()
     models = {"before": before, "after": subject} if before is not None else {"after": subject}
-    spoken = subject.task.used_tokens
-    rows = [subject.task.vocabulary.index(token) for token in spoken]
-    quantities = [spoken.index(token) for token in subject.task.ordinals]
+    rows, compared_tokens = _tokens(subject, inputs)
+    spoken = tuple(subject.text.token(row) for row in rows)
     sets: dict[str, tuple[tuple[Label, ...], list[int], dict[str, Vectors]]] = {
-        "token": (spoken, quantities, {when: _array(model.token_embedding())[rows] for when, model in models.items()})
+        "token": (
+            spoken,
+            compared_tokens,
+            {when: _array(model.token_embedding())[rows] for when, model in models.items()},
+        )
     }
     positions = {when: model.position_embedding() for when, model in models.items()}
     if positions["after"] is not None:
-        used = subject.task.n_ctx - 1  # the last position is predicted, never read
+        # the last position of a task is predicted, never read
+        used = subject.task.n_ctx - 1 if subject.has_task else min(subject.cfg.n_ctx, MOST_POSITIONS)
         vectors = {when: _array(w_pos)[:used] for when, w_pos in positions.items() if w_pos is not None}
         sets["position"] = (tuple(range(used)), list(range(used)), vectors)
     panels: list[Panel] = []
@@ -56,6 +69,19 @@ def embeddings(subject: str | Run | Subject, *, runs_dir: str | None = None) -> 
         panels=tuple(panels),
         provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
     )
+
+
+def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The tokens to look at, and which of them to compare with each other."""
+    if subject.has_task:
+        task = subject.task
+        used = task.used_tokens
+        return [task.vocabulary.index(token) for token in used], [used.index(token) for token in task.ordinals]
+    n = subject.cfg.d_vocab
+    if not inputs and n > MOST_TOKENS:
+        raise ConfigError(f"{subject.name} has {n:,} tokens, too many to draw: name some by --input TEXT")
+    rows = sorted({number for text in inputs for number in subject.text.encode(text)}) if inputs else list(range(n))
+    return rows, list(range(len(rows)))
 
 
 def principal_components(

@@ -107,6 +107,10 @@ class Subject(ABC):
         """The next `n_new` tokens of each prompt, greedily; shorter prompts are padded on the left (`pad`)."""
 
     @abstractmethod
+    def folded(self) -> tuple["Subject", tuple[str, ...]]:
+        """A copy with norms folded and weights centred, which predicts the same probabilities, and what was changed."""
+
+    @abstractmethod
     def to_dtype(self, dtype: torch.dtype) -> "Subject":
         """A copy that computes in another float type."""
 

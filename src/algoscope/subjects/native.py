@@ -10,6 +10,7 @@ from torch import Tensor
 from algoscope.config import ModelConfig
 from algoscope.core.errors import VocabularyError
 from algoscope.core.sites import Key, Site, find_site
+from algoscope.networks.folding import fold
 from algoscope.networks.memory import KeyValues
 from algoscope.networks.prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
@@ -133,6 +134,11 @@ class NativeSubject(Subject):
     def with_model(self, model: Transformer, name: str | None = None) -> "NativeSubject":
         """Another model in the place of this one: same task, same text."""
         return NativeSubject(name or self.name, model, self._task, self.origin, self.text)
+
+    def folded(self) -> tuple["NativeSubject", tuple[str, ...]]:
+        """A copy with norms folded and weights centred, which predicts the same probabilities, and what was changed."""
+        model, changes = fold(self.model)
+        return self.with_model(model, f"{self.name} (folded)"), changes
 
     def to_dtype(self, dtype: torch.dtype) -> "NativeSubject":
         return self.with_model(copy.deepcopy(self.model).to(dtype))

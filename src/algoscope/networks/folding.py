@@ -1,0 +1,83 @@
+"""The same function with simpler weights: norms folded into what reads them, what nobody can see taken away.
+
+Only done when asked for, on a copy, and every change is named.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from algoscope.networks.transformer import Norm, Transformer
+
+
+@torch.no_grad()
+def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
+    """A copy that predicts the same probabilities, and what was changed, a line each.
+
+    Norm weights and biases move into the matrices that read the normalised stream, value biases through the output
+    matrix into its bias. In a model with LayerNorm, which subtracts the mean of the stream, everything that writes to
+    the stream is centred. The unembedding is centred over the vocabulary: each position's logits lose their mean, which
+    no probability depends on. Source: the weight processing of TransformerLens, which does it without being asked.
+    """
+    cfg = model.cfg.model_copy(
+        update={"attn_bias": True, "attn_out_bias": True, "mlp_bias": True, "tied_head": False, "head_bias": True}
+    )
+    folded = Transformer(cfg).to(model.embed.weight)
+    given = {name: value.clone() for name, value in model.state_dict().items()}
+    given.setdefault("unembed.weight", model.W_U.detach().clone())
+    missing = {name: torch.zeros_like(value) for name, value in folded.state_dict().items() if name not in given}
+    folded.load_state_dict(given | missing)
+    done = []
+    if cfg.normalization_type is not None:
+        _fold_norms(folded)
+        done.append("the weights and biases of all norms were folded into the matrices that read them")
+    if not cfg.softmax_plus_one:  # the shares of attention add up to one
+        for block in map(folded.block, range(cfg.n_layers)):
+            group = block.attn.v.bias.unflatten(0, (-1, block.attn.d_head))
+            values = group.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0).flatten()
+            block.attn.o.bias += block.attn.o.weight @ values
+            block.attn.v.bias.zero_()
+        done.append("value biases were moved through the output matrices into their biases")
+    if cfg.normalization_type == "LN":
+        _centre_writing(folded)
+        done.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
+    assert folded.unembed is not None
+    folded.unembed.weight -= folded.unembed.weight.mean(dim=0)
+    folded.unembed.bias -= folded.unembed.bias.mean()
+    done.append("the unembedding was centred over the vocabulary: each position's logits lose their mean")
+    if model.cfg.tied_head:
+        done.append("the unembedding is no longer tied to the token embedding")
+    return folded, tuple(done)
+
+
+def _fold_norms(model: Transformer) -> None:
+    for block in map(model.block, range(model.cfg.n_layers)):
+        _fold_into(block.ln1, [block.attn.q, block.attn.k, block.attn.v])
+        if block.mlp is not None:
+            gates = [block.mlp.w_in] + ([] if block.mlp.w_linear is None else [block.mlp.w_linear])
+            _fold_into(block.ln2, gates)
+    assert model.unembed is not None
+    _fold_into(model.ln_final, [model.unembed])
+
+
+def _fold_into(norm: nn.Module | None, readers: list[nn.Linear]) -> None:
+    assert isinstance(norm, Norm)
+    for reader in readers:
+        if norm.bias is not None:
+            reader.bias += reader.weight @ norm.bias
+        reader.weight *= norm.weight
+    norm.weight.fill_(1)
+    if norm.bias is not None:
+        norm.bias.zero_()
+
+
+def _centre_writing(model: Transformer) -> None:
+    writers: list[Float[Tensor, "... d_model"]] = [model.embed.weight]
+    if model.pos_embed is not None:
+        writers.append(model.pos_embed.weight)
+    for block in map(model.block, range(model.cfg.n_layers)):
+        writers += [block.attn.o.weight.T, block.attn.o.bias]
+        if block.mlp is not None:
+            writers += [block.mlp.w_out.weight.T, block.mlp.w_out.bias]
+    for writer in writers:
+        writer -= writer.mean(dim=-1, keepdim=True)
