@@ -12,6 +12,7 @@ Axis names in the shapes are explained in `core.sites`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -50,19 +51,21 @@ class Norm(nn.Module):
 
     def __init__(self, size: int, name: str, centred: bool, eps: float) -> None:
         super().__init__()
-        self.name, self.eps, self.centred = name, eps, centred
+        self.eps, self.centred = eps, centred
+        self.scale_kind, self.normalized_kind = kinds = f"{name}_scale", f"{name}_normalized"
+        self.kinds = frozenset(kinds)
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size)) if centred else None
 
     def forward(self, x: Float[Tensor, "*rows size"], tap: Tap, layer: int | None) -> Float[Tensor, "*rows size"]:
-        if tap.kinds.isdisjoint((f"{self.name}_scale", f"{self.name}_normalized")):
+        if tap.kinds.isdisjoint(self.kinds):
             if self.centred:
                 return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         if self.centred:
             x = x - x.mean(dim=-1, keepdim=True)
-        scale = tap(f"{self.name}_scale", layer, (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt())
-        x = tap(f"{self.name}_normalized", layer, x / scale) * self.weight
+        scale = tap(self.scale_kind, layer, (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt())
+        x = tap(self.normalized_kind, layer, x / scale) * self.weight
         return x if self.bias is None else x + self.bias
 
 
@@ -112,7 +115,7 @@ class Attention(nn.Module):
         if look.turn is not None:
             q = tap("rot_q", layer, rotate(q, look.turn[..., at, :, :, :]))
             k = tap("rot_k", layer, rotate(k, look.turn))
-        q, k, v = (rearrange(t, "batch pos head d_head -> batch head pos d_head") for t in (q, k, v))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch head pos d_head]
         old = None if past is None else past.recall(layer)
         if past is not None:
             past.extend(layer, k, v)
@@ -132,15 +135,14 @@ class Attention(nn.Module):
         mixed = pattern[..., n_old:] @ v
         if past is not None and old is not None:
             mixed += in_families(pattern[..., :n_old], self._every_head(old[1]), past.family)
-        z = tap("z", layer, rearrange(mixed, "batch head query d_head -> batch query head d_head"))
-        return self.out(z, tap, layer)
+        return self.out(tap("z", layer, mixed.transpose(1, 2)), tap, layer)
 
     def out(
         self, z: Float[Tensor, "batch pos head d_head"], tap: Tap, layer: int
     ) -> Float[Tensor, "batch pos d_model"]:
         """The output from what the heads have mixed; each head's share (`result`) is tapped where one listens."""
         if "result" not in tap.kinds:
-            return self.o(rearrange(z, "batch query head d_head -> batch query (head d_head)"))
+            return self.o(z.flatten(2))
         w_o = rearrange(self.o.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.d_head)
         result = tap("result", layer, einsum(z, w_o, "b pos head d_head, head d_head d_model -> b pos head d_model"))
         return self.sum_of_heads(result)
@@ -150,7 +152,7 @@ class Attention(nn.Module):
         return total if self.o.bias is None else total + self.o.bias
 
     def _split(self, x: Float[Tensor, "batch pos both"]) -> Float[Tensor, "batch pos head d_head"]:
-        return rearrange(x, "batch pos (head d_head) -> batch pos head d_head", d_head=self.d_head)
+        return x.unflatten(-1, (-1, self.d_head))
 
     def _every_head(self, x: Float[Tensor, "any kv_head pos d_head"]) -> Float[Tensor, "any head pos d_head"]:
         """Keys or values, repeated for each query head of their group."""
@@ -256,7 +258,7 @@ class Transformer(nn.Module):
         """The bias of the unembedding, where there is one."""
         return None if self.unembed is None else self.unembed.bias
 
-    @property
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every place at which this model taps, in the order of `core.sites.KINDS`."""
         cfg, absent = self.cfg, set[str]()

@@ -93,10 +93,7 @@ class Edit(ABC):
         self.where(shape, kind)
 
     def _fit(self, new: Sequence[int], old: Sequence[int]) -> None:
-        try:
-            fits = torch.broadcast_shapes(tuple(new), tuple(old)) == tuple(old)
-        except RuntimeError:
-            fits = False
+        fits = len(new) <= len(old) and all(n in (1, o) for n, o in zip(reversed(new), reversed(old), strict=False))
         if not fits:
             raise EditError(f"{self._said()}: a value of shape {tuple(new)} does not fit {tuple(old)}")
 

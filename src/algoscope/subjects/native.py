@@ -69,7 +69,8 @@ class NativeSubject(Subject):
         return run_each(self.model, tokens, self._located(edits), at, among, reduce)
 
     def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
-        return [(find_site(edit.site, self.sites), edit) for edit in edits]
+        found = {key: find_site(key, self.sites) for key in {edit.site for edit in edits}}
+        return [(found[edit.site], edit) for edit in edits]
 
     def _check(self, tokens: Tokens) -> None:
         low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
