@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.data import seeded
 from algoscope.tasks.addition import Addition
+from algoscope.tasks.modular import Modular
+from algoscope.tasks.reversal import Reversal
 
 TASK = Addition(n_digits=3)
 PLAIN = Addition(n_digits=3, reversed=False)
@@ -131,3 +133,11 @@ def test_text_that_is_no_prompt_is_named(text: str, word: str) -> None:
 def test_unknown_class_scheme_is_named() -> None:
     with pytest.raises(UnknownNameError, match=r"chian.*chain"):
         TASK.classes(TASK.edge_cases(), "chian")
+
+
+def test_a_neighbour_differs_in_one_token_and_in_its_answer() -> None:
+    for task, text in ((Addition(n_digits=3), "123+456"), (Modular(p=7), "3+6"), (Reversal(), "aabbc")):
+        other = task.neighbour(text)
+        pairs = list(zip(task.encode(task.prompt(text)), task.encode(other), strict=True))
+        assert sum(left != right for left, right in pairs) == 1
+        assert task.expected(other) != task.expected(text)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from algoscope.core.registry import Table
+from algoscope.networks.table import PLANTED
 
 PIPED_WIDTH = 200
 
@@ -63,9 +64,10 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 def complete_subject(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """`run:NAME` for every run."""
+    """`run:NAME` for every run, `planted:NAME` for every planted model."""
     named = [f"run:{name}" for name in run_names(ctx.params.get("runs_dir"))]
-    return [CompletionItem(name) for name in [*named, "file:"] if name.startswith(incomplete)]
+    planted = [f"planted:{name}" for name in PLANTED]
+    return [CompletionItem(name) for name in [*named, *planted, "hf:", "file:"] if name.startswith(incomplete)]
 
 
 def run_names(runs_dir: str | None) -> list[str]:

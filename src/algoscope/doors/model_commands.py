@@ -88,16 +88,21 @@ def report(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: 
 @click.command()
 @SUBJECT
 @click.argument("text")
+@click.option("--tokens", type=click.IntRange(min=1), metavar="N", help="New tokens of a model of free text.")
 @click.option("--no-cache", is_flag=True, help="Compute every position anew for each token.")
 @common
-def generate(subject: str, text: str, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """Answer the prompt TEXT (such as 123+456), token by token."""
+def generate(
+    subject: str, text: str, tokens: int | None, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None
+) -> None:
+    """Answer the prompt TEXT (such as 123+456), or go on after it, token by token."""
     model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
-    answer = model.generate(text, use_cache=not no_cache)
-    if as_json:
+    answer = model.generate(text, tokens, use_cache=not no_cache)
+    if not as_json:
+        click.echo(answer)
+    elif model.has_task:
         show_json({"prompt": model.task.prompt(text), "answer": answer, "expected": model.task.expected(text)})
     else:
-        click.echo(answer)
+        show_json({"prompt": text, "answer": answer})
 
 
 @click.command()

@@ -105,6 +105,28 @@ class Task(BaseModel, ABC):
     def edge_cases(self) -> Tokens:
         """The inputs that people try first, with their answers."""
 
+    def neighbour(self, text: str) -> str:
+        """An input that differs from the one meant in a single token and has another answer: what to compare it with.
+
+        Later tokens are tried first. Raises VocabularyError where there is none.
+        """
+        prompt, answer = self.encode(self.prompt(text)), self.expected(text)
+        for place in reversed(range(len(prompt))):
+            for token in self.ordinals:
+                other = [*prompt[:place], self.vocabulary.index(token), *prompt[place + 1 :]]
+                written = self.decode(other)
+                if other != prompt and self.valid(written) and self.expected(written) != answer:
+                    return written
+        raise VocabularyError(f"no input of {self.kind} differs from {text!r} in one token and in its answer")
+
+    def valid(self, text: str) -> bool:
+        """Whether a text is a prompt of the task."""
+        try:
+            self.prompt(text)
+        except VocabularyError:
+            return False
+        return True
+
     # ------------------------------------------------------------------ truth
 
     @property
