@@ -2,8 +2,8 @@
 
 Reads jobs as JSON lines on standard input and answers each with one line: seconds (`fixed`: those that do not grow with
 the cells), how many cells were computed and of how many, and the largest memory so far; their values go to a file.
-Nothing is cached between jobs. The metric is the logit difference of two tokens at the last position; the values that are
-patched in come from the other of two random inputs.
+Nothing is cached between jobs. The metric is the logit difference of two tokens at the last position; the values that
+are patched in come from the other of two random inputs.
 """
 
 import json

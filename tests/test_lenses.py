@@ -172,7 +172,7 @@ def test_probabilities_are_those_of_the_softmax(adder: NativeSubject) -> None:
 def test_no_lens_changes_the_model(name: str) -> None:
     subject = subject_of(shape())
     before = subject.weights_sha256
-    asked = {"attention": [PAIR], "patch": PAIR}
+    asked = {"attention": [PAIR], "patch": PAIR, "logit": [PAIR], "attribution": [PAIR], "paths": PAIR}
     getattr(ag.lenses, name)(subject, *asked.get(name, []))
     assert subject.weights_sha256 == before
 

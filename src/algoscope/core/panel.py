@@ -1,15 +1,16 @@
 """A labelled array: named axes, a label for every index, a unit, and what 0 and 1 mean."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 Label = str | int | float
 View = Literal["heatmap", "lines", "bars", "scatter"]
 Scale = Literal["unit", "signed", "free", "log"]
+Texts = Shaped[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """A line drawn across a figure at a value of the last axis (`x`), the one before (`y`), or both."""
+    """A line drawn across a figure at a value of the last axis (`x`), the one before (`y`), or both.
+
+    Across bars (`y`) it is a threshold: those that reach it from the `strong` side stand out.
+    """
 
     at: float
     text: str = ""
     across: Literal["x", "y", "xy"] = "x"
+    strong: Literal["above", "below"] = "above"
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,12 @@ class Panel:
 
     `view` says how it is drawn: a heatmap over the last two axes, lines or bars over the last one, a
     scatter whose last axis is (x, y). Leading axes become separate facets. `scale` fixes the colours or
-    the ordinate: `unit` is 0 to 1 and never rescaled, `signed` is centred on 0, `log` is logarithmic. Neighbouring
-    panels with the same `beside` are drawn next to each other, facet by facet. `site` names the place in the model that
-    the numbers are about, where there is one.
+    the ordinate: `unit` is 0 to 1 and never rescaled, `signed` is centred on 0, `log` is logarithmic (colours: of
+    1 + value). `span` is the lowest and the highest value that they cover at least; panels of one finding that share a
+    unit and a scale are drawn on one span. Neighbouring panels with the same `beside` are drawn next to each other,
+    facet by facet. `site` names the place in the model that the numbers are about, where there is one.
+
+    `words` has a text for each cell, written inside it where there is room; `hover` has more, for whoever points at it.
     """
 
     name: str
@@ -58,10 +66,15 @@ class Panel:
     beside: str = ""
     site: str = ""
     quantity: str = "values"  # what JSON calls the numbers
+    span: tuple[float, float] | None = None
+    words: Texts | None = None
+    hover: Texts | None = None
 
     def __post_init__(self) -> None:
         expected = tuple(len(axis.labels) for axis in self.axes)
-        assert self.values.shape == expected, f"{self.name}: values {self.values.shape}, labels {expected}"
+        for what in ("values", "words", "hover"):
+            array = getattr(self, what)
+            assert array is None or array.shape == expected, f"{self.name}: {what} {array.shape}, labels {expected}"
 
     @property
     def heading(self) -> str:
@@ -74,7 +87,8 @@ class Panel:
         """The panel at one index of each named axis; those axes disappear."""
         keep = tuple(axis for axis in self.axes if axis.name not in indices)
         picks = tuple(indices.get(axis.name, slice(None)) for axis in self.axes)
-        return replace(self, axes=keep, values=self.values[picks])
+        words, hover = (None if texts is None else texts[picks] for texts in (self.words, self.hover))
+        return replace(self, axes=keep, values=self.values[picks], words=words, hover=hover)
 
     def cells(self) -> list[tuple[tuple[Label, ...], float]]:
         """Every cell that exists, as (its labels, its value), in index order."""
@@ -99,17 +113,25 @@ class Panel:
             "view": self.view,
             "scale": self.scale,
             "beside": self.beside,
-            "marks": [[mark.at, mark.text, mark.across] for mark in self.marks],
+            "marks": [[mark.at, mark.text, mark.across, mark.strong] for mark in self.marks],
             "site": self.site,
+            "span": None if self.span is None else list(self.span),
+            **{name: texts.tolist() for name, texts in self._texts()},
             "quantity": self.quantity,
             self.quantity: values.tolist(),
         }
+
+    def _texts(self) -> list[tuple[str, Texts]]:
+        """The texts of the cells that there are."""
+        return [(name, texts) for name, texts in (("words", self.words), ("hover", self.hover)) if texts is not None]
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Panel":
         titles = plain["axis_titles"]
         axes = tuple(Axis(name, tuple(labels), titles.get(name, "")) for name, labels in plain["axes"].items())
         values = np.array(plain[plain["quantity"]], dtype=object)
+        span = plain.get("span")  # findings that were written before there was one have none
+        texts = {name: np.array(plain[name], dtype=object) for name in ("words", "hover") if name in plain}
         return cls(
             name=plain["panel"],
             axes=axes,
@@ -124,4 +146,24 @@ class Panel:
             quantity=plain["quantity"],
             title=plain["title"],
             marks=tuple(Mark(*mark) for mark in plain["marks"]),
+            span=None if span is None else (span[0], span[1]),
+            **texts,
         )
+
+
+def span_of(panels: Iterable[Panel]) -> tuple[float, float]:
+    """The lowest and the highest value over panels, their own spans included; (0, 0) where there is no value."""
+    panels = list(panels)
+    ends = [np.array(panel.span or (), dtype=float) for panel in panels]
+    values = np.concatenate([*(panel.values[np.isfinite(panel.values)] for panel in panels), *ends, []])
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+
+
+def on_one_scale(panels: Iterable[Panel]) -> list[Panel]:
+    """The panels with one span for all that share a unit and a scale."""
+    panels = list(panels)
+    alike: dict[tuple[str, str], list[Panel]] = {}
+    for panel in panels:
+        alike.setdefault((panel.unit, panel.scale), []).append(panel)
+    spans = {key: span_of(group) for key, group in alike.items()}
+    return [replace(panel, span=spans[panel.unit, panel.scale]) for panel in panels]

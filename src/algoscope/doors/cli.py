@@ -23,12 +23,14 @@ COMMANDS = Table(
         "certify": Entry("algoscope.doors.model_commands:certify", "count every input that a model answers wrongly"),
         "lens": Entry("algoscope.doors.lens_command:lens", "look inside a model"),
         "patch": Entry("algoscope.doors.patch_command:patch", "which sites carry what tells two inputs apart"),
+        "ablate": Entry("algoscope.doors.ablate_command:ablate", "what is lost without each part of a model"),
         "report": Entry("algoscope.doors.model_commands:report", "write one offline page about a model"),
         "generate": Entry("algoscope.doors.model_commands:generate", "answer a prompt, token by token"),
         "params": Entry("algoscope.doors.model_commands:params", "count parameters by component"),
         "recipes": Entry("algoscope.doors.list_commands:recipes", "the runs that have a name"),
         "tasks": Entry("algoscope.doors.list_commands:tasks", "the questions a model can be asked"),
         "lenses": Entry("algoscope.doors.list_commands:lenses", "the ways to look inside"),
+        "selfcheck": Entry("algoscope.doors.selfcheck_command:selfcheck", "the lenses on models of known mechanism"),
         "doctor": Entry("algoscope.doors.list_commands:doctor", "versions, device, threads, what is missing"),
     },
 )
@@ -61,7 +63,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Train small transformers on algorithmic tasks, open them up, and certify what they learned.
 
-    A model is named run:NAME, run:NAME@STEP, run:PATH or file:PATH.safetensors.
+    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH or file:PATH.safetensors.
     Exit codes: 0 done; 1 done, and a verdict does not hold; 2 bad input; 3 interrupted.
     Tab completion: eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)" (or zsh_source, fish_source).
     """

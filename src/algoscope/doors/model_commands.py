@@ -75,10 +75,24 @@ def show_verdict(facts: dict[str, Any]) -> None:
 @click.command()
 @SUBJECT
 @click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
+@click.option("--clean", default="", metavar="TEXT", help="The prompt to look at.  [default: an edge case of the task]")
+@click.option("--corrupt", default="", metavar="TEXT", help="What to compare it with.  [default: a near neighbour]")
 @common
-def report(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """Write one offline HTML page about SUBJECT: training, verdict, edge cases, attention, embeddings, parameters."""
-    path: Path = PUBLIC.load("report")(subject, out, runs_dir=runs_dir, progress=not quiet)
+def report(
+    subject: str,
+    out: str | None,
+    clean: str,
+    corrupt: str,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> None:
+    """Write one offline HTML page about SUBJECT: training, verdict, edge cases, one prompt under attention, logit lens,
+    attribution and patching, the roles of heads, ablation, embeddings, parameters.
+    """
+    path: Path = PUBLIC.load("report")(
+        subject, out, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet
+    )
     if as_json:
         show_json({"report": str(path)})
     else:

@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 
 import jinja2
 
 from algoscope.core.draw import figure, rows_of_plots, script
+from algoscope.core.errors import SubjectError
 from algoscope.core.files import write_atomically
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.doors.params import params
+from algoscope.lenses.ablation import ablate
 from algoscope.lenses.answer_digits import answers
 from algoscope.lenses.attention_maps import attention
 from algoscope.lenses.embedding_geometry import embeddings
+from algoscope.lenses.head_roles import roles
+from algoscope.lenses.logit_attribution import attribution
+from algoscope.lenses.logit_lens import logit
+from algoscope.lenses.patching import patch
+from algoscope.networks.parameters import count_parameters
 from algoscope.subjects.base import Subject
 from algoscope.subjects.opening import open_subject
 from algoscope.training.curves import read_curves
@@ -24,36 +30,49 @@ from algoscope.verdicts.certify import certify
 from algoscope.verdicts.domain import domain_of
 from algoscope.version import __version__
 
+TITLES = {  # the sections of a page in their order, each drawn from the finding of its name
+    "trained": "What was trained",
+    "curves": "Curves",
+    "verdict": "Verdict",
+    "answers": "Edge cases",
+    "attention": "Attention",
+    "logit": "Layer by layer",
+    "attribution": "Who says it",
+    "patch": "What carries it",
+    "roles": "Heads",
+    "ablate": "What is needed",
+    "embeddings": "Embeddings",
+    "parameters": "Parameters",
+}
+LARGE = 10_000_000  # parameters from which on a page does without ablation, which runs the model for every component
+
 
 def report(
     subject: str | Run | Subject,
     out: str | Path | None = None,
     *,
+    clean: str = "",
+    corrupt: str = "",
     runs_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
     """Write the page and return its path; by default `report.html` in the run folder, else in the current one.
 
-    A verdict that the run folder already holds for these weights is used again. Raises what `open_subject` raises,
-    and RunFolderError where the page cannot be written.
+    A model with a task is certified, asked its edge cases, and looked into. One prompt goes through attention, logit
+    lens, attribution and patching: `clean`, compared with `corrupt`; by default the task's first edge case and its
+    nearest neighbour with another answer. A model of free text needs `clean`, and `corrupt` for patching. A verdict
+    that the run folder already holds for these weights is used again.
+
+    Raises what `open_subject` and the lenses raise, SubjectError for a model of free text without a prompt, and
+    RunFolderError where the page cannot be written.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    origin, task = subject.origin, subject.task
-    compared = [task.decode(case[: task.prompt_length].tolist()) for case in task.edge_cases()[:2]]
-    kept = origin.finding("certify", subject.weights_sha256) if origin else None
-    if kept and kept.facts["domain"]["checked"] < domain_of(task).checked:
-        kept = None  # a smaller sample, asked for by hand
-    looks = {"certify": kept or certify(subject, progress=progress)}
-    lenses: dict[str, Callable[[], Finding]] = {
-        "answers": lambda: answers(subject),
-        "attention": lambda: attention(subject, compared),
-        "embeddings": lambda: embeddings(subject),
-    }
-    if origin and origin.metrics():
-        lenses["curves"] = lambda: read_curves(origin.metrics())
+    origin = subject.origin
+    asked = _questions(subject, clean, corrupt, progress)
+    looks: dict[str, Finding] = {}
     with Bar(f"look at {subject.name}", "lenses") if progress else Watcher() as bar:
-        for done, (name, look) in enumerate(lenses.items()):
-            bar.advance(done, len(lenses), name)
+        for done, (name, look) in enumerate(asked.items()):
+            bar.advance(done, len(asked), name)
             looks[name] = look()
     if origin:
         for finding in looks.values():
@@ -63,16 +82,62 @@ def report(
     return path
 
 
+def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> dict[str, Callable[[], Finding]]:
+    """The findings that the page is made of, in the order in which they are asked for."""
+    asked: dict[str, Callable[[], Finding]] = {}
+    origin = subject.origin
+    if subject.has_task:
+        task = subject.task
+        edge, other = (task.decode(case[: task.prompt_length].tolist()) for case in task.edge_cases()[:2])
+        clean = clean or edge
+        corrupt = corrupt or task.neighbour(clean)
+        compared = [clean, other]
+        asked["verdict"] = lambda: _verdict(subject, progress)
+        asked["answers"] = lambda: answers(subject)
+        asked["embeddings"] = lambda: embeddings(subject)
+    else:
+        if not clean:
+            raise SubjectError(
+                f"{subject.name} reads free text: name what to look at, --clean 'The capital of France is'"
+            )
+        compared = [clean, corrupt] if corrupt else [clean]
+        asked["embeddings"] = lambda: embeddings(subject, compared)
+    asked["attention"] = lambda: attention(subject, compared)
+    asked["logit"] = lambda: logit(subject, [clean])
+    asked["attribution"] = lambda: attribution(subject, [clean])
+    if corrupt and subject.cfg.causal:
+        asked["patch"] = lambda: patch(subject, clean, corrupt)
+    asked["roles"] = lambda: roles(subject, n_inputs=64)
+    if sum(count_parameters(subject.cfg).values()) < LARGE:
+        asked["ablate"] = lambda: ablate(subject)
+    if origin and origin.metrics():
+        asked["curves"] = lambda: read_curves(origin.metrics())
+    return asked
+
+
+def _verdict(subject: Subject, progress: bool) -> Finding:
+    """What the run folder holds for these weights, unless that was a smaller sample, asked for by hand."""
+    kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
+    if kept and kept.facts["domain"]["checked"] >= domain_of(subject.task).checked:
+        return kept
+    return certify(subject, progress=progress)
+
+
 def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
     """The page as text. Every figure is drawn from a finding; Plotly's script stands in the page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("algoscope.doors", "pages"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
     environment.filters["zip"] = zip
-    template = environment.from_string(files("algoscope.doors").joinpath("report.html.j2").read_text())
-    return template.render(
+    shown = {"parameters", *looks} | ({"trained"} if subject.origin else set())
+    return environment.get_template("report.html.j2").render(
         subject=subject,
-        facts=looks["certify"].facts,
-        answers=looks["answers"].facts,
         looks=looks,
+        sections=[name for name in TITLES if name in shown],
+        titles=TITLES,
         run=subject.origin,
         table=params(subject.cfg),
         figures={name: _figures(finding) for name, finding in looks.items()},

@@ -8,6 +8,7 @@ PUBLIC = Table(
         "train": Entry("algoscope.training.train:train", "train a recipe or a config into a run folder"),
         "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
         "certify": Entry("algoscope.verdicts.certify:certify", "count the inputs that a model answers wrongly"),
+        "selfcheck": Entry("algoscope.verdicts.selfcheck:selfcheck", "the lenses on models whose mechanism is known"),
         "report": Entry("algoscope.doors.report:report", "one offline HTML page about a model"),
         "demo": Entry("algoscope.doors.demo:run_demo", "the main job: train, certify, look, report"),
         "checkup": Entry("algoscope.doors.checkup:checkup", "what this machine and installation can do"),
@@ -28,6 +29,8 @@ PUBLIC = Table(
         "Finding": Entry("algoscope.core.finding:Finding", "a result with labels and units"),
         "Panel": Entry("algoscope.core.panel:Panel", "a labelled array"),
         "Addition": Entry("algoscope.tasks.addition:Addition", "the addition task"),
+        "Modular": Entry("algoscope.tasks.modular:Modular", "arithmetic modulo a number"),
+        "Reversal": Entry("algoscope.tasks.reversal:Reversal", "reversal of a word"),
         "AlgoscopeError": Entry("algoscope.core.errors:AlgoscopeError", "bad input, in one line"),
     },
 )

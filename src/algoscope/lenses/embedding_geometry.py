@@ -101,8 +101,9 @@ def effective_dimension(vectors: Vectors) -> float:
 
 
 def cosine_similarity(vectors: Vectors) -> Float[np.ndarray, "point other"]:
-    """Cosine of the angle at the origin between every two vectors."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    """Cosine of the angle at the origin between every two vectors; NaN where one is zero and has no direction."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, length, out=np.full_like(vectors, np.nan), where=length > 0)
     return unit @ unit.T
 
 

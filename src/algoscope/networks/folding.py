@@ -35,15 +35,15 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
         for block in map(folded.block, range(cfg.n_layers)):
             group = block.attn.v.bias.unflatten(0, (-1, block.attn.d_head))
             values = group.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0).flatten()
-            block.attn.o.bias += block.attn.o.weight @ values
+            block.attn.o.bias.add_(block.attn.o.weight @ values)
             block.attn.v.bias.zero_()
         done.append("value biases were moved through the output matrices into their biases")
     if cfg.normalization_type == "LN":
         _centre_writing(folded)
         done.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
     assert folded.unembed is not None
-    folded.unembed.weight -= folded.unembed.weight.mean(dim=0)
-    folded.unembed.bias -= folded.unembed.bias.mean()
+    folded.unembed.weight.sub_(folded.unembed.weight.mean(dim=0))
+    folded.unembed.bias.sub_(folded.unembed.bias.mean())
     done.append("the unembedding was centred over the vocabulary: each position's logits lose their mean")
     if model.cfg.tied_head:
         done.append("the unembedding is no longer tied to the token embedding")
@@ -64,8 +64,8 @@ def _fold_into(norm: nn.Module | None, readers: list[nn.Linear]) -> None:
     assert isinstance(norm, Norm)
     for reader in readers:
         if norm.bias is not None:
-            reader.bias += reader.weight @ norm.bias
-        reader.weight *= norm.weight
+            reader.bias.add_(reader.weight @ norm.bias)
+        reader.weight.mul_(norm.weight)
     norm.weight.fill_(1)
     if norm.bias is not None:
         norm.bias.zero_()
@@ -80,4 +80,4 @@ def _centre_writing(model: Transformer) -> None:
         if block.mlp is not None:
             writers += [block.mlp.w_out.weight.T, block.mlp.w_out.bias]
     for writer in writers:
-        writer -= writer.mean(dim=-1, keepdim=True)
+        writer.sub_(writer.mean(dim=-1, keepdim=True))

@@ -1,0 +1,252 @@
+"""The lenses on trial: do they find what was planted, and nothing where nothing was?
+
+Every check puts one question to one lens, whose answer is known for a planted model. It is put again to shuffled copies
+(the same weights in another order), to random models of the same shape, and to planted models that do something else:
+there the right answer is no.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from algoscope import lenses
+from algoscope.core.errors import AlgoscopeError, ConfigError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.core.progress import Bar, Watcher
+from algoscope.core.threads import threads
+from algoscope.networks.build import build
+from algoscope.networks.planted import Mechanism, shuffled
+from algoscope.networks.table import PLANTED
+from algoscope.subjects.base import Subject
+from algoscope.subjects.planted import subject_of
+
+MOSTLY = 0.9  # a share that counts as all
+HALF = 0.5  # a share that counts as the greater part
+REPEATED = "qwertyuqwe"  # after its last letter comes what followed before
+FOLLOWS = "r"
+BROKEN = "qwzrtyuqwe"  # the same, where nothing tells that `r` followed `e`
+CARRIES = "987+654"  # every column carries: before the carries are known, no digit is right
+MOST_FALSE_ALARMS = 0.05
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to one lens. `asks` is true of `model`, and of none of the `decoys`."""
+
+    lens: str
+    model: str
+    says: str
+    asks: Callable[[Subject, Mechanism], bool]
+    decoys: tuple[str, ...] = ()
+
+
+def selfcheck(*, copies: int = 10, progress: bool = False) -> Finding:
+    """Put every check to its planted model, to `copies` shuffles of it, to `copies` random models, and to its decoys.
+
+    Panel `rates` [lens of]: the share of planted models in which the lens finds what is there (`planted`: 1 = in all),
+    and the shares of shuffled, random and decoy models in which it claims to find it too (0 = in none). Facts: `checks`
+    {lens, model, says, found, false_alarms, trials}, `hit_rate`, `false_alarm_rate`, and `holds`: everything planted
+    was found, and at most one trial in twenty was a false alarm.
+
+    A lens that refuses a model in one line (a metric that does not separate the two runs, say) has not found anything.
+    Raises ConfigError for fewer than one copy.
+    """
+    if copies < 1:
+        raise ConfigError(f"copies is {copies}: at least 1 is needed to see a false alarm")
+    rows = []
+    with threads(1), Bar("selfcheck", "checks") if progress else Watcher() as bar:  # small models
+        for done, check in enumerate(CHECKS):
+            bar.advance(done, len(CHECKS), f"{check.lens} on {check.model}")
+            rows.append(_put(check, copies))
+    hits = [row["found"] for row in rows]
+    alarms, trials = (sum(sum(row[key].values()) for row in rows) for key in ("false_alarms", "trials"))
+    return Finding(
+        kind="selfcheck",
+        claim=f"{sum(hits)} of {len(hits)} planted mechanisms found, {alarms} false alarms in {trials} trials",
+        facts={
+            "checks": rows,
+            "hit_rate": sum(hits) / len(hits),
+            "false_alarm_rate": alarms / trials,
+            "holds": all(hits) and alarms <= MOST_FALSE_ALARMS * trials,
+        },
+        panels=(_rates(rows),),
+        provenance={"copies": copies},
+    )
+
+
+def _put(check: Check, copies: int) -> dict[str, Any]:
+    planted = PLANTED.load(check.model)()
+    mechanism = planted.mechanism
+    said = {
+        kind: [_claims(check, subject, mechanism) for subject in subjects]
+        for kind, subjects in {
+            "shuffled": (subject_of(shuffled(planted, seed), "shuffled") for seed in range(copies)),
+            "random": _random(check.model, copies),
+            "decoys": (subject_of(PLANTED.load(name)(), name) for name in check.decoys),
+        }.items()
+    }
+    return {
+        "lens": check.lens,
+        "model": check.model,
+        "says": check.says,
+        "found": _claims(check, subject_of(planted, f"planted:{check.model}"), mechanism),
+        "false_alarms": {kind: sum(answers) for kind, answers in said.items()},
+        "trials": {kind: len(answers) for kind, answers in said.items()},
+    }
+
+
+def _claims(check: Check, subject: Subject, mechanism: Mechanism) -> bool:
+    try:
+        return bool(check.asks(subject, mechanism))
+    except AlgoscopeError:
+        return False
+
+
+def _random(name: str, copies: int) -> Iterator[Subject]:
+    """Models of the planted one's shape, with weights large enough for heads to be sharp."""
+    for seed in range(copies):
+        planted = PLANTED.load(name)()
+        cfg = planted.model.cfg.model_copy(update={"init_embed_std": 1.0, "init_matrix_std": 0.5})
+        planted.model.load_state_dict(build(cfg, seed).state_dict())
+        yield subject_of(planted, "random")
+
+
+def _rates(rows: list[dict[str, Any]]) -> Panel:
+    """Shares by lens: of planted models found, and of others claimed."""
+    names = list(dict.fromkeys(str(row["lens"]) for row in rows))
+    kinds = ("planted", "shuffled", "random", "decoys")
+    values = np.full((len(names), len(kinds)), np.nan)
+    for i, name in enumerate(names):
+        own = [row for row in rows if row["lens"] == name]
+        values[i, 0] = np.mean([bool(row["found"]) for row in own])
+        for j, kind in enumerate(kinds[1:], start=1):
+            trials = sum(row["trials"][kind] for row in own)
+            if trials:
+                values[i, j] = sum(row["false_alarms"][kind] for row in own) / trials
+    return Panel(
+        name="rates",
+        title="in how many models each lens finds it",
+        axes=(Axis("lens", tuple(names), "lens"), Axis("of", kinds, "models: only the planted ones have it")),
+        values=values,
+        unit="share of models",
+        zero="found in none",
+        one="found in all",
+        view="heatmap",
+        scale="unit",
+    )
+
+
+# ---------------------------------------------------------------------- the questions
+
+
+def answers_all(subject: Subject, mechanism: Mechanism) -> bool:
+    facts = lenses.answers(subject, n_random=50).facts
+    return facts["edge_cases_right"] == facts["edge_cases"] and facts["random_right"] == facts["random"]
+
+
+def looks_as_planted(subject: Subject, mechanism: Mechanism) -> bool:
+    """Every head that looks by position puts its attention on the planted keys."""
+    texts = [subject.task.decode(row[: subject.task.prompt_length].tolist()) for row in subject.task.edge_cases()[:2]]
+    panels = [panel for panel in lenses.attention(subject, texts).panels if panel.beside]
+    for role, looks in mechanism.looks.items():
+        layer, head = mechanism.heads[role]
+        for panel in panels:
+            pattern = np.nan_to_num(panel.values[layer, head])
+            share = [pattern[query, list(keys)].sum() for query, keys in looks.items() if query < len(pattern)]
+            if np.mean(share) < MOSTLY:
+                return False
+    return True
+
+
+def numbers_on_circles(subject: Subject, mechanism: Mechanism) -> bool:
+    """The similarity of two numbers depends on their distance alone: what varies along diagonals is next to nothing."""
+    similarity = lenses.embeddings(subject)["token similarity"].values[-1]
+    by_distance = np.stack([np.roll(row, -i) for i, row in enumerate(similarity)])[:, 1:]
+    total = by_distance.var()
+    return bool(total > 0 and by_distance.var(axis=0).mean() < (1 - MOSTLY) * total)
+
+
+def carries_the(role: str, clean: str, corrupt: str) -> Callable[[Subject, Mechanism], bool]:
+    """Among heads, that of the role restores the answer, and no other restores half of it."""
+
+    def asks(subject: Subject, mechanism: Mechanism) -> bool:
+        values = lenses.patch(subject, clean, corrupt, sites=["head"])["head"].values
+        own = mechanism.heads[role]
+        others = [value for place, value in np.ndenumerate(values) if place != own]
+        return bool(values[own] >= HALF and max(others) < HALF)
+
+    return asks
+
+
+def readable_where_planted(subject: Subject, mechanism: Mechanism) -> bool:
+    """The right answer stands in the residual stream from the planted layer on, and not before."""
+    if subject.has_task:
+        found = lenses.logit(subject, [CARRIES])
+        right = subject.generate(CARRIES) == subject.task.expected(CARRIES)
+        return bool(right and found["readable_after"] == mechanism.readable_after)
+    return bool(lenses.logit(subject, [REPEATED], target=FOLLOWS)["readable_after"] == mechanism.readable_after)
+
+
+def speaks_for_the_answer(subject: Subject, mechanism: Mechanism) -> bool:
+    """Of all that speaks for the token that followed before, nearly everything comes from the induction head."""
+    layer, head = mechanism.heads["induction"]
+    found = lenses.attribution(subject, [REPEATED], target=FOLLOWS, rival="z")
+    speaking = {part["component"]: part["contribution"] for part in found["parts"] if part["contribution"] > 0}
+    return speaking.get(f"L{layer}H{head}", 0) > MOSTLY * sum(speaking.values())
+
+
+def hears_by_its_keys(subject: Subject, mechanism: Mechanism) -> bool:
+    """The induction head's keys hear the answer from the previous-token head alone, its values from no head."""
+    layer, head = mechanism.heads["induction"]
+    sender = "L{}H{}".format(*mechanism.heads["previous"])
+    for entry, heard in (("k", [sender]), ("v", [])):
+        receiver = f"L{layer}H{head}.{entry}"
+        found = lenses.paths(subject, REPEATED, BROKEN, receiver=receiver, target=FOLLOWS, rival="z")
+        if [row["sender"] for row in found["senders"] if row["recovered"] >= HALF] != heard:
+            return False
+    return True
+
+
+def heads_have_their_roles(subject: Subject, mechanism: Mechanism) -> bool:
+    """Every planted role is found in its head, and in no other."""
+    named = {"previous": "previous-token", "induction": "induction"}
+    planted = {(layer, head): named[role] for role, (layer, head) in mechanism.heads.items()}
+    found = {(row["layer"], row["head"]): row["role"] for row in lenses.roles(subject, n_inputs=64)["heads"]}
+    return all(
+        (role == planted[place]) if place in planted else role not in planted.values() for place, role in found.items()
+    )
+
+
+def needed_as_planted(subject: Subject, mechanism: Mechanism) -> bool:
+    """Without a planted head or feed-forward answers go wrong; without any other head nothing changes."""
+    rows = lenses.ablate(subject, kind=["zero"], n_inputs=200, per_class=20)["components"]
+    needed = {f"L{layer}H{head}" for layer, head in mechanism.heads.values()}
+    needed |= {f"L{layer} MLP" for layer in mechanism.feed_forwards}
+    parts = {row["component"]: row["drop"] for row in rows if "H" in row["component"] or row["component"] in needed}
+    return all(drop > 0.1 if name in needed else drop == 0 for name, drop in parts.items())
+
+
+IN_LAYER_1 = "the answer is readable from layer 1 on"
+CHECKS = (
+    Check("answers", "carry-adder", "every sum is right", answers_all),
+    Check("answers", "clock", "every sum modulo 113 is right", answers_all),
+    Check("answers", "reversal", "every reversal is right", answers_all, ("reversal-wrong",)),
+    Check("attention", "carry-adder", "each head looks at the digits of its column", looks_as_planted),
+    Check("attention", "reversal", "the head looks along the anti-diagonal", looks_as_planted),
+    Check("attention", "reversal-wrong", "it looks there though its answers are wrong", looks_as_planted),
+    Check("embeddings", "clock", "numbers stand on circles", numbers_on_circles),
+    Check("patch", "carry-adder", "one head carries the digit", carries_the("column", "123+456", "128+456")),
+    Check("patch", "carry-adder", "one head carries the carry", carries_the("below", "105+105", "100+100")),
+    Check("logit", "carry-adder", IN_LAYER_1, readable_where_planted),
+    Check("logit", "induction", IN_LAYER_1, readable_where_planted, ("induction-wrong",)),
+    Check("attribution", "induction", "one head adds the answer", speaks_for_the_answer, ("induction-wrong",)),
+    Check("paths", "induction", "keys hear the head before", hears_by_its_keys),
+    Check("paths", "induction-wrong", "the same, though the answer is wrong", hears_by_its_keys),
+    Check("roles", "previous-token", "one previous-token head", heads_have_their_roles),
+    Check("roles", "induction", "a previous-token and an induction head", heads_have_their_roles),
+    Check("roles", "induction-wrong", "both, though the answer is wrong", heads_have_their_roles),
+    Check("ablate", "carry-adder", "what is needed, and only that", needed_as_planted),
+)

@@ -1,0 +1,264 @@
+"""Drawing: what a figure holds, and how it looks in a real browser."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser
+
+from algoscope.core.draw import compose, facets, rows_of_plots
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Mark, Panel
+
+
+def grid(values: np.ndarray, **fields) -> Panel:
+    """A heatmap [... layer position]."""
+    names = ("input", "layer", "position")[-values.ndim :]
+    axes = tuple(
+        Axis(name, tuple(f"t_{i}" for i in range(n)) if name == "position" else tuple(range(n)))
+        for name, n in zip(names, values.shape, strict=True)
+    )
+    return Panel(**{"name": "grid", "axes": axes, "values": values, "unit": "logits", "scale": "signed"} | fields)
+
+
+def row(values: np.ndarray, names: tuple[str, ...], **fields) -> Panel:
+    axes = (Axis("component", names, "component"),)
+    return Panel(**{"name": "row", "axes": axes, "values": values, "unit": "share", "view": "bars"} | fields)
+
+
+def drawn(*panels: Panel) -> dict:
+    """The figure of a finding with these panels, as Plotly reads it."""
+    return json.loads(compose(Finding("kind", "claim", panels=panels)).to_json())
+
+
+def texts(*lines: list[str]) -> np.ndarray:
+    return np.array(lines, dtype=object)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def test_words_stand_in_the_cells_and_everything_in_the_hover() -> None:
+    words = texts(["<EOS>", " the"], ["\n", "abcdefghijk"])
+    more = texts(["0.9  <EOS>\n0.1  b", "x"], ["y", "z"])
+    trace = drawn(grid(np.array([[1.5, -2.0], [0.0, 4.0]]), words=words, hover=more))["data"][0]
+    assert trace["text"] == [["&lt;EOS&gt;", "·the"], ["↵", "abcdefghijk"]]
+    assert trace["texttemplate"] == "%{text}"
+    first = "layer 0<br>position t_0<br><b>1.5</b> logits<br><i>&lt;EOS&gt;</i><br>0.9  &lt;EOS&gt;<br>0.1  b"
+    assert trace["customdata"][0][0] == first
+    assert trace["hovertemplate"].startswith("%{customdata}")
+
+
+def test_words_are_shortened_to_their_cells_and_left_out_where_nothing_of_them_would_be_read() -> None:
+    def words_of(n: int) -> tuple[list[str] | None, str]:
+        trace = drawn(grid(np.zeros((2, n)), words=np.full((2, n), "understanding", dtype=object)))["data"][0]
+        return trace.get("text", [None])[0], trace["customdata"][0][0]
+
+    assert words_of(8)[0][0] == "unders…"
+    assert words_of(60)[0][0] == "unde…"
+    assert words_of(300)[0] is None
+    assert "understanding" in words_of(300)[1]
+    letters = np.full((2, 300), "a", dtype=object)
+    assert drawn(grid(np.zeros((2, 300)), words=letters))["data"][0]["text"][0][0] == "a"
+
+
+def test_words_go_with_their_cells_into_facets_and_through_json() -> None:
+    values = np.arange(12.0).reshape(2, 2, 3)
+    words = np.array([f"w{int(v)}" for v in values.flat], dtype=object).reshape(values.shape)
+    panel = grid(values, words=words, hover=words + "!", span=(-3.0, 20.0), marks=(Mark(0.5, "half", "y", "below"),))
+    again = Finding.from_json(Finding("kind", "claim", panels=(panel,)).to_json())["grid"]
+    for one in (panel, again):
+        second = facets(one)[1]
+        assert second.words.tolist() == [["w6", "w7", "w8"], ["w9", "w10", "w11"]]
+        assert second.hover.tolist() == [["w6!", "w7!", "w8!"], ["w9!", "w10!", "w11!"]]
+    assert (again.span, again.marks) == (panel.span, panel.marks)
+    with pytest.raises(AssertionError, match="words"):
+        grid(values, words=words[0])
+
+
+def test_findings_from_before_there_were_words_can_be_read() -> None:
+    plain = Finding("kind", "claim", panels=(grid(np.eye(2), marks=(Mark(1.0, "here"),)),)).to_dict()
+    del plain["panels"][0]["span"]
+    plain["panels"][0]["marks"] = [[1.0, "here", "x"]]
+    panel = Finding.from_json(json.dumps(plain))["grid"]
+    assert (panel.words, panel.hover, panel.span, panel.marks) == (None, None, None, (Mark(1.0, "here"),))
+
+
+# ---------------------------------------------------------------------- scales
+
+
+def ranges(figure: dict) -> list[tuple[float, float]]:
+    return [(trace["zmin"], trace["zmax"]) for trace in figure["data"]]
+
+
+def test_signed_colours_have_one_range_for_all_facets_and_for_all_panels_of_a_unit() -> None:
+    small, large = np.full((2, 2, 2), 0.5), np.array([[[1.0, -7.0], [0.0, 2.0]]] * 2)
+    other = grid(np.full((2, 2), 30.0), unit="nats")
+    figure = drawn(grid(np.stack([small[0], -3 * small[0]])), grid(large, name="other"), other)
+    assert ranges(figure) == [(-7, 7)] * 4 + [(-30, 30)]
+    assert all(trace["colorscale"][1] == [0.5, "#ffffff"] for trace in figure["data"])
+    assert [trace["colorscale"][0][1] for trace in figure["data"]] == ["#e66100"] * 5
+    assert [facet.span for facet in facets(grid(large[:1]))] == [(-7, 2)]
+
+
+def test_a_signed_scale_on_which_one_means_something_reaches_one() -> None:
+    assert ranges(drawn(grid(np.full((2, 2), 0.01), one="as the clean run"))) == [(-1, 1)]
+    assert ranges(drawn(grid(np.full((2, 2), 0.01)))) == [(-0.01, 0.01)]
+    assert ranges(drawn(grid(np.zeros((2, 2))))) == [(-1, 1)]
+
+
+def test_a_span_is_the_least_that_colours_cover() -> None:
+    assert ranges(drawn(grid(np.array([[1.0, 2.0]]), scale="free", span=(0.0, 5.0)))) == [(0, 5)]
+    assert ranges(drawn(grid(np.array([[1.0, 9.0]]), scale="free", span=(0.0, 5.0)))) == [(0, 9)]
+    assert ranges(drawn(grid(np.array([[3.0, 3.0]]), scale="free"))) == [(3, 4)]
+
+
+def test_a_logarithmic_heatmap_says_the_true_numbers() -> None:
+    trace = drawn(grid(np.array([[0.0, 9.0, 99.0]]), scale="log", unit="tokens"))["data"][0]
+    assert trace["z"] == [[0, 1, 2]]
+    bar = trace["colorbar"]
+    np.testing.assert_allclose(10 ** np.array(bar["tickvals"]) - 1, [0, 1, 10, 100], atol=1e-9)
+    assert bar["ticktext"] == ["0", "1", "10", "100"]
+    assert "<b>99</b> tokens" in trace["customdata"][0][2]
+
+
+def test_each_unit_has_one_colour_bar_beside_its_first_row() -> None:
+    figure = drawn(
+        grid(np.eye(2), beside="a"),
+        grid(np.eye(2), name="second", beside="a"),
+        grid(np.eye(2), name="third", unit="nats"),
+        grid(np.eye(2), name="fourth"),
+    )
+    bars = [(i, trace["colorbar"]) for i, trace in enumerate(figure["data"]) if trace["showscale"]]
+    assert [(i, bar["title"]["text"]) for i, bar in bars] == [(1, "<br>logits"), (2, "<br>nats")]
+    layout = figure["layout"]
+    for (_, bar), axis in zip(bars, ("2", "3"), strict=True):
+        assert bar["x"] == layout[f"xaxis{axis}"]["domain"][1]
+        assert bar["y"] == layout[f"yaxis{axis}"]["domain"][1]
+
+
+def test_the_first_layer_is_on_top_and_axes_say_which_is_which() -> None:
+    layout = drawn(grid(np.eye(3)))["layout"]
+    assert layout["yaxis"]["autorange"] == "reversed"
+    assert (layout["yaxis"]["title"]["text"], layout["xaxis"]["title"]["text"]) == ("layer", "position")
+    assert layout["yaxis"]["ticktext"] == ["0", "1", "2"]
+    assert layout["xaxis"]["ticktext"][1] == "t<sub>1</sub>"
+
+
+def test_a_cell_that_does_not_exist_is_grey_and_says_so() -> None:
+    masked, values = drawn(grid(np.array([[1.0, np.nan]])))["data"]
+    assert (masked["z"], values["z"]) == ([[None, 0]], [[1, None]])
+    assert masked["customdata"][0][1].endswith("<b>none</b>")
+    axes = (Axis("query", ("a",)), Axis("key", ("a", "b")))
+    masked, _ = drawn(Panel("p", axes, np.array([[1.0, np.nan]]), "share", scale="unit"))["data"]
+    assert "cannot look ahead" in masked["customdata"][0][1]
+
+
+# ---------------------------------------------------------------------- bars
+
+
+@pytest.mark.parametrize(("strong", "expected"), [("above", [1, 1, 0, 0]), ("below", [0, 1, 1, 1])])
+def test_bars_that_reach_the_threshold_stand_out(strong: str, expected: list[int]) -> None:
+    values = np.array([0.9, 0.5, 0.1234567891, -0.3])
+    mark = Mark(0.5, "50 %", "y", strong)
+    figure = drawn(row(values, ("a", "b", "c", "d"), scale="signed", one="all", marks=(mark,)))
+    trace, layout = figure["data"][0], figure["layout"]
+    vivid, pale = ["#2166ac"] * 3 + ["#e66100"], ["#b9d2e8"] * 3 + ["#f8d0b0"]
+    assert trace["marker"]["color"] == [(pale, vivid)[on][i] for i, on in enumerate(expected)]
+    assert trace["customdata"][2] == "component c<br><b>0.12345679</b> share"
+    lines = [shape for shape in layout["shapes"] if shape["y0"] == shape["y1"] == 0.5]
+    assert [line["line"]["dash"] for line in lines] == ["dash"]
+    assert "50 %" in [note["text"] for note in layout["annotations"]]
+    low, high = layout["yaxis"]["range"]
+    assert low < -0.3 < 0.9 < high
+
+
+def test_signed_bars_share_their_ordinate_over_facets_and_show_the_threshold() -> None:
+    axes = (Axis("input", ("x", "y")), Axis("component", ("a", "b")))
+    values = np.array([[0.1, 0.2], [-0.4, 0.0]])
+    panel = Panel("p", axes, values, "share", view="bars", scale="signed", marks=(Mark(0.5, "50 %", "y"),))
+    layout = drawn(panel)["layout"]
+    assert layout["yaxis"]["range"] == layout["yaxis2"]["range"]
+    low, high = layout["yaxis"]["range"]
+    assert low < -0.4
+    assert high > 0.5
+    assert {trace["marker"]["color"][0] for trace in drawn(panel)["data"]} == {"#b9d2e8", "#f8d0b0"}
+
+
+def test_bars_at_numbers_stay_at_their_numbers() -> None:
+    axes = (Axis("margin", (0.25, 0.75, 9.25)),)
+    assert drawn(Panel("p", axes, np.ones(3), "inputs", view="bars"))["data"][0]["x"] == [0.25, 0.75, 9.25]
+    equal = row(np.ones(2), ("same", "same"))
+    assert drawn(equal)["data"][0]["x"] == [0, 1], "equal labels are two bars"
+
+
+def test_lines_over_labels_that_are_no_numbers_keep_their_order() -> None:
+    panel = Panel("p", (Axis("layer", ("embed", 0, 1)),), np.arange(3.0), "nats", view="lines")
+    figure = drawn(panel)
+    assert figure["data"][0]["x"] == ["embed", "0", "1"]
+    assert figure["layout"]["xaxis"]["type"] == "category"
+
+
+def test_rows_of_plots_share_spans_by_unit() -> None:
+    one, two, other = grid(np.eye(2)), grid(-5 * np.eye(2), name="b"), grid(np.eye(2), name="c", unit="nats")
+    assert [plots[0].span for plots in rows_of_plots([one, two, other])] == [(-5, 1), (-5, 1), (0, 1)]
+
+
+# ---------------------------------------------------------------------- in a browser
+
+
+def boxes(chromium: Browser, finding: Finding, path: Path) -> tuple[dict, list[dict]]:
+    """Where the drawing is, and where each of its texts is."""
+    page = chromium.new_context(offline=True, viewport={"width": 3000, "height": 2000}).new_page()
+    page.goto(finding.save(path).as_uri())
+    page.wait_for_selector(".main-svg")
+    frame, texts = page.evaluate(
+        """() => {
+            const place = e => { const r = e.getBoundingClientRect();
+                return {left: r.left, right: r.right, top: r.top, bottom: r.bottom, text: e.textContent} };
+            return [place(document.querySelector('.main-svg')), [...document.querySelectorAll('svg text')].map(place)];
+        }"""
+    )
+    page.context.close()
+    return frame, [text for text in texts if text["text"]]
+
+
+def touching(texts: list[dict]) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes share more than a pixel."""
+    left, right, top, bottom = (np.array([text[side] for text in texts]) for side in ("left", "right", "top", "bottom"))
+    across = np.minimum.outer(right, right) - np.maximum.outer(left, left)
+    down = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
+    pairs = np.argwhere(np.triu((across > 1) & (down > 1), k=1))
+    return [(texts[i]["text"], texts[j]["text"]) for i, j in pairs]
+
+
+def crowded() -> Finding:
+    """Long names, many of them, words in cells, several units."""
+    names = tuple(f"L{layer}{part}" for layer in range(12) for part in (*(f"H{h}" for h in range(12)), " MLP"))
+    draw = np.random.default_rng(0)
+    tokens = tuple(f"{'·capital' if i % 3 else 'Paris'}_{i}" for i in range(30))
+    words = np.full((13, 30), "word", dtype=object)
+    axes = (Axis("layer", ("embed", *range(12)), "layer read after"), Axis("position", tokens, "position"))
+    return Finding(
+        "kind",
+        "a claim that is long enough to need a second line " * 8,
+        panels=(
+            row(draw.normal(size=len(names)), names, scale="signed", marks=(Mark(0.5, "50 %", "y"),)),
+            Panel("a", axes, draw.random((13, 30)), "probability", scale="unit", words=words),
+            Panel("b", axes, 400 * draw.normal(size=(13, 30)), "logits", scale="signed", words=words),
+            Panel("c", axes, draw.random((13, 30)), "nats", scale="free"),
+        ),
+    )
+
+
+def test_no_text_touches_another_and_none_leaves_the_drawing(chromium: Browser, tmp_path: Path) -> None:
+    frame, texts = boxes(chromium, crowded(), tmp_path / "crowded.html")
+    said = [text["text"] for text in texts]
+    assert said.count("word") == 2 * 13 * 30
+    assert "L11 MLP" in said, "the last of a long list"
+    assert touching(texts) == []
+    assert touching([*texts, texts[0]]), "this check can fail"
+    for text in texts:
+        assert frame["left"] <= text["left"] < text["right"] <= frame["right"], text
+        assert frame["top"] <= text["top"] < text["bottom"] <= frame["bottom"], text

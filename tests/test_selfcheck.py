@@ -1,0 +1,55 @@
+"""The selfcheck: what is planted is found, what is not there is not, and a lens that says yes to all is caught."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import algoscope as ag
+from algoscope.core.errors import ConfigError
+from algoscope.lenses.table import LENSES
+from algoscope.verdicts import selfcheck as module
+
+
+@pytest.fixture(scope="module")
+def found() -> ag.Finding:
+    return ag.selfcheck(copies=3)
+
+
+def test_every_lens_finds_what_is_planted_and_raises_no_alarm(found: ag.Finding) -> None:
+    assert found["hit_rate"] == 1, [row for row in found["checks"] if not row["found"]]
+    assert found["false_alarm_rate"] == 0, [row for row in found["checks"] if sum(row["false_alarms"].values())]
+    assert found["holds"]
+    assert {row["lens"] for row in found["checks"]} == set(LENSES)
+    assert all(row["trials"]["shuffled"] == row["trials"]["random"] == 3 for row in found["checks"])
+
+
+def test_the_rates_are_those_of_the_checks(found: ag.Finding) -> None:
+    panel = found["rates"]
+    assert panel.axes[0].labels == tuple(dict.fromkeys(row["lens"] for row in found["checks"]))
+    assert (panel.values[:, 0] == 1).all()
+    assert (panel.values[:, 1:3] == 0).all()
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_lens_that_always_says_the_same_does_not_hold(answer: bool, monkeypatch: pytest.MonkeyPatch, run) -> None:
+    check = replace(module.CHECKS[2], asks=lambda subject, mechanism: answer)
+    monkeypatch.setattr(module, "CHECKS", (check,))
+    code, said, _ = run("selfcheck", "--copies", 2, "--json", "--quiet")
+    result = json.loads(said)
+    assert code == 1
+    assert (result["hit_rate"], result["false_alarm_rate"], result["holds"]) == (answer, answer, False)
+    assert result["checks"][0]["trials"] == {"shuffled": 2, "random": 2, "decoys": 1}
+
+
+def test_the_command_prints_a_line_for_each_check(monkeypatch: pytest.MonkeyPatch, run) -> None:
+    monkeypatch.setattr(module, "CHECKS", module.CHECKS[:3])
+    code, said, _ = run("selfcheck", "--copies", 1, "--quiet")
+    assert code == 0
+    assert said.count("found") >= 3
+    assert "3 of 3 planted mechanisms found, 0 false alarms in 7 trials" in said
+
+
+def test_no_copies_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="copies is 0"):
+        ag.selfcheck(copies=0)
