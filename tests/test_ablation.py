@@ -195,8 +195,13 @@ def test_either_head_of_the_induction_pair_is_needed_and_the_idle_ones_are_not()
 
 
 def test_the_kinds_differ_and_only_zeros_take_positions_away() -> None:
-    rows = by_name(ablate("planted:carry-adder", n_inputs=1000, per_class=1))
+    found = ablate("planted:carry-adder", n_inputs=1000, per_class=50)
+    rows = by_name(found)
     assert len({rows["L0H1", kind]["accuracy"] for kind in KINDS}) == 3
+    for column, kind in enumerate(KINDS):
+        below = rows["L0H1", kind]
+        assert found["overall"].values[2, column] == below["accuracy"]
+        assert found[f"{kind} by class"].values[2].tolist() == [one["accuracy"] for one in below["by_class"]]
     assert [rows["pos_embed", kind]["drop"] for kind in KINDS] == [1, 0, 0]
 
 

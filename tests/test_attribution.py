@@ -160,7 +160,7 @@ def test_in_shuffled_weights_no_head_says_it_all(seed: int) -> None:
     for text in REPEATED:
         found = ag.lenses.attribution(destroyed, [text], target=text[text.index(text[-1]) + 1])
         said.append(found["largest"]["component"] == "L1H0" and found["largest"]["contribution"] > 10)
-    assert not all(said)
+    assert not any(said)
 
 
 def test_in_random_weights_no_part_says_it_all() -> None:

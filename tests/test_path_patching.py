@@ -14,6 +14,7 @@ from algoscope.lenses import path_patching
 from algoscope.networks.planted import shuffled
 from algoscope.networks.table import PLANTED
 from algoscope.subjects.base import Subject
+from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.huggingface import convert
 from algoscope.subjects.native import NativeSubject
@@ -24,7 +25,7 @@ from test_edits import FAMILIES, subject
 
 CAUSAL = [family for family in FAMILIES if family != "not causal"]
 PAIRS = (["12+34", "55+46"], ["19+34", "57+46"])
-TEXTS = ("3 1 4 1 5 9 2 6", "3 8 4 1 5 7 2 6")
+TEXTS = (["3 1 4 1 5 9"], ["3 8 4 1 7 9"])
 INDUCTION = ("abcda", "cbada")  # after a came b; after a came d
 
 
@@ -40,14 +41,19 @@ def by_sender(found: Finding) -> dict[str, float]:
 
 
 def logits_of_path(
-    model: Subject, base_tokens: torch.Tensor, other_tokens: torch.Tensor, sender: str, receiver: str, mlps: str
+    model: Subject,
+    tokens: torch.Tensor,
+    base: ActivationCache,
+    other: ActivationCache,
+    sender: str,
+    receiver: str,
+    mlps: str,
 ) -> torch.Tensor:
     """Logits [batch pos d_vocab] of the base input when the receiver alone hears the sender's other output.
 
     The first run holds every head's `z` and every feed-forward's output at the base run, but for the sender's; the
     second changes what the receiver's weights made of what they then read.
     """
-    (_, base), (_, other) = model.run_with_cache(base_tokens), model.run_with_cache(other_tokens)
     hold = []
     for layer in range(model.cfg.n_layers):
         z = base["z", layer].clone()
@@ -59,22 +65,22 @@ def logits_of_path(
             value = (other if sender == f"L{layer} MLP" else base)["mlp_out", layer]
             hold.append(Patch(("mlp_out", layer), value=value))
     if receiver == "logits":
-        return model.run(base_tokens, edits=hold)[0]
+        return model.run(tokens, edits=hold)[0]
     if receiver.endswith("MLP"):
         layer, head = int(receiver[1:-4]), None
         kinds = ["pre", "pre_linear"] if model.cfg.gated_mlp else ["pre"]
     else:
         layer, head = (int(part) for part in receiver[1:-2].split("H"))
         kinds = [receiver[-1]]
-    _, heard = model.run(base_tokens, record=[(kind, layer) for kind in kinds], edits=hold)
-    return model.run(base_tokens, edits=[Patch((kind, layer), value=heard[kind, layer], head=head) for kind in kinds])[
-        0
-    ]
+    _, heard = model.run(tokens, record=[(kind, layer) for kind in kinds], edits=hold)
+    return model.run(tokens, edits=[Patch((kind, layer), value=heard[kind, layer], head=head) for kind in kinds])[0]
 
 
-def check_paths(model: Subject, clean: list[str], corrupt: list[str], receiver: str, mlps: str, direction: str) -> int:
+def check_paths(
+    model: Subject, clean: list[str], corrupt: list[str], receiver: str, mlps: str, direction: str, **named: str
+) -> int:
     """Every sender's recovered share of the logit difference is that of two plain runs. How many moved anything."""
-    found = ag.lenses.paths(model, clean, corrupt, receiver=receiver, mlps=mlps, direction=direction)
+    found = ag.lenses.paths(model, clean, corrupt, receiver=receiver, mlps=mlps, direction=direction, **named)
     if model.has_task:
         whole = [
             model.to_tokens([model.task.prompt(t) + model.task.expected(t) for t in ts]) for ts in (clean, corrupt)
@@ -87,16 +93,21 @@ def check_paths(model: Subject, clean: list[str], corrupt: list[str], receiver: 
     else:
         tokens = [model.to_tokens(texts) for texts in (clean, corrupt)]
         here, place = torch.arange(len(clean)), tokens[0].shape[1] - 1
-        target, rival = (model(each)[:, -1].argmax(dim=-1) for each in tokens)
+        target, rival = (int(named[name]) for name in ("target", "rival"))
 
     def read(logits: torch.Tensor) -> torch.Tensor:
         return logits[here, place, target] - logits[here, place, rival]
 
     top, bottom = (read(model(each)) for each in tokens)
     base, other = tokens[::-1] if direction == "denoise" else tokens
+    written = [(kind, layer) for kind in ("z", "mlp_out") for layer in range(model.cfg.n_layers)]
+    caches = [
+        model.run(each, record=written if model.cfg.d_mlp else written[: len(written) // 2])[1]
+        for each in (base, other)
+    ]
     moved = 0
     for row in found["senders"]:
-        patched = read(logits_of_path(model, base, other, row["sender"], receiver, mlps))
+        patched = read(logits_of_path(model, base, *caches, row["sender"], receiver, mlps))
         expected = (patched - bottom) / (top - bottom)
         np.testing.assert_allclose(row["per_example"], expected, atol=1e-10, err_msg=row["sender"])
         assert row["recovered"] == pytest.approx(float(expected.mean()))
@@ -119,8 +130,8 @@ def test_every_path_is_that_of_two_plain_runs_on_every_library_family(family: st
     model = of_library(family)
     last = model.cfg.n_layers - 1
     for receiver in (f"L{last}H2.q", f"L{last}H1.k", f"L{last}H0.v", f"L{last} MLP", "logits"):
-        assert check_paths(model, [TEXTS[0]], [TEXTS[1]], receiver, "frozen", "denoise") > 0
-    assert check_paths(model, [TEXTS[0]], [TEXTS[1]], "logits", "free", "noise") > 0
+        assert check_paths(model, *TEXTS, receiver, "frozen", "denoise", target="5", rival="9") > 0
+    assert check_paths(model, *TEXTS, "logits", "free", "noise", target="5", rival="9") > 0
 
 
 def test_senders_in_many_stacks_are_senders_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,28 +181,43 @@ def test_what_is_critical_is_named_in_both_directions() -> None:
         assert nothing["critical"] == []
 
 
-def test_the_carry_adder_s_last_feed_forward_hears_the_column_directly_and_the_carry_through_the_first() -> None:
-    digits = by_sender(ag.lenses.paths("planted:carry-adder", "123+456", "124+456", receiver="L1 MLP"))
-    assert max(map(abs, digits.values())) < 1e-6, "no column reaches ten: the last feed-forward writes nothing"
-    wraps = ag.lenses.paths("planted:carry-adder", "005+005", "005+004", receiver="L1 MLP")
-    assert (wraps["largest"]["sender"], wraps["critical"]) == ("L0H0", ["L0H0"])
-    carried = {
-        mlps: by_sender(ag.lenses.paths("planted:carry-adder", "123+456", "123+456"[:6] + "9", mlps=mlps))
-        for mlps in ("frozen", "free")
-    }
-    assert carried["frozen"].keys() == carried["free"].keys()
+def adder_paths(clean: str, corrupt: str, receiver: str, mlps: str = "frozen") -> dict[str, float]:
+    found = ag.lenses.paths("planted:carry-adder", clean, corrupt, receiver=receiver, mlps=mlps)
+    return {sender: value for sender, value in by_sender(found).items() if abs(value) > 1e-5}
+
+
+def test_the_carry_adder_s_paths_are_its_mechanism() -> None:
+    plain = ("123+456", "121+456")  # no column reaches ten
+    assert adder_paths(*plain, "logits") == pytest.approx({"L0H0": 1})
+    assert adder_paths(*plain, "L1 MLP") == {}
+    wraps = ("005+005", "005+004")  # the units reach ten, so the last feed-forward takes ten away
+    assert adder_paths(*wraps, "L1 MLP").keys() == {"L0H0"}
+    carries = ("005+005", "000+000")  # the answers differ in the tens alone
+    assert adder_paths(*carries, "L0 MLP") == pytest.approx({"L0H1": 1})
+    assert adder_paths(*carries, "logits") == pytest.approx({"L0 MLP": 1}), "the carry is written by the feed-forward"
+    through = adder_paths(*carries, "logits", mlps="free")
+    assert through == pytest.approx({"L0H1": 1, "L0 MLP": 1}), "which hears it from the head"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_in_shuffled_weights_that_path_carries_nothing_of_the_answer(seed: int) -> None:
-    destroyed = subject_of(shuffled(PLANTED.load("induction")(), seed), "shuffled")
-    options = {"target": "b", "rival": "d", "receiver": "L1H0.k"}
-    try:
-        found = ag.lenses.paths(destroyed, *INDUCTION, **options)
-    except PairingError as error:
-        assert "does not tell" in str(error)
-    else:
-        assert abs(by_sender(found)["L0H1"]) < 0.5
+def test_once_the_keys_are_shuffled_the_path_carries_nothing(seed: int) -> None:
+    planted = PLANTED.load("induction")()
+    options = {"receiver": "L1H0.k", "target": "b", "rival": "e"}  # after a came e
+    before = ag.lenses.paths(subject_of(planted, "induction"), "abcda", "cbaea", **options)
+    assert by_sender(before)["L0H1"] == pytest.approx(1)
+    keys = planted.model.block(1).attn.k.weight
+    order = torch.randperm(keys.numel(), generator=torch.Generator().manual_seed(seed))
+    keys.copy_(keys.flatten()[order].view_as(keys))
+    found = ag.lenses.paths(subject_of(planted, "shuffled keys"), "abcda", "cbaea", **options)
+    assert found["critical"] == []
+    assert abs(by_sender(found)["L0H1"]) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_shuffled_model_that_cannot_tell_the_inputs_apart_is_refused(seed: int) -> None:
+    destroyed = subject_of(shuffled(PLANTED.load("carry-adder")(), seed), "shuffled")
+    with pytest.raises(PairingError, match="does not tell '005\\+005' from '000\\+000'"):
+        ag.lenses.paths(destroyed, "005+005", "000+000")
 
 
 def test_in_random_weights_no_path_to_one_head_carries_the_answer() -> None:

@@ -8,9 +8,13 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import algoscope as ag
+from algoscope.core.errors import SubjectError
+from algoscope.doors.report import TITLES
 from algoscope.training.runs import Run
+from hf_models import save
 
-SECTIONS = ["trained", "curves", "verdict", "answers", "attention", "embeddings", "parameters"]
+SECTIONS = list(TITLES)
+KEPT = {"certify", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings"}
 
 
 def opened(chromium: Browser, path: Path, width: int, said: list[str], asked: list[str]) -> Page:
@@ -34,7 +38,7 @@ def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [page.locator(f"section#{name}").count() for name in SECTIONS] == [1] * len(SECTIONS)
     plots = page.locator(".plot")
-    assert plots.count() == 25
+    assert plots.count() == 40
     drawn = page.evaluate(
         """[...document.querySelectorAll('.plot')].map(plot => ({
             title: plot.querySelector('.gtitle')?.textContent,
@@ -104,7 +108,7 @@ def test_the_page_stands_alone(demo: dict) -> None:
 
 def test_findings_are_kept_beside_the_run(demo: dict) -> None:
     kept = {path.stem: json.loads(path.read_text()) for path in (demo["run"].path / "findings").glob("*.json")}
-    assert set(kept) == {"certify", "answers", "attention", "embeddings"}
+    assert set(kept) == KEPT
     assert kept["certify"]["wrong"] == 0
 
 
@@ -119,3 +123,25 @@ def test_a_hand_made_sample_is_not_taken_for_the_verdict(small_run: Run, tmp_pat
     small_run.keep(ag.certify(small_run, sample=10))
     page = ag.report(small_run, tmp_path / "page.html").read_text()
     assert "Every one of the 100 inputs" in page
+
+
+def test_a_sentence_goes_through_every_lens_on_one_page(chromium: Browser, tmp_path: Path) -> None:
+    model = ag.open(f"hf:{save(tmp_path / 'llama', 'llama')}")
+    clean = "The capital of Paris"
+    n = model.to_tokens(clean).shape[1]
+    corrupt = model.to_string(model.to_tokens("The Eiffel Tower is located in")[0, :n])
+    path = ag.report(model, tmp_path / "sentence.html", clean=clean, corrupt=corrupt)
+    said: list[str] = []
+    page = opened(chromium, path, 1280, said, [])
+    assert said == []
+    shown = page.eval_on_selector_all("section", "sections => sections.map(section => section.id)")
+    assert shown == ["attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings", "parameters"]
+    text = page.inner_text("main")
+    assert clean in text
+    assert corrupt in text
+    page.context.close()
+
+
+def test_a_model_of_free_text_needs_a_prompt(tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match=r"reads free text: name .*--clean"):
+        ag.report("planted:induction", tmp_path / "page.html")
