@@ -49,7 +49,7 @@ class Side:
             [python, str(here), kind], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.version = ""
+        self.version, self.peak = "", 0.0
         if kind == "transformer_lens":
             asked = "from importlib.metadata import version; print(version('transformer_lens'))"
             self.version = subprocess.check_output([python, "-c", asked], text=True).strip()
@@ -61,7 +61,9 @@ class Side:
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("ANSWER "):
-                return dict(json.loads(line.removeprefix("ANSWER ")))
+                answer = dict(json.loads(line.removeprefix("ANSWER ")))
+                self.peak = answer["peak_mb"]
+                return answer
         raise SystemExit(f"{self.kind} {self.version} ended without an answer to {job}")
 
 
@@ -110,13 +112,21 @@ def compare(sides: dict[str, Side], job: dict[str, object], rounds: int, cells: 
 @click.option("--cells", default=36, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--shape", multiple=True, default=list(SHAPES))
-def main(peer: tuple[str, ...], cells: int, rounds: int, shape: tuple[str, ...]) -> None:
+@click.option("--tokens", multiple=True, type=int, help="Only these lengths.")
+@click.option("--threads", "counts", multiple=True, type=int, default=[len(os.sched_getaffinity(0)), 1])
+def main(
+    peer: tuple[str, ...],
+    cells: int,
+    rounds: int,
+    shape: tuple[str, ...],
+    tokens: tuple[int, ...],
+    counts: tuple[int, ...],
+) -> None:
     """Measure and print."""
-    every_core = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_models(folder)
-        for threads in (every_core, 1):
+        for threads in counts:
             sides = {"algoscope": Side(sys.executable, "algoscope", threads)}
             for python in peer:
                 side = Side(python, "transformer_lens", threads)
@@ -127,9 +137,8 @@ def main(peer: tuple[str, ...], cells: int, rounds: int, shape: tuple[str, ...])
             )
             columns = ["shape", "tokens", "what", *sides, "times faster than the fastest", "largest difference"]
             rows = []
-            peaks: dict[str, float] = {}
             for name in shape:
-                for n_pos in LENGTHS[name]:
+                for n_pos in (n for n in LENGTHS[name] if n in tokens or not tokens):
                     times = 1 if n_pos > 12 else 5
                     common: dict[str, object] = {"folder": str(folder / name), "n_pos": n_pos, "times": times}
                     jobs = [
@@ -142,9 +151,12 @@ def main(peer: tuple[str, ...], cells: int, rounds: int, shape: tuple[str, ...])
                         found = compare(sides, job, rounds, cells, folder)
                         rows.append([name, n_pos, said, *found])
                         print(f"{name} {n_pos} {said}: {found}", file=sys.stderr, flush=True)
-                peaks = {side: found.ask(**common, what="forward")["peak_mb"] for side, found in sides.items()}
             harness.table(columns, rows)
-            print("\nLargest memory of each process, MB: " + ", ".join(f"{k} {v:.0f}" for k, v in peaks.items()) + ".")
+            print(
+                "\nLargest memory of each process, MB: "
+                + ", ".join(f"{k} {v.peak:.0f}" for k, v in sides.items())
+                + "."
+            )
             for side in sides.values():
                 side.process.kill()
 

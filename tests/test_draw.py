@@ -262,3 +262,13 @@ def test_no_text_touches_another_and_none_leaves_the_drawing(chromium: Browser, 
     for text in texts:
         assert frame["left"] <= text["left"] < text["right"] <= frame["right"], text
         assert frame["top"] <= text["top"] < text["bottom"] <= frame["bottom"], text
+
+
+def test_each_title_stands_over_its_plot() -> None:
+    layout = drawn(grid(np.zeros((5, 2, 2))), row(np.ones(2), ("a", "b")))["layout"]
+    for number, note in enumerate(layout["annotations"][:4], start=1):
+        low, high = layout[f"xaxis{number if number > 1 else ''}"]["domain"]
+        assert note["x"] == pytest.approx((low + high) / 2)
+        assert (note["xanchor"], note["text"]) == ("center", f"grid: {number - 1}")
+    tops = [layout[f"yaxis{number}"]["domain"] for number in (2, 5, 9)]
+    assert 1 == tops[0][1] > tops[0][0] > tops[1][1] > tops[1][0] > tops[2][1] > tops[2][0] >= 0

@@ -80,6 +80,16 @@ def test_rows_of_attention_and_its_summary_add_up_to_one() -> None:
     np.testing.assert_allclose(finding["where answers look"].values.sum(-1), 1, atol=1e-6)
 
 
+def test_some_heads_are_those_of_all() -> None:
+    subject = subject_of(shape(n_heads=2))
+    whole = ag.lenses.attention(subject, PAIR)["attention 12+34"].values
+    some = ag.lenses.attention(subject, PAIR, ["L1H0", "L0H1"])["attention 12+34"]
+    assert some.axes[0].labels == ("L1H0", "L0H1")
+    np.testing.assert_array_equal(some.values, [whole[1, 0], whole[0, 1]])
+    with pytest.raises(UnknownNameError, match="unknown head 'L2H0'"):
+        ag.lenses.attention(subject, PAIR, ["L2H0"])
+
+
 def test_labels_are_tokens_with_their_positions() -> None:
     panel = ag.lenses.attention(subject_of(shape()), ["12+34"]).panels[0]
     assert panel.axes[-1].labels[:6] == ("1_0", "2_1", "+_2", "3_3", "4_4", "=_5")

@@ -85,27 +85,24 @@ def compose(finding: Finding) -> go.Figure:
     rows = rows_of_plots(finding.panels)
     columns = max(map(len, rows))
     depths = [max(map(_depth, row)) for row in rows]
-    gap = 100 + max(_labels_below(plot) for row in rows for plot in row)
-    area = sum(depths) + gap * (len(rows) - 1)
+    gaps = [100 + max(map(_labels_below, row)) for row in rows]
+    area = sum(depths) + sum(gaps[:-1])
     width = max(columns * max(_width(plot) for row in rows for plot in row), 640)
-    titles = [
-        _wrapped(row[i].heading, width // columns - 80) if i < len(row) else "" for row in rows for i in range(columns)
-    ]
-    fig = make_subplots(
-        rows=len(rows),
-        cols=columns,
-        subplot_titles=titles,
-        horizontal_spacing=0.2 / columns,
-        vertical_spacing=gap / area if len(rows) > 1 else 0,
-        row_heights=depths,
-    )
-    fig.update_annotations(font_size=13)
+    fig = make_subplots(rows=len(rows), cols=columns, horizontal_spacing=0.2 / columns)
+    for r, row in enumerate(rows):
+        high = 1 - (sum(depths[:r]) + sum(gaps[:r])) / area
+        for c, plot in enumerate(row):
+            axes = fig.get_subplot(r + 1, c + 1)
+            axes.yaxis.domain = (max(high - depths[r] / area, 0), high)
+            title = {"text": _wrapped(plot.heading, width // columns - 80), "font": {"size": 13}, "showarrow": False}
+            over = {"x": sum(axes.xaxis.domain) / 2, "xanchor": "center", "y": high, "yanchor": "bottom"}
+            fig.add_annotation(**title, **over, xref="paper", yref="paper")
     colour_bars = _colour_bars(fig, rows, area)
     for r, row in enumerate(rows):
         for c, plot in enumerate(row):
             _add(fig, plot, (r + 1, c + 1), colour_bars.get((r, c)))
     claim = _wrapped(finding.claim, width - 100)
-    top, below = 90 + 20 * claim.count("<br>"), gap - 40
+    top, below = 90 + 20 * claim.count("<br>"), gaps[-1] - 40
     fig.update_layout(height=area + top + below, width=width, margin={"t": top, "b": below})
     fig.update_layout(title={"text": claim, "font": {"size": 15}, "y": 1, "yanchor": "top", "pad": {"t": 24}})
     return _dress(fig)
@@ -258,7 +255,7 @@ def _add(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, colour_bar
         colour = INK if panel.view == "bars" else ORANGE
         line = {"line": {"color": colour, "width": 1.5, "dash": "dash"}, **where}
         text = {"text": shown(mark.text), "font": {"size": 11, "color": colour}}
-        note = {"annotation": text, "annotation_position": "top right"}
+        note = {"annotation": text, "annotation_position": "right" if panel.view == "bars" else "top right"}
         if "x" in mark.across:
             text["yanchor"] = "top" if panel.view == "heatmap" else "bottom"
             fig.add_vline(mark.at, **note, **line)
@@ -359,9 +356,10 @@ def _bars(panel: Panel) -> go.Bar:
 def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
     if panel.view == "heatmap":
         rows, columns = panel.axes
-        x = {"title": {"text": columns.heading}, **_ticks(columns, _room(panel)), "constrain": "domain"}
-        y = {"title": {"text": rows.heading}, **_ticks(rows), "autorange": "reversed", "ticklabelstandoff": 4}
-        return x, y
+        frame = {"showline": True, "mirror": True, "linecolor": GRID}  # where all is white
+        x = {"title": {"text": columns.heading}, **_ticks(columns, _room(panel)), **frame, "constrain": "domain"}
+        y = {"title": {"text": rows.heading}, **_ticks(rows), **frame, "ticklabelstandoff": 4}
+        return x, y | {"autorange": "reversed"}
     if panel.view == "scatter":
         first, second = panel.axes[1].labels
         return {"title": {"text": str(first)}, "gridcolor": GRID}, {"title": {"text": str(second)}, "gridcolor": GRID}

@@ -4,10 +4,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
+
+WORTH_SHARING = 3e8  # floating-point operations
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +31,14 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def right_sized(operations: float) -> AbstractContextManager[None]:
+    """One thread for work too small to share, of so many floating-point operations; else those that are set.
+
+    Below some hundred million, waiting for each other costs threads more than the work, and on a busy machine by far.
+    """
+    return threads(1) if operations < WORTH_SHARING and torch.get_num_threads() > 1 else nullcontext()
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], n_workers: int) -> Iterator[Result]:

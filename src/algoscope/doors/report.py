@@ -1,5 +1,6 @@
 """One offline HTML page about a model: how it was trained, the verdict, and what it looks like inside."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ TITLES = {  # the sections of a page in their order, each drawn from the finding
     "embeddings": "Embeddings",
     "parameters": "Parameters",
 }
+MANY_HEADS = 32  # above this, attention is shown for the heads that add most to the answer
 LARGE = 10_000_000  # parameters from which on a page does without ablation, which runs the model for every component
 
 
@@ -102,7 +104,7 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
             )
         compared = [clean, corrupt] if corrupt else [clean]
         asked["embeddings"] = lambda: embeddings(subject, compared)
-    asked["attention"] = lambda: attention(subject, compared)
+    asked["attention"] = lambda: attention(subject, compared, _heads_to_show(subject, clean))
     asked["logit"] = lambda: logit(subject, [clean])
     asked["attribution"] = lambda: attribution(subject, [clean])
     if corrupt and subject.cfg.causal:
@@ -113,6 +115,15 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
     if origin and origin.metrics():
         asked["curves"] = lambda: read_curves(origin.metrics())
     return asked
+
+
+def _heads_to_show(subject: Subject, clean: str) -> list[str]:
+    """All heads of a small model (an empty list), of a large one the eight that add most to the answer."""
+    if subject.cfg.n_layers * subject.cfg.n_heads <= MANY_HEADS:
+        return []
+    parts = [part for part in attribution(subject, [clean])["parts"] if re.fullmatch(r"L\d+H\d+", part["component"])]
+    largest = sorted(parts, key=lambda part: -abs(part["contribution"]))[:8]
+    return [str(part["component"]) for part in largest]
 
 
 def _verdict(subject: Subject, progress: bool) -> Finding:

@@ -1,11 +1,12 @@
 """The attention lens: where each head looks, for chosen inputs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
-from algoscope.core.errors import ConfigError
+from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.subjects.base import Subject
@@ -13,27 +14,36 @@ from algoscope.subjects.opening import open_subject
 from algoscope.training.runs import Run
 
 
-def attention(subject: str | Run | Subject, inputs: Sequence[str], *, runs_dir: str | None = None) -> Finding:
+def attention(
+    subject: str | Run | Subject, inputs: Sequence[str], heads: Sequence[str] = (), *, runs_dir: str | None = None
+) -> Finding:
     """Attention of every head in every layer on each input, the model's own answer included.
 
     With a task, each input (`123+456`) is completed by the model's greedy answer; the axes are labelled
     `token_position` over what the model reads. One panel for each input, `attention <input>` [layer head query key]:
     the share of a query's attention on a key, 0 = none, 1 = all of it; a key that the causal mask hides is NaN. One
     panel `where answers look` [layer head part]: the mean share that the answer positions put on each part of the
-    sequence, over the inputs; not for free text. Facts: for each input its text, what the model says and, with a task,
+    sequence, over the inputs; not for free text. `heads` names the only ones to show, `L5H1`; the panels are then
+    [head query key]. Facts: for each input its text, what the model says and, with a task,
     the right answer.
 
-    Raises VocabularyError for an input that is not a prompt of the task, ConfigError without inputs.
+    Raises VocabularyError for an input that is not a prompt of the task, ConfigError without inputs, UnknownNameError
+    for a head that there is not.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     if not inputs:
         raise ConfigError("the attention lens needs at least one input, such as --input 123+456")
+    names = [f"L{layer}H{head}" for layer in range(subject.cfg.n_layers) for head in range(subject.cfg.n_heads)]
+    for name in heads:
+        if name not in names:
+            raise UnknownNameError("head", name, names)
     panels, answers, looks = [], list[dict[str, str]](), []
     for text in inputs:
         read = subject.lay_out(text)
         logits, cache = subject.run(read, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
         pattern = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)])
-        panels.append(_map(subject, text, pattern, subject.token_labels(read[0])))
+        panel = _map(subject, text, pattern, subject.token_labels(read[0]))
+        panels.append(_only(panel, [names.index(name) for name in heads], heads) if heads else panel)
         if subject.has_task:
             looks.append(_mass(subject, pattern))
             answers.append({"input": text, "got": subject.generate(text), "expected": subject.task.expected(text)})
@@ -73,6 +83,12 @@ def _map(
         beside="attention",
         marks=(Mark(subject.task.prompt_length - 0.5, "input | output", "xy"),) if subject.has_task else (),
     )
+
+
+def _only(panel: Panel, places: list[int], names: Sequence[str]) -> Panel:
+    """The panel of some heads, numbered through all layers."""
+    axes = (Axis("head", tuple(names)), *panel.axes[2:])
+    return replace(panel, axes=axes, values=panel.values.reshape(-1, *panel.values.shape[2:])[places])
 
 
 def _mass(subject: Subject, pattern: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "layer head part"]:

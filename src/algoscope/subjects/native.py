@@ -10,6 +10,7 @@ from torch import Tensor
 from algoscope.config import ModelConfig
 from algoscope.core.errors import VocabularyError
 from algoscope.core.sites import Key, Site, find_site
+from algoscope.core.threads import right_sized
 from algoscope.networks.folding import fold
 from algoscope.networks.memory import KeyValues
 from algoscope.networks.prefixes import shared_logits
@@ -38,6 +39,7 @@ class NativeSubject(Subject):
         self.name, self.model, self._task, self.origin = name, model.eval().requires_grad_(False), task, origin
         self.cfg: ModelConfig = model.cfg
         self.text: Text = text or TaskText(self.task)
+        self._n_weights = sum(weight.numel() for weight in model.parameters())
         self._hash: tuple[tuple[int, ...], str] | None = None
 
     @torch.no_grad()
@@ -52,7 +54,8 @@ class NativeSubject(Subject):
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
         self._check(tokens)
         editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
-        logits = self.model(tokens, at=at, tap=editor, mask=None if attention_mask is None else attention_mask.bool())
+        with right_sized(self._operations(tokens)):
+            logits = self.model(tokens, at=at, tap=editor, mask=attention_mask)
         return logits, ActivationCache(editor.values, self.sites)
 
     @torch.no_grad()
@@ -66,7 +69,12 @@ class NativeSubject(Subject):
         reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
     ) -> Tensor:
         self._check(tokens)
-        return run_each(self.model, tokens, self._located(edits), at, among, reduce)
+        with right_sized(self._operations(tokens) * max(1, len(edits)) / 2):
+            return run_each(self.model, tokens, self._located(edits), at, among, reduce)
+
+    def _operations(self, tokens: Tokens) -> float:
+        """Floating-point operations of one run, roughly: two for each weight and token."""
+        return 2.0 * self._n_weights * tokens.numel()
 
     def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
         found = {key: find_site(key, self.sites) for key in {edit.site for edit in edits}}
@@ -102,11 +110,12 @@ class NativeSubject(Subject):
             )
         past = KeyValues() if use_cache and self.cfg.causal else None
         tokens, fresh, mask = prompts, prompts, attention_mask
-        for _ in range(n_new):
-            logits = self.model(tokens if past is None else fresh, at=slice(-1, None), past=past, mask=mask)
-            fresh = logits.argmax(dim=-1)
-            tokens = torch.cat([tokens, fresh], dim=1)
-            mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        with right_sized(self._operations(prompts)):
+            for _ in range(n_new):
+                logits = self.model(tokens if past is None else fresh, at=slice(-1, None), past=past, mask=mask)
+                fresh = logits.argmax(dim=-1)
+                tokens = torch.cat([tokens, fresh], dim=1)
+                mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         return tokens[:, prompts.shape[1] :]
 
     # ------------------------------------------------------------------ identity
