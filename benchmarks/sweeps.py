@@ -136,7 +136,8 @@ def main(
                 f"Seconds: median (min to max) of {rounds} turns. Of a sweep TransformerLens computed {cells} cells.\n"
             )
             columns = ["shape", "tokens", "what", *sides, "times faster than the fastest", "largest difference"]
-            rows = []
+            rows: list[list[object]] = []
+            peaks: dict[str, float] = {}
             for name in shape:
                 for n_pos in (n for n in LENGTHS[name] if n in tokens or not tokens):
                     times = 1 if n_pos > 12 else 5
@@ -150,13 +151,12 @@ def main(
                     for said, job in jobs:
                         found = compare(sides, job, rounds, cells, folder)
                         rows.append([name, n_pos, said, *found])
+                        if job["what"] == "sweep":
+                            peaks = {kind: side.peak for kind, side in sides.items()}
                         print(f"{name} {n_pos} {said}: {found}", file=sys.stderr, flush=True)
             harness.table(columns, rows)
-            print(
-                "\nLargest memory of each process, MB: "
-                + ", ".join(f"{k} {v.peak:.0f}" for k, v in sides.items())
-                + "."
-            )
+            most = ", ".join(f"{kind} {peak:.0f}" for kind, peak in peaks.items())
+            print(f"\nLargest memory of each process after the sweeps, MB: {most}.")
             for side in sides.values():
                 side.process.kill()
 

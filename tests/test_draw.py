@@ -272,3 +272,19 @@ def test_each_title_stands_over_its_plot() -> None:
         assert (note["xanchor"], note["text"]) == ("center", f"grid: {number - 1}")
     tops = [layout[f"yaxis{number}"]["domain"] for number in (2, 5, 9)]
     assert 1 == tops[0][1] > tops[0][0] > tops[1][1] > tops[1][0] > tops[2][1] > tops[2][0] >= 0
+
+
+def test_what_is_said_on_pointing_is_dark_on_light(chromium: Browser, tmp_path: Path) -> None:
+    path = Finding("kind", "claim", panels=(grid(np.eye(2), hover=texts(["x y", ""], ["", ""])),)).save(
+        tmp_path / "a.html"
+    )
+    page = chromium.new_context(offline=True).new_page()
+    page.goto(path.as_uri())
+    box = page.locator(".heatmaplayer image").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
+    page.wait_for_selector(".hovertext")
+    assert page.locator(".hovertext").text_content() == "layer 0position t_01 logitsx y"
+    fill = page.evaluate("getComputedStyle(document.querySelector('.hovertext path')).fill")
+    ink = page.evaluate("getComputedStyle(document.querySelector('.hovertext text')).fill")
+    assert (fill, ink) == ("rgb(255, 255, 255)", "rgb(31, 41, 51)")
+    page.context.close()

@@ -102,9 +102,9 @@ def compose(finding: Finding) -> go.Figure:
         for c, plot in enumerate(row):
             _add(fig, plot, (r + 1, c + 1), colour_bars.get((r, c)))
     claim = _wrapped(finding.claim, width - 100)
-    top, below = 90 + 20 * claim.count("<br>"), gaps[-1] - 40
+    top, below = 100 + 20 * claim.count("<br>"), gaps[-1] - 40
     fig.update_layout(height=area + top + below, width=width, margin={"t": top, "b": below})
-    fig.update_layout(title={"text": claim, "font": {"size": 15}, "y": 1, "yanchor": "top", "pad": {"t": 24}})
+    fig.update_layout(title={"text": claim, "font": {"size": 15}, "y": 1, "yanchor": "top", "pad": {"t": 34}})
     return _dress(fig)
 
 
@@ -391,7 +391,8 @@ def _ticks(axis: Axis, room: int | None = None) -> dict[str, Any]:
 
 
 def _dress(fig: go.Figure) -> go.Figure:
-    fig.update_layout(template="plotly_white", font=FONT, hoverlabel={"font": FONT}, showlegend=False)
+    hover = {"font": FONT, "bgcolor": "#ffffff", "bordercolor": INK}
+    fig.update_layout(template="plotly_white", font=FONT, hoverlabel=hover, showlegend=False)
     fig.update_xaxes(zeroline=False, automargin=True)
     fig.update_yaxes(zeroline=False, automargin=True)
     return fig

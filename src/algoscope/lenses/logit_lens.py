@@ -261,7 +261,7 @@ def _map(look: _Look, quantity: str, d_vocab: int) -> Panel:
     for at in np.ndindex(*values.shape):
         listed = look.top[at[0]][at[1]]
         first[at] = listed[0]["token"]
-        more[at] = "\n".join(f"{one['probability']:.4f}  {one['token']}" for one in listed)
+        more[at] = "\n".join(f"{one['probability']:.4f}  {one['token']!r}" for one in listed)
     title, unit, scale, zero, one = QUANTITIES[quantity]
     highest = {"rank": d_vocab - 1.0, "entropy": math.log(d_vocab)}.get(quantity, 0.0)
     return Panel(

@@ -124,7 +124,7 @@ class Scale:
 
 def one_token(subject: Subject, text: str) -> int:
     """The number of the token that a text is. Raises VocabularyError where it is none, or several."""
-    found = subject.text.encode(text)
+    found = subject.text.encode(text)[len(subject.text.encode("")) :]  # without what a tokenizer puts first
     if len(found) != 1:
         shown = [subject.text.token(number) for number in found]
         raise VocabularyError(f"{text!r} is {len(found)} tokens of {subject.name}, not one: {shown}")

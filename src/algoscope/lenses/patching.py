@@ -198,7 +198,7 @@ def _strongest(cells: Sequence[Cell], direction: str) -> Panel:
         one="as the clean run",
         view="bars",
         scale="signed",
-        marks=(Mark(HALF, "50 %", "y"),),
+        marks=(Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below"),),
         site="strongest",
         quantity="recovered",
     )

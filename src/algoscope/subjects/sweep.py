@@ -25,7 +25,7 @@ Logits = Float[Tensor, "edit batch read d_vocab"]
 Rows = Float[Tensor, "batch _edit _pos d_model"]
 
 FULL = 512  # tokens that fill a stack's matrix products; positions are parted no finer than that
-BUDGET = 2**26  # bytes of activations in one stack
+BUDGET = 2**25  # bytes of activations in one stack
 ENTERING, IN_ATTENTION, BETWEEN, IN_FEED_FORWARD, AT_THE_END = range(5)
 STAGE = {
     **dict.fromkeys(("embed", "pos_embed", "resid_pre", "mlp_out", "resid_post"), ENTERING),
