@@ -112,6 +112,7 @@ def compare(sides: dict[str, Side], job: dict[str, object], rounds: int, cells: 
 @click.option("--cells", default=36, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--shape", multiple=True, default=list(SHAPES))
+@click.option("--sweep", "sweeps", multiple=True, default=list(SWEEPS))
 @click.option("--tokens", multiple=True, type=int, help="Only these lengths.")
 @click.option("--threads", "counts", multiple=True, type=int, default=[len(os.sched_getaffinity(0)), 1])
 def main(
@@ -119,6 +120,7 @@ def main(
     cells: int,
     rounds: int,
     shape: tuple[str, ...],
+    sweeps: tuple[str, ...],
     tokens: tuple[int, ...],
     counts: tuple[int, ...],
 ) -> None:
@@ -143,20 +145,24 @@ def main(
                     times = 1 if n_pos > 12 else 5
                     common: dict[str, object] = {"folder": str(folder / name), "n_pos": n_pos, "times": times}
                     jobs = [
-                        *((said, {"what": "sweep", "name": sweep, **common}) for sweep, said in SWEEPS.items()),
+                        *(
+                            (said, {"what": "sweep", "name": sweep, **common})
+                            for sweep, said in SWEEPS.items()
+                            if sweep in sweeps
+                        ),
                         ("logit lens", {"what": "logit_lens", **common, "times": 5}),
                         ("forward, nothing recorded", {"what": "forward", **common, "times": 5}),
                         ("forward, everything recorded", {"what": "cached", **common, "times": 5}),
                     ]
                     for said, job in jobs:
+                        if job["what"] != "sweep" and not peaks:
+                            peaks = {kind: side.peak for kind, side in sides.items()}
                         found = compare(sides, job, rounds, cells, folder)
                         rows.append([name, n_pos, said, *found])
-                        if job["what"] == "sweep":
-                            peaks = {kind: side.peak for kind, side in sides.items()}
                         print(f"{name} {n_pos} {said}: {found}", file=sys.stderr, flush=True)
             harness.table(columns, rows)
             most = ", ".join(f"{kind} {peak:.0f}" for kind, peak in peaks.items())
-            print(f"\nLargest memory of each process after the sweeps, MB: {most}.")
+            print(f"\nLargest memory of each process after the first sweeps, MB: {most}.")
             for side in sides.values():
                 side.process.kill()
 

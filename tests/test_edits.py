@@ -33,8 +33,10 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def subject(family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64) -> NativeSubject:
-    shape = {"d_model": 16, "d_mlp": 24, "n_heads": 2} | FAMILIES[family]
+def subject(
+    family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int
+) -> NativeSubject:
+    shape = {"d_model": 16, "d_mlp": 24, "n_heads": 2} | FAMILIES[family] | sizes
     cfg = ModelConfig(d_vocab=14, n_ctx=10, init_embed_std=1.0, **shape)
     return NativeSubject(family, build(cfg, seed).to(dtype), TASK)
 
@@ -152,10 +154,14 @@ def some_edits(model: Subject, n_inputs: int, seed: int) -> list:
     seed=st.integers(0, 1000),
     n_inputs=st.integers(1, 4),
     start=st.integers(0, 8),
+    n_layers=st.integers(1, 3),
+    d_head=st.sampled_from([4, 6, 10]),
 )
-def test_many_edits_together_equal_one_full_run_each(family: str, seed: int, n_inputs: int, start: int) -> None:
+def test_many_edits_together_equal_one_full_run_each(
+    family: str, seed: int, n_inputs: int, start: int, n_layers: int, d_head: int
+) -> None:
     for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
-        model, read = subject(family, seed, dtype), tokens(n_inputs, seed)
+        model, read = subject(family, seed, dtype, n_layers=n_layers, d_head=d_head), tokens(n_inputs, seed)
         edits = some_edits(model, n_inputs, seed)
         at = slice(start, None)
         plain = Subject.run_each(model, read, edits, at=at)

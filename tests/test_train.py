@@ -183,3 +183,19 @@ def test_training_lowers_the_loss_of_a_learnable_task(tmp_path: Path) -> None:
     rows = run.metrics()
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert torch.get_num_threads() == 1
+
+
+def test_gradients_added_up_in_parts_are_those_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    forward = engine.mean_loss
+    monkeypatch.setattr(engine, "mean_loss", lambda said, right: sizes.append(len(said)) or forward(said, right))
+    whole = small(tmp_path, "whole", steps=3).model().state_dict()
+    assert sizes.count(32) == 3
+    sizes.clear()
+    parts = small(tmp_path, "parts", steps=3, **{"train.accumulate": 5}).model().state_dict()
+    assert sizes.count(7) == 12
+    assert sizes.count(4) == 3
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"train.accumulate 40 exceeds train.batch 32"):
+        small(tmp_path, "none", **{"train.accumulate": 40})

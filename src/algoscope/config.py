@@ -100,7 +100,7 @@ class DataConfig(Section):
     source: Literal["fresh", "fixed"] = Field("fresh", description="new draws every step, or epochs over one set")
     n_train: Positive = Field(50_000, description="size of the fixed set")
     train_seed: int | None = Field(None, description="seed of the data; None: the run's seed")
-    n_test: Positive = 2_000
+    n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
     test_seed: int = 123
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
@@ -132,6 +132,9 @@ class TrainConfig(Section):
 
     steps: Positive = Field(description="at most; an early decay ends the run sooner")
     batch: Positive
+    accumulate: Positive = Field(
+        1, description="parts in which a batch's gradient is added up: less memory, the same step"
+    )
     threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
     log_every: Positive = Field(10, description="steps between rows of metrics")
     eval_every: Positive = Field(50, description="steps between counts on the test inputs")
@@ -165,6 +168,8 @@ class RunConfig(Section):
                 raise ValueError(
                     f"model.{size} {getattr(self.model, size)} is below the {getattr(self.task, size)} of the task"
                 )
+        if self.train.accumulate > self.train.batch:
+            raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:
             raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
         return self

@@ -139,12 +139,10 @@ class _Training:
     def _advance(self) -> None:
         train = self.config.train
         tokens = self.batches.batch(self.step)
-        logits = self.model(tokens[:, :-1], at=self.at)
-        loss = mean_loss(logits, tokens[:, 1:][:, self.at])
-        loss.backward()
+        loss, logits = self._gradient(tokens)
         share = self.schedule.share(self.step)
         self.optimisers.step(share)
-        self.losses.append(loss.detach())
+        self.losses.append(loss)
         self.step += 1
         self.examples += len(tokens)
         last = self.step == self.schedule.end
@@ -154,6 +152,19 @@ class _Training:
             self._log(loss, logits, tokens, share, evaluate=self.step % train.eval_every == 0 or last)
         if self._is_scheduled(self.step):
             self._save()
+
+    def _gradient(self, tokens: Tokens) -> tuple[Float[Tensor, ""], Float[Tensor, "batch read d_vocab"]]:
+        """The batch's mean loss and its logits; its gradient is added up, a part of the batch at a time."""
+        losses, logits = [], []
+        for part in tokens.chunk(self.config.train.accumulate):
+            said = self.model(part[:, :-1], at=self.at)
+            loss = mean_loss(said, part[:, 1:][:, self.at]) * (len(part) / len(tokens))
+            loss.backward()
+            losses.append(loss.detach())
+            logits.append(said.detach())
+        if len(losses) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(), torch.cat(logits)
 
     def _check_losses(self) -> None:
         finite = torch.isfinite(torch.stack(self.losses))
