@@ -14,7 +14,7 @@ demo: $(VENV)/.installed  ## train the 3-digit adder, certify all 1,000,000 sums
 	@$(BIN)/algoscope demo
 
 test: $(VENV)/.tools $(VENV)/.browser  ## every test, then lint and types
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 	@$(MAKE) --no-print-directory check
 
 check: $(VENV)/.tools  ## lint and types
