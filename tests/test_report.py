@@ -38,7 +38,7 @@ def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [page.locator(f"section#{name}").count() for name in SECTIONS] == [1] * len(SECTIONS)
     plots = page.locator(".plot")
-    assert plots.count() == 40
+    assert plots.count() == 45
     drawn = page.evaluate(
         """[...document.querySelectorAll('.plot')].map(plot => ({
             title: plot.querySelector('.gtitle')?.textContent,
