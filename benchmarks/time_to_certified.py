@@ -61,7 +61,7 @@ def reference(seed: int) -> tuple[float, int] | None:
     torch.testing.assert_close(model(some), ours(some))
     optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay)
     schedule = Schedule.planned(cfg.optim, cfg.train.steps)
-    test = held_out(cfg.task, cfg.data, cpu)
+    test = held_out(cfg.task, cfg.data, cfg.seed, cpu)
     data = batches(cfg.task, cfg.data, cfg.train.batch, seed, test)
     spent = 0.0
     for epoch in range(150):

@@ -50,7 +50,7 @@ def test_sizes_follow_the_task() -> None:
         ({"n_heads": 5}, ["d_model 32", "n_heads 5"]),
         ({"model.act_fn": "tanh"}, ["act_fn", "tanh"]),
         ({"model": 5}, ["model"]),
-        ({"model.n_ctx": 4}, ["n_ctx", "4", "13"]),
+        ({"model.n_ctx": 4}, ["n_ctx", "4", "12"]),
         ({"data.source": "fixed", "data.n_train": 10}, ["batch", "n_train"]),
     ],
 )

@@ -16,7 +16,7 @@ FIXED = DataConfig(source="fixed", n_train=1000, n_test=500)
 
 @pytest.mark.parametrize("data", [FRESH, FIXED], ids=["fresh", "fixed"])
 def test_a_batch_depends_on_seed_and_step_alone(data: DataConfig) -> None:
-    test = held_out(TASK, data, CPU)
+    test = held_out(TASK, data, 0, CPU)
     forwards = batches(TASK, data, 64, 3, test)
     in_order = [forwards.batch(step).clone() for step in range(70)]
     asked_late = batches(TASK, data, 64, 3, test)
@@ -29,7 +29,7 @@ def test_a_batch_depends_on_seed_and_step_alone(data: DataConfig) -> None:
 
 @pytest.mark.parametrize("data", [FRESH, FIXED], ids=["fresh", "fixed"])
 def test_held_out_inputs_are_never_trained_on(data: DataConfig) -> None:
-    test = held_out(TASK, data, CPU)
+    test = held_out(TASK, data, 0, CPU)
     assert len(TASK.keys(test).unique()) == 500
     source = batches(TASK, data, 64, 0, test)
     seen = torch.cat([source.batch(step) for step in range(100)])
@@ -37,7 +37,7 @@ def test_held_out_inputs_are_never_trained_on(data: DataConfig) -> None:
 
 
 def test_an_epoch_holds_every_training_input_once() -> None:
-    test = held_out(TASK, FIXED, CPU)
+    test = held_out(TASK, FIXED, 0, CPU)
     source = FixedBatches(TASK, FIXED, 64, 0, test)
     assert source.per_epoch == 16
     epochs = [torch.cat([source.batch(16 * e + i) for i in range(16)]) for e in range(2)]
@@ -48,20 +48,20 @@ def test_an_epoch_holds_every_training_input_once() -> None:
 
 
 def test_answers_are_right() -> None:
-    source = FreshBatches(TASK, FRESH, 256, 0, held_out(TASK, FRESH, CPU))
+    source = FreshBatches(TASK, FRESH, 256, 0, held_out(TASK, FRESH, 0, CPU))
     tokens = source.batch(0)
     first, second = TASK.operands(tokens)
     assert torch.equal(tokens, TASK.sequences(first, second))
 
 
 def test_small_domains_keep_room_for_training() -> None:
-    assert len(held_out(Addition(n_digits=1), FRESH, CPU)) == 20
+    assert len(held_out(Addition(n_digits=1), FRESH, 0, CPU)) == 20
 
 
 def test_more_training_inputs_than_there_are_is_an_error() -> None:
     data = DataConfig(source="fixed", n_train=9_900, n_test=500)
     with pytest.raises(ConfigError, match=r"9900.*9500"):
-        batches(TASK, data, 64, 0, held_out(TASK, data, CPU))
+        batches(TASK, data, 64, 0, held_out(TASK, data, 0, CPU))
 
 
 def test_generators_of_different_purpose_differ() -> None:

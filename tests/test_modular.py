@@ -60,7 +60,7 @@ def test_the_domain_holds_every_pair_once_in_lexicographic_order(sign: str) -> N
 
 
 def test_sizes_and_parts() -> None:
-    assert (TASK.n_ctx, TASK.prompt_length, TASK.d_vocab, TASK.domain_size) == (5, 4, 116, 12_769)
+    assert (TASK.n_ctx, TASK.prompt_length, TASK.d_vocab, TASK.domain_size) == (5, 4, 115, 12_769)
     assert TASK.answer_slice == slice(3, 4)
     assert TASK.ordinals == tuple(str(n) for n in range(113))
     assert TASK.used_tokens == (*TASK.ordinals, "+", "=")
@@ -158,7 +158,7 @@ def test_a_number_that_is_no_token_is_not_read_as_two() -> None:
 def test_an_error_shows_the_two_ends_of_a_long_vocabulary() -> None:
     with pytest.raises(VocabularyError) as raised:
         TASK.encode("x")
-    assert str(raised.value).endswith("0 1 2 3 4 5 6 7 8 9 ... 106 107 108 109 110 111 112 + = <EOS>")
+    assert str(raised.value).endswith("0 1 2 3 4 5 6 7 8 9 ... 105 106 107 108 109 110 111 112 + =")
 
 
 def test_an_untrained_model_answers_with_one_token() -> None:
@@ -168,14 +168,14 @@ def test_an_untrained_model_answers_with_one_token() -> None:
     logits = subject(subject.to_tokens("5+8="))[0, -1]
     assert subject.generate("5+8") == TASK.vocabulary[int(logits.argmax())]
     assert subject.complete("5+8").shape == (1, 5)
-    assert subject.answer_logits(subject.to_tokens("5+8=13")).shape == (1, 1, 116)
+    assert subject.answer_logits(subject.to_tokens("5+8=13")).shape == (1, 1, 115)
 
 
 def test_a_run_of_it_survives_json_and_takes_its_sizes_from_it() -> None:
     plain = add3().model_dump() | {"task": {"kind": "modular", "p": 7, "operation": "*"}, "model": {"d_model": 16}}
     config = parse_config(plain)
     assert config.task == Modular(p=7, operation="*")
-    assert (config.model.d_vocab, config.model.n_ctx) == (10, 5)
+    assert (config.model.d_vocab, config.model.n_ctx) == (9, 5)
     assert parse_config(config.model_dump(mode="json")) == config
 
 
@@ -185,7 +185,7 @@ def test_a_run_of_it_survives_json_and_takes_its_sizes_from_it() -> None:
         ({"kind": "modular", "p": 1}, ["task.p:", "2", "not 1"]),
         ({"kind": "modular", "operation": "/"}, ["task.operation:", "'+', '-' or '*'", "'/'"]),
         ({"kind": "modular", "n_digits": 3}, ["task.n_digits:", "not permitted"]),
-        ({"kind": "modulo"}, ["task:", "'modulo'", "'addition', 'modular', 'reversal'"]),
+        ({"kind": "modulo"}, ["task:", "'modulo'", *(f"'{kind}'" for kind in TASKS)]),
         ({"p": 5}, ["task:", "'kind'"]),
         (5, ["task:", "5"]),
     ],
@@ -209,3 +209,24 @@ def test_unknown_class_scheme_is_named() -> None:
     for ask in (TASK.class_names, lambda by: TASK.classes(TASK.edge_cases(), by)):
         with pytest.raises(UnknownNameError, match=r"wrpa.*wrap"):
             ask("wrpa")
+
+
+@pytest.mark.parametrize(
+    ("form", "prompt", "whole", "tokens"),
+    [("a+b=", "57+80=", "57+80=24", [57, 113, 80, 114, 24]), ("ab=", "57 80=", "57 80=24", [57, 80, 113, 24]),
+     ("ab", "57 80", "57 80 24", [57, 80, 24])],
+)  # fmt: skip
+def test_the_forms_of_a_prompt(form: str, prompt: str, whole: str, tokens: list[int]) -> None:
+    task = Modular(form=form)
+    assert [task.prompt(text) for text in ("57+80", " 57 + 80=", "57 80", prompt)] == [prompt] * 4
+    assert task.expected("057 80") == "24"
+    assert task.decode(tokens) == whole
+    assert task.encode(whole) == tokens
+    assert task.sequences(torch.tensor([57]), torch.tensor([80])).tolist() == [tokens]
+    assert (task.d_vocab, task.n_ctx) == (113 + len(tokens) - 3, len(tokens))
+    read = {name: task.decode(tokens[part]) for name, part in task.parts.items()}
+    assert read["first operand"] + read["second operand"] == "5780"
+    assert task.answer_slice == slice(len(tokens) - 2, len(tokens) - 1)
+    for text in ("57-80", "5780", "57 113", "57 80 24 1"):
+        with pytest.raises(VocabularyError):
+            task.prompt(text)

@@ -64,6 +64,36 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert without_times(resumed) == without_times(small_run)
 
 
+GROK = {
+    "optim.grokfast": "ema",
+    "optim.perpendicular": True,
+    "optim.norm_clamp": 0.8,
+    "train.loss": "stablemax",
+    "train.loss_dtype": "float64",
+}
+
+
+@pytest.mark.parametrize("settings", [GROK, {"optim.grokfast": "ma", "optim.grokfast_window": 30}], ids=["ema", "ma"])
+def test_a_run_with_slow_gradients_and_a_clamp_resumes_too(
+    settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = small(tmp_path, "whole", **settings)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 36)
+        with pytest.raises(Interrupted):
+            small(tmp_path, **settings)
+    assert hash_of(small(tmp_path, resume=True, **settings)) == hash_of(whole)
+
+
+def test_a_run_ends_where_enough_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.2, 0.6, 0.7])
+    monkeypatch.setattr(engine._Training, "_evaluate", lambda self: (1.0, next(accuracies)))
+    run = small(tmp_path, **{"train.stop_at": 0.5, "train.eval_every": 20})
+    assert (run.summary["steps"], run.summary["test_accuracy"]) == (40, 0.6)
+    assert run.is_whole
+    assert run.steps[-1] == 40
+
+
 def test_killed_between_two_writes_it_resumes_from_the_last_whole_state(small_run: Run, tmp_path: Path) -> None:
     run = small(tmp_path)
     (run.path / "run.json").unlink()
@@ -188,7 +218,7 @@ def test_training_lowers_the_loss_of_a_learnable_task(tmp_path: Path) -> None:
 def test_gradients_added_up_in_parts_are_those_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     forward = engine.mean_loss
-    monkeypatch.setattr(engine, "mean_loss", lambda said, right: sizes.append(len(said)) or forward(said, right))
+    monkeypatch.setattr(engine, "mean_loss", lambda said, *rest: sizes.append(len(said)) or forward(said, *rest))
     whole = small(tmp_path, "whole", steps=3).model().state_dict()
     assert sizes.count(32) == 3
     sizes.clear()

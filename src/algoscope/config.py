@@ -14,12 +14,14 @@ from pydantic_core import InitErrorDetails
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.base import Task
+from algoscope.tasks.copying import Copying
+from algoscope.tasks.group import Group
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-AnyTask = Annotated[Addition | Modular | Reversal, Field(discriminator="kind")]
+AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal, Field(discriminator="kind")]
 
 
 class Section(BaseModel):
@@ -32,6 +34,7 @@ class ModelConfig(Section):
     """A decoder-only pre-norm transformer, field by field in the names that TransformerLens users know."""
 
     d_vocab: Positive
+    d_vocab_out: Positive | None = Field(None, description="columns of the logits; None: d_vocab")
     n_ctx: Positive = Field(description="longest sequence, in tokens")
     d_model: Positive = 32
     n_layers: Positive = 2
@@ -62,11 +65,16 @@ class ModelConfig(Section):
     softmax_plus_one: bool = Field(False, description="one is added to the softmax's denominator: a head may rest")
     init_embed_std: float = Field(0.02, description="token and position embeddings start as N(0, std^2)")
     init_matrix_std: float | None = Field(None, description="None: uniform within 1/sqrt(fan in), PyTorch's default")
+    init_unembed_std: float | None = Field(None, description="of an untied unembedding; None: as the other matrices")
     init_zero_out: bool = Field(False, description="the output matrices of attention and feed-forward start at zero")
 
     @property
     def head_size(self) -> int:
         return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def n_logits(self) -> int:
+        return self.d_vocab_out or self.d_vocab
 
     @property
     def kv_heads(self) -> int:
@@ -86,6 +94,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
             )
+        if self.tied_head and self.n_logits != self.d_vocab:
+            raise ValueError(f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)")
         if self.tied_head and self.head_bias:
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
         given = self.rotary_frequencies
@@ -101,7 +111,7 @@ class DataConfig(Section):
     n_train: Positive = Field(50_000, description="size of the fixed set")
     train_seed: int | None = Field(None, description="seed of the data; None: the run's seed")
     n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
-    test_seed: int = 123
+    test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
@@ -125,6 +135,16 @@ class OptimConfig(Section):
     )
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
+    grokfast: Literal["ema", "ma"] | None = Field(
+        None, description="slow gradients are amplified: an exponential mean of them, or that of a window, is added"
+    )
+    grokfast_strength: float = Field(2.0, ge=0, description="the slow gradient is added this many times")
+    grokfast_alpha: Share = Field(0.98, description="what the exponential mean keeps at each step")
+    grokfast_window: Positive = Field(100, description="steps of the window; nothing is added before it is full")
+    perpendicular: bool = Field(False, description="each gradient loses its part along its weights, keeping its length")
+    norm_clamp: float | None = Field(
+        None, gt=0, description="all weights together keep this multiple of their first norm; None: they are free"
+    )
 
 
 class TrainConfig(Section):
@@ -135,9 +155,12 @@ class TrainConfig(Section):
     accumulate: Positive = Field(
         1, description="parts in which a batch's gradient is added up: less memory, the same step"
     )
+    loss: Literal["softmax", "stablemax"] = Field("softmax", description="what makes probabilities of logits")
+    loss_dtype: Literal["float32", "float64"] = Field("float32", description="float type of the loss")
     threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
     log_every: Positive = Field(10, description="steps between rows of metrics")
     eval_every: Positive = Field(50, description="steps between counts on the test inputs")
+    stop_at: Share | None = Field(None, description="the run ends where this share of the test inputs is right")
     checkpoint_every: Positive = Field(1024, description="steps between checkpoints after the first 1,024")
 
 
@@ -163,11 +186,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> "RunConfig":
-        for size in ("d_vocab", "n_ctx"):
-            if getattr(self.model, size) < getattr(self.task, size):
-                raise ValueError(
-                    f"model.{size} {getattr(self.model, size)} is below the {getattr(self.task, size)} of the task"
-                )
+        least = {"d_vocab": self.task.d_vocab, "n_ctx": self.task.n_ctx - 1}  # the last token is never read
+        for size, needed in least.items():
+            if getattr(self.model, size) < needed:
+                raise ValueError(f"model.{size} {getattr(self.model, size)} is below the {needed} of the task")
         if self.train.accumulate > self.train.batch:
             raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:

@@ -15,7 +15,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
-HELD_OUT_SHARE = 5  # at most one input in this many is held out
+HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
 STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
 
 
@@ -25,10 +25,14 @@ def seeded(device: torch.device, *numbers: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def held_out(task: Task, data: DataConfig, device: torch.device) -> Tokens:
-    """The test inputs: `data.n_test` distinct uniform draws (fewer where the domain is small)."""
-    n = min(data.n_test, max(task.domain_size // HELD_OUT_SHARE, 1))
-    return _distinct(task, n, seeded(device, data.test_seed))
+def held_out(task: Task, data: DataConfig, seed: int, device: torch.device) -> Tokens:
+    """The test inputs: `data.n_test` distinct uniform draws; a fifth of the domain where that would leave too few to
+    train on. `seed` is the run's.
+    """
+    size = task.domain_size
+    fits = data.source == "fixed" and data.n_train + data.n_test <= size
+    n = data.n_test if fits else min(data.n_test, max(size // HELD_OUT_SHARE, 1))
+    return _distinct(task, n, seeded(device, seed if data.test_seed is None else data.test_seed))
 
 
 class Batches(ABC):

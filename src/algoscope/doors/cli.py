@@ -30,6 +30,7 @@ COMMANDS = Table(
         "recipes": Entry("algoscope.doors.list_commands:recipes", "the runs that have a name"),
         "tasks": Entry("algoscope.doors.list_commands:tasks", "the questions a model can be asked"),
         "lenses": Entry("algoscope.doors.list_commands:lenses", "the ways to look inside"),
+        "study": Entry("algoscope.doors.study_command:study", "a controlled comparison: one table, one figure"),
         "selfcheck": Entry("algoscope.doors.selfcheck_command:selfcheck", "the lenses on models of known mechanism"),
         "doctor": Entry("algoscope.doors.list_commands:doctor", "versions, device, threads, what is missing"),
     },

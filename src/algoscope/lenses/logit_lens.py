@@ -74,8 +74,8 @@ def logit(
     subject = open_subject(subject, runs_dir=runs_dir)
     if not inputs:
         raise ConfigError("the logit lens needs at least one input, such as --input 123+456")
-    if not 1 <= top <= subject.cfg.d_vocab:
-        raise ConfigError(f"top is {top}: choose from 1 to the {subject.cfg.d_vocab} tokens of {subject.name}")
+    if not 1 <= top <= subject.cfg.n_logits:
+        raise ConfigError(f"top is {top}: choose from 1 to the {subject.cfg.n_logits} tokens of {subject.name}")
     named = target_and_rival(subject, target, rival)
     looks = [_look(subject, text, named, top) for text in inputs]
     agreement, mean_kl = (
@@ -106,7 +106,7 @@ def logit(
             "mean_kl": mean_kl.tolist(),
             **({"inputs": documents} if len(documents) > 1 else {}),
         },
-        panels=(*(_map(look, name, subject.cfg.d_vocab) for name in QUANTITIES for look in looks), *by_layer),
+        panels=(*(_map(look, name, subject.cfg.n_logits) for name in QUANTITIES for look in looks), *by_layer),
         provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
     )
 

@@ -30,10 +30,15 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
         elif isinstance(module, nn.Linear):
             if cfg.init_zero_out and name.endswith((".attn.o", ".mlp.w_out")):
                 module.weight.zero_()
-            elif cfg.init_matrix_std is None:
+            elif (std := _std(cfg, name)) is None:
                 bound = module.in_features**-0.5
                 module.weight.uniform_(-bound, bound, generator=generator)
             else:
-                module.weight.normal_(0, cfg.init_matrix_std, generator=generator)
+                module.weight.normal_(0, std, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()
+
+
+def _std(cfg: ModelConfig, name: str) -> float | None:
+    own = cfg.init_unembed_std if name == "unembed" else None
+    return cfg.init_matrix_std if own is None else own

@@ -87,7 +87,7 @@ class Attention(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg, self.d_head = cfg, cfg.head_size
-        self.scale = cfg.attn_scale or 1 / math.sqrt(self.d_head)
+        self.scale = 1 / math.sqrt(self.d_head) if cfg.attn_scale is None else cfg.attn_scale
         self.q = nn.Linear(cfg.d_model, cfg.n_heads * self.d_head, bias=cfg.attn_bias)
         self.k = nn.Linear(cfg.d_model, cfg.kv_heads * self.d_head, bias=cfg.attn_bias)
         self.v = nn.Linear(cfg.d_model, cfg.kv_heads * self.d_head, bias=cfg.attn_bias)
@@ -240,7 +240,7 @@ class Transformer(nn.Module):
         self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model) if cfg.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = make_norm(cfg, "ln_final")
-        self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.d_vocab, bias=cfg.head_bias)
+        self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
 
     def block(self, layer: int) -> Block:
         """One block, by its number."""

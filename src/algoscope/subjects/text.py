@@ -30,7 +30,7 @@ class TaskText(Text):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.end_token: int | None = task.vocabulary.index("<EOS>")
+        self.end_token = task.vocabulary.index("<EOS>") if "<EOS>" in task.vocabulary else None
 
     def encode(self, text: str) -> list[int]:
         return self.task.encode(text)

@@ -34,7 +34,7 @@ class Task(BaseModel, ABC):
     @property
     @abstractmethod
     def vocabulary(self) -> tuple[str, ...]:
-        """The tokens in order: token i is written `vocabulary[i]`. `<EOS>` is one of them, used or not."""
+        """The tokens in order: token i is written `vocabulary[i]`; `<EOS>`, where there is one, ends sequences."""
 
     @property
     @abstractmethod

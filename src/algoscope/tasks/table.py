@@ -7,6 +7,8 @@ TASKS = Table(
     {
         "addition": Entry("algoscope.tasks.addition:Addition", "n-digit addition, the sum written units first or last"),
         "modular": Entry("algoscope.tasks.modular:Modular", "a + b, a - b or a * b modulo p, each number one token"),
+        "group": Entry("algoscope.tasks.group:Group", "products in a finite group, by its name or its table"),
+        "copying": Entry("algoscope.tasks.copying:Copying", "a short pattern, written again and again"),
         "reversal": Entry("algoscope.tasks.reversal:Reversal", "letters of any alphabet, written backwards"),
     },
 )

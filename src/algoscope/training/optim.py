@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from algoscope.config import OptimConfig
 from algoscope.networks.transformer import Transformer
+from algoscope.training.grok import NormClamp, SlowGradient, keep_perpendicular
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients of the Muon authors: steep at zero, near 1 above
 
@@ -75,9 +76,17 @@ class Optimisers:
         }  # fmt: skip
         if matrices:
             self.members["muon"] = Muon(matrices, cfg.muon_lr, cfg.muon_momentum, cfg.newton_schulz_steps)
+        self.slow = None if cfg.grokfast is None else SlowGradient(self.parameters, cfg)
+        self.clamp = None if cfg.norm_clamp is None else NormClamp(self.parameters, cfg.norm_clamp)
 
     def step(self, share: float) -> None:
-        """Clip, move every parameter at `share` of its peak learning rate, and forget the gradients."""
+        """Change the gradients as the config says, move every parameter at `share` of its peak learning rate, and
+        forget the gradients.
+        """
+        if self.slow is not None:
+            self.slow.change()
+        if self.cfg.perpendicular:
+            keep_perpendicular(self.parameters)
         if self.cfg.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip)
         for name, optimiser in self.members.items():
@@ -86,25 +95,43 @@ class Optimisers:
                 group["lr"] = peak * share
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        if self.clamp is not None:
+            self.clamp.change()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on beside the weights: `optimiser.parameter.quantity` to tensor."""
-        return {
+        """Everything that the next step depends on beside the weights: `optimiser.parameter.quantity` to tensor, and
+        `slow.quantity`, `clamp.quantity`.
+        """
+        members = {
             f"{name}.{index}.{quantity}": tensor
             for name, optimiser in self.members.items()
             for index, tensors in optimiser.state_dict()["state"].items()
             for quantity, tensor in tensors.items()
         }
+        others = {
+            f"{name}.{quantity}": tensor
+            for name, other in self._others.items()
+            for quantity, tensor in other.state().items()
+        }
+        return members | others
+
+    @property
+    def _others(self) -> dict[str, SlowGradient | NormClamp]:
+        both = {"slow": self.slow, "clamp": self.clamp}
+        return {name: other for name, other in both.items() if other is not None}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
         for name, optimiser in self.members.items():
             plain = optimiser.state_dict()
             for key, tensor in state.items():
-                owner, index, quantity = key.split(".")
+                owner, _, rest = key.partition(".")
                 if owner == name:
+                    index, _, quantity = rest.partition(".")
                     plain["state"].setdefault(int(index), {})[quantity] = tensor
             optimiser.load_state_dict(plain)
+        for name, other in self._others.items():
+            other.load({key.partition(".")[2]: t for key, t in state.items() if key.startswith(f"{name}.")})
 
 
 @dataclass(frozen=True)

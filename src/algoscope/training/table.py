@@ -1,4 +1,4 @@
-"""The recipes by name."""
+"""The recipes and the studies by name."""
 
 from algoscope.core.registry import Entry, Table
 
@@ -12,6 +12,24 @@ RECIPES = Table(
         "add3_reference": Entry(
             "algoscope.training.recipes:add3_reference",
             "the same model the usual way: 50,000 pairs, AdamW, 150 epochs, minutes",
+        ),
+        "grok113": Entry(
+            "algoscope.training.recipes:grok113",
+            "addition modulo 113, 30 % of the pairs: memorised first, understood later; half an hour",
+        ),
+        "grok59": Entry(
+            "algoscope.training.recipes:grok59",
+            "the same made cheap, modulo 59: under a minute",
+        ),
+    },
+)
+
+STUDIES = Table(
+    "study",
+    {
+        "grokking": Entry(
+            "algoscope.training.studies:grokking",
+            "what shortens the wait between memorising and generalising: nine variants of grok59",
         ),
     },
 )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import algoscope.version as version
-from algoscope.config import RunConfig, override
+from algoscope.config import RunConfig, TrainConfig, override
 from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFolderError
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
 from algoscope.networks.build import build
 from algoscope.tasks.base import Task, Tokens
+from algoscope.training.grok import log_stablemax
 from algoscope.training.optim import Optimisers, Schedule
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
 from algoscope.training.table import RECIPES
@@ -111,7 +113,7 @@ class _Training:
         self.task: Task = config.task
         self.model = build(config.model, config.seed, device)
         self.optimisers = Optimisers(self.model, config.optim)
-        self.test = held_out(self.task, config.data, device)
+        self.test = held_out(self.task, config.data, config.seed, device)
         self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
         self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
         self.schedule = Schedule.planned(config.optim, config.train.steps)
@@ -158,7 +160,7 @@ class _Training:
         losses, logits = [], []
         for part in tokens.chunk(self.config.train.accumulate):
             said = self.model(part[:, :-1], at=self.at)
-            loss = mean_loss(said, part[:, 1:][:, self.at]) * (len(part) / len(tokens))
+            loss = mean_loss(said, part[:, 1:][:, self.at], self.config.train) * (len(part) / len(tokens))
             loss.backward()
             losses.append(loss.detach())
             logits.append(said.detach())
@@ -191,8 +193,15 @@ class _Training:
             row["test_loss"], row["test_accuracy"] = self._evaluate()
             self.note = f"test {row['test_accuracy']:.2%}"
         self.run.append_metrics([row])
-        self.schedule = self.schedule.noticed(self.step, row["train_accuracy"])
+        self._notice(row)
         self.watcher.advance(self.step, self.schedule.end, f"loss {row['loss']:.4f} {self.note}")
+
+    def _notice(self, row: Mapping[str, Any]) -> None:
+        """What a row of metrics changes in the schedule."""
+        stop_at = self.config.train.stop_at
+        self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
+        if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
+            self.schedule = replace(self.schedule, end=row["step"])
 
     def _evaluate(self) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
@@ -200,7 +209,7 @@ class _Training:
         for tokens in self.test.split(EVAL_CHUNK):
             logits = self.model(tokens[:, :-1], at=self.at)
             targets = tokens[:, 1:][:, self.at]
-            loss += float(mean_loss(logits, targets)) * len(tokens)
+            loss += float(mean_loss(logits, targets, self.config.train)) * len(tokens)
             answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
             n_right += int(right(self.task, answer, tokens).sum())
         return loss / len(self.test), n_right / len(self.test)
@@ -220,7 +229,7 @@ class _Training:
         rows = self.run.metrics()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         for row in rows:
-            self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
+            self._notice(row)
         self.examples = self.batches.examples_before(self.step)
 
     def _save(self) -> None:
@@ -261,8 +270,13 @@ class _Training:
         )
 
 
-def mean_loss(logits: Float[Tensor, "batch read d_vocab"], targets: Int[Tensor, "batch read"]) -> Float[Tensor, ""]:
+def mean_loss(
+    logits: Float[Tensor, "batch read d_vocab"], targets: Int[Tensor, "batch read"], cfg: TrainConfig
+) -> Float[Tensor, ""]:
     """Cross-entropy in nats per position. A small vocabulary comes first in memory, where PyTorch is faster by far."""
+    logits = logits.to(getattr(torch, cfg.loss_dtype))
+    if cfg.loss == "stablemax":
+        return -log_stablemax(logits).gather(-1, targets[..., None]).mean()
     if logits.shape[-1] < SMALL_VOCABULARY:
         return F.cross_entropy(logits.movedim(-1, 0).contiguous()[None], targets[None])
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
