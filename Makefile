@@ -22,7 +22,7 @@ check: $(VENV)/.tools  ## lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.tools  ## measure every speed claim (an hour or two) and print its table
+bench: $(VENV)/.tools  ## measure every speed claim (some hours) and print its table
 	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## remove the virtual environment and what tools left behind (runs/ stays)

@@ -2,7 +2,7 @@
 
 Run `python benchmarks/sweeps.py [--peer PYTHON]... [--cells N] [--rounds N]`. Each `--peer` is an interpreter with a
 TransformerLens installed (a version may need an environment of its own); without one, this interpreter's. Every side is
-a process of its own (`sweep_side.py`), and they take turns. TransformerLens runs the whole model for each cell, so of a
+a process of its own (`sides/`), and they take turns. TransformerLens runs the whole model for each cell, so of a
 sweep with more than N cells (0: all) it computes N, spread evenly, and their time is taken as so many times longer;
 ours computes all of them.
 """
@@ -39,20 +39,16 @@ SWEEPS = {
 
 
 class Side:
-    """A process that answers jobs."""
+    """A process that answers jobs: `ours`, or `theirs`."""
 
     def __init__(self, python: str, kind: str, threads: int) -> None:
-        self.kind = kind
-        here = Path(__file__).with_name("sweep_side.py")
-        environment = os.environ | {"SIDE_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        self.kind, self.peak = kind, 0.0
+        script = Path(__file__).parent / "sides" / f"{kind}.py"
         self.process = subprocess.Popen(
-            [python, str(here), kind], env=environment, text=True,
+            [python, str(script), str(threads)], text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.version, self.peak = "", 0.0
-        if kind == "transformer_lens":
-            asked = "from importlib.metadata import version; print(version('transformer_lens'))"
-            self.version = subprocess.check_output([python, "-c", asked], text=True).strip()
 
     def ask(self, **job: object) -> dict[str, float]:
         assert self.process.stdin is not None
@@ -64,7 +60,13 @@ class Side:
                 answer = dict(json.loads(line.removeprefix("ANSWER ")))
                 self.peak = answer["peak_mb"]
                 return answer
-        raise SystemExit(f"{self.kind} {self.version} ended without an answer to {job}")
+        raise SystemExit(f"the side {self.kind} ended without an answer to {job}")
+
+
+def version_of(python: str) -> str:
+    """The version of TransformerLens that an interpreter has."""
+    asked = "from importlib.metadata import version; print(version('transformer_lens'))"
+    return subprocess.check_output([python, "-c", asked], text=True).strip()
 
 
 def save_models(folder: Path) -> None:
@@ -129,10 +131,8 @@ def main(
         folder = Path(temporary)
         save_models(folder)
         for threads in counts:
-            sides = {"algoscope": Side(sys.executable, "algoscope", threads)}
-            for python in peer:
-                side = Side(python, "transformer_lens", threads)
-                sides[f"TransformerLens {side.version}"] = side
+            sides = {"algoscope": Side(sys.executable, "ours", threads)}
+            sides |= {f"TransformerLens {version_of(python)}": Side(python, "theirs", threads) for python in peer}
             harness.heading(f"Patching sweeps, logit lens and forwards, {threads} thread{'s' * (threads > 1)}")
             print(
                 f"Seconds: median (min to max) of {rounds} turns. Of a sweep TransformerLens computed {cells} cells.\n"

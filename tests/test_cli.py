@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from algoscope.doors import report
 from algoscope.doors.cli import COMMANDS
+from algoscope.tasks.table import TASKS
 from algoscope.training.runs import Run
+from algoscope.training.table import RECIPES
 from conftest import SMALL
 
 SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
@@ -72,6 +75,27 @@ def test_generate_answers_and_says_what_is_right(run, demo: dict) -> None:
     assert (code, out) == (0, "0001<EOS>\n")
 
 
+def test_generate_goes_on_after_free_text(run) -> None:
+    asked = ("generate", "planted:induction", "qwertyuqwe", "--tokens", 3)
+    assert run(*asked) == (0, "rty\n", "")
+    assert json_of(run, *asked) == {"prompt": "qwertyuqwe", "answer": "rty"}
+
+
+def test_report_compares_the_prompts_that_are_given(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, attribution = [], report.attribution
+    monkeypatch.setattr(report, "attribution", lambda *args: asked.append(args) or attribution(*args))
+    monkeypatch.setattr(report, "MANY_HEADS", 3)  # so that the page has to choose among four
+    arguments = ["report", "planted:induction", "--clean", "abcda", "--corrupt", "cbada"]
+    found = json_of(run, *arguments, "--out", tmp_path / "page.html")
+    assert found == {"report": str(tmp_path / "page.html")}
+    page = (tmp_path / "page.html").read_text()
+    assert "<code>abcda</code> and <code>cbada</code>" in page
+    assert len(asked) == 1, "the choice of heads and the section on attribution are one finding"
+    assert run(*arguments[:4], "--out", tmp_path / "alone.html", "--quiet")[0] == 0
+    assert '<section id="patch">' in page
+    assert '<section id="patch">' not in (tmp_path / "alone.html").read_text()
+
+
 @pytest.mark.parametrize(("what", "total"), [("add3", 17_760), ("gpt2", 124_439_808), ("llama3-8b", 8_030_261_248)])
 def test_params_to_the_digit(run, what: str, total: int) -> None:
     found = json_of(run, "params", what)
@@ -82,8 +106,8 @@ def test_params_to_the_digit(run, what: str, total: int) -> None:
 
 
 def test_lists(run, runs_dir: Path) -> None:
-    assert {row["name"] for row in json_of(run, "recipes")} == {"add3", "add3_reference"}
-    assert [row["name"] for row in json_of(run, "tasks")] == ["addition", "modular", "reversal"]
+    assert [row["name"] for row in json_of(run, "recipes")] == list(RECIPES)
+    assert [row["name"] for row in json_of(run, "tasks")] == list(TASKS)
     assert {"attention", "embeddings", "answers"} <= {row["name"] for row in json_of(run, "lenses")}
     assert json_of(run, "runs") == []
     assert "threads" in {row["what"] for row in json_of(run, "doctor")}
@@ -96,9 +120,13 @@ def test_every_command_helps(run, command: str) -> None:
     assert "Usage: algoscope" in out
 
 
-def test_completion_knows_runs_and_recipes(small_run: Run) -> None:
+def test_completion_knows_runs_recipes_and_planted_models(small_run: Run) -> None:
     env = {**os.environ, "ALGOSCOPE_RUNS": str(small_run.path.parent), "_ALGOSCOPE_COMPLETE": "bash_complete"}
-    for words, expected in (("algoscope certify run:", "run:small"), ("algoscope train ", "add3_reference")):
+    for words, expected in (
+        ("algoscope certify run:", "run:small"),
+        ("algoscope train ", "add3_reference"),
+        ("algoscope generate planted:ind", "planted:induction"),
+    ):
         typed = {**env, "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         done = subprocess.run([Path(sys.executable).with_name("algoscope")], env=typed, capture_output=True, text=True)
         assert expected in done.stdout

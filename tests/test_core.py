@@ -21,7 +21,7 @@ from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.core.progress import Bar
 from algoscope.core.registry import Entry, Table
 from algoscope.core.sites import find_site, sites_of_kinds
-from algoscope.core.threads import free_cores, in_order, threads
+from algoscope.core.threads import WORTH_SHARING, free_cores, in_order, right_sized, threads
 
 floats = st.floats(-1e6, 1e6, width=32) | st.just(float("nan"))
 arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=floats)
@@ -149,6 +149,19 @@ def test_threads_are_put_back() -> None:
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
     assert free_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "operations", "taken"),
+    [(3, WORTH_SHARING - 1, 1), (3, WORTH_SHARING, 3), (1, WORTH_SHARING - 1, 1), (1, 1e12, 1)],
+)
+def test_small_work_takes_one_thread_and_large_work_those_that_are_set(
+    given: int, operations: float, taken: int
+) -> None:
+    with threads(given):
+        with right_sized(operations):
+            assert torch.get_num_threads() == taken
+        assert torch.get_num_threads() == given
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])

@@ -12,6 +12,7 @@ from algoscope.lenses.table import LENSES
 from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
+from algoscope.training.runs import weights_hash
 
 TASK = Addition(n_digits=2)
 PAIR = ["12+34", "99+1"]
@@ -178,13 +179,30 @@ def test_probabilities_are_those_of_the_softmax(adder: NativeSubject) -> None:
 # ---------------------------------------------------------------------- all
 
 
+@pytest.fixture(scope="module")
+def adds_modulo_7(tmp_path_factory: pytest.TempPathFactory) -> ag.Run:
+    """A run with checkpoints whose task has a group: some lenses look at no other."""
+    sizes = {"task.p": 7, "model.d_vocab": 8, "model.d_model": 16, "model.d_mlp": 16}
+    amounts = {"data.n_train": 24, "data.n_test": 25, "batch": 24, "steps": 2}
+    folder = tmp_path_factory.mktemp("runs")
+    return ag.train("grok113", name="small", settings=sizes | amounts, runs_dir=folder, progress=False)
+
+
 @pytest.mark.parametrize("name", LENSES)
-def test_no_lens_changes_the_model(name: str) -> None:
-    subject = subject_of(shape())
-    before = subject.weights_sha256
+def test_a_lens_keeps_its_name_once_it_is_loaded(name: str) -> None:
+    loaded = LENSES.load(name)
+    assert getattr(ag.lenses, name) is loaded, "a module of that name in the package would stand before it"
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_no_lens_changes_the_model(name: str, adds_modulo_7: ag.Run, small_run: ag.Run) -> None:
+    needed = {"alignment": "planted:reversal", "phase": small_run}
+    needed |= dict.fromkeys(("clock", "fourier", "progress"), adds_modulo_7)
+    subject = ag.open(needed[name]) if name in needed else subject_of(shape())
+    before = weights_hash(subject.model.state_dict())
     asked = {"attention": [PAIR], "patch": PAIR, "logit": [PAIR], "attribution": [PAIR], "paths": PAIR}
     getattr(ag.lenses, name)(subject, *asked.get(name, []))
-    assert subject.weights_sha256 == before
+    assert weights_hash(subject.model.state_dict()) == before
 
 
 def test_bad_input_is_named() -> None:

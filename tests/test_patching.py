@@ -10,7 +10,7 @@ import torch
 
 import algoscope as ag
 from algoscope.config import ModelConfig
-from algoscope.core.errors import PairingError, SubjectError, UnknownNameError, VocabularyError
+from algoscope.core.errors import ConfigError, PairingError, SubjectError, UnknownNameError, VocabularyError
 from algoscope.lenses.patching import SWEEPS, patch
 from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
@@ -152,6 +152,19 @@ def test_pairs_are_sorted_by_class() -> None:
 def test_names_that_there_are_not(options: dict) -> None:
     with pytest.raises(UnknownNameError, match="known"):
         patch(random_subject(), "123+456", "128+456", **options)
+
+
+def test_a_model_without_feed_forwards_is_patched_at_what_it_has() -> None:
+    found = patch("planted:induction", "abcda", "cbada")
+    assert [panel.name for panel in found.panels] == ["resid_pre", "attn_out", "head", "strongest"]
+    with pytest.raises(UnknownNameError, match="mlp_out"):
+        patch("planted:induction", "abcda", "cbada", sites=["mlp_out"])
+
+
+def test_no_sites_are_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"no sites: give one or more of resid_pre, .*, neuron") as raised:
+        patch(random_subject(), "123+456", "128+456", sites=[])
+    assert "\n" not in str(raised.value)
 
 
 def test_patch_from_the_command_line(run, small_run: ag.Run, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError, VocabularyError
-from algoscope.lenses.head_roles import POINTED, ROLES, offsets_of, repeated_blocks, role_of, role_scores, roles
+from algoscope.lenses.head_roles import POINTED, ROLES, offsets_of, role_of, role_scores, roles
+from algoscope.lenses.inputs import repeated_blocks
 from algoscope.networks.build import build
 from algoscope.networks.by_hand import SHARP, Stream, blank, fill, plant, plant_by_position
 from algoscope.networks.planted import shuffled

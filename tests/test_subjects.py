@@ -10,6 +10,7 @@ from algoscope.core.errors import TaskMismatchError, UnknownNameError, Vocabular
 from algoscope.networks.build import build
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.addition import Addition
+from algoscope.training.runs import weights_hash
 
 TASK = Addition(n_digits=2)
 
@@ -80,12 +81,19 @@ def test_text_that_does_not_fit_is_named() -> None:
 
 def test_nothing_asked_of_a_subject_changes_it() -> None:
     subject = subject_of()
-    before = subject.weights_sha256
+    before = weights_hash(subject.model.state_dict())
     subject.run_with_cache(subject.to_tokens("12+34="))
     subject.generate("1+2")
     subject.to_dtype(torch.float32).model.embed.weight.add_(1)
-    assert subject.weights_sha256 == before
+    assert weights_hash(subject.model.state_dict()) == before
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
+
+
+def test_the_hash_of_the_weights_is_that_of_what_they_are_now() -> None:
+    subject = subject_of()
+    for _ in range(2):
+        assert subject.weights_sha256 == weights_hash(subject.model.state_dict())
+        subject.model.embed.weight.add_(1)
 
 
 def test_a_layer_keeps_its_number_when_others_are_not_recorded(adder: NativeSubject) -> None:

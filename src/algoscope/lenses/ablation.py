@@ -16,7 +16,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel, Scale
 from algoscope.core.sites import Key
 from algoscope.data import seeded
-from algoscope.lenses.head_roles import repeated_blocks
+from algoscope.lenses.inputs import repeated_blocks
 from algoscope.subjects.base import Subject
 from algoscope.subjects.edits import Edit, Patch, Zero
 from algoscope.subjects.opening import open_subject

@@ -7,10 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import PairingError, SubjectError, VocabularyError
+from algoscope.core.panel import Mark
 from algoscope.lenses.metrics import METRICS, PAIRWISE, Metric, Reading
 from algoscope.subjects.base import Subject
 from algoscope.tasks.base import Tokens
 
+DIRECTIONS = ("denoise", "noise")
+HALF = 0.5  # the share of the gap from which a component is called critical
 SMALLEST_GAP = 1e-4
 
 
@@ -81,6 +84,23 @@ class Pair:
             raise PairingError(f"the pairs have different lengths in tokens, {lengths}: patch each length on its own")
         return torch.cat(list(side))
 
+    @property
+    def title(self) -> str:
+        """`A against B`, or how many pairs there are."""
+        one = len(self.cleans) == 1
+        return f"{self.cleans[0]} against {self.corrupts[0]}" if one else f"{len(self.cleans)} pairs"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is compared: the texts (a single pair's as such), and each pair's target and rival as tokens."""
+        one = len(self.cleans) == 1
+        return {
+            "clean": self.cleans[0] if one else self.cleans,
+            "corrupt": self.corrupts[0] if one else self.corrupts,
+            "target": self.subject.to_str_tokens(self.target),
+            "rival": self.subject.to_str_tokens(self.rival),
+        }
+
     def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "*edit batch d_vocab"]:
         """The logits at each pair's own reading position."""
         return logits[..., torch.arange(len(self.clean), device=logits.device), self._place, :]
@@ -114,12 +134,27 @@ class Scale:
                 f"{float(self.gap[worst]):.2g}): choose another pair, another metric, or a target and a rival"
             )
 
+    @property
+    def baselines(self) -> dict[str, float]:
+        """The metric of the two runs, means over the pairs."""
+        return {"clean": float(self.top.mean()), "corrupt": float(self.bottom.mean())}
+
     def of(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
         """The metric of many runs, from the logits of the tokens `among` (all where it is None)."""
         return torch.stack([self.measure(one, self.reading) for one in logits])
 
     def recovered(self, patched: Float[Tensor, "*edit batch"]) -> Float[Tensor, "*edit batch"]:
         return (patched - self.bottom) / self.gap
+
+
+def is_critical(recovered: float, direction: str) -> bool:
+    """Does it move the answer by half of the gap? Denoising starts at 0 and noising at 1."""
+    return recovered >= HALF if direction == "denoise" else recovered <= HALF
+
+
+def half_way(direction: str) -> Mark:
+    """The line from which bars are critical."""
+    return Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below")
 
 
 def one_token(subject: Subject, text: str) -> int:

@@ -6,12 +6,12 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float
 
-from algoscope.core.errors import UnknownNameError
+from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.metrics import METRICS
-from algoscope.lenses.pairing import Pair, Scale
+from algoscope.lenses.pairing import DIRECTIONS, Pair, Scale, half_way, is_critical
 from algoscope.subjects.base import Subject
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -33,7 +33,7 @@ SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, an
     "pattern": ("pattern", ("head",)),
     "neuron": ("post", ("unit",)),
 }
-HALF = 0.5  # the share of the gap from which a component is called critical
+USUAL = ("resid_pre", "attn_out", "mlp_out", "head")
 SHOWN = 20  # components in the bar view
 
 
@@ -42,7 +42,7 @@ def patch(
     clean: str | Sequence[str],
     corrupt: str | Sequence[str],
     *,
-    sites: Sequence[str] = ("resid_pre", "attn_out", "mlp_out", "head"),
+    sites: Sequence[str] = USUAL,
     direction: str = "denoise",
     metric: str = "logit_diff",
     target: str = "",
@@ -60,20 +60,22 @@ def patch(
     two runs. `target` and `rival` name other tokens.
 
     `sites` names sweeps: resid_pre, resid_mid, resid_post, attn_out, mlp_out by layer and position; head, q, k, v,
-    pattern by layer and head (k and v by key/value head where they are grouped); head_position; neuron. One panel each,
-    [layer, position | head | ...], the mean over the pairs, and the panel `strongest`: the cells that move the answer
-    most. Facts: `baselines` {clean, corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's
-    cells for every pair), `raw` (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach
-    half of the gap: recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is
-    more than one pair and the task sorts its inputs: the mean over the pairs of each class.
+    pattern by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
+    ones those are made that the model has. One panel each, [layer, position | head | ...], the mean over the pairs, and
+    the panel `strongest`: the cells that move the answer most.
+
+    Facts: `baselines` {clean, corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's cells
+    for every pair), `raw` (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach half
+    of the gap: recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is more
+    than one pair and the task sorts its inputs: the mean over the pairs of each class.
 
     Raises PairingError where the numbers or the lengths of inputs differ, where a pair has the same answer, and where
     the metric does not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model
-    that is not causal, which would see the answer; UnknownNameError for a sweep, direction or metric that there is not;
-    VocabularyError for a target that is not one token.
+    that is not causal, which would see the answer; ConfigError for no sites; UnknownNameError for a sweep, direction or
+    metric that there is not; VocabularyError for a target that is not one token.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    _check_names(sites, direction, metric)
+    sites = _chosen(subject, sites, direction, metric)
     pair = Pair(subject, clean, corrupt, target, rival)
     (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
         subject.run(tokens, record=_recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
@@ -93,20 +95,18 @@ def patch(
         raw[name] = patched.mean(dim=1).reshape(shape).tolist()
         panels.append(_panel(name, axes, examples[name].mean(axis=0)))
     cells = _ordered(panels, direction)
-    critical = [cell for cell in cells if (cell[1] >= HALF if direction == "denoise" else cell[1] <= HALF)]
     return Finding(
         kind="patch",
         claim=_claim(cells[0], direction, metric, pair),
         facts={
             "subject": subject.name,
-            "clean": pair.cleans[0] if len(pair.cleans) == 1 else pair.cleans,
-            "corrupt": pair.corrupts[0] if len(pair.corrupts) == 1 else pair.corrupts,
+            **pair.facts,
             "metric": metric,
             "direction": direction,
-            "target": subject.to_str_tokens(pair.target),
-            "rival": subject.to_str_tokens(pair.rival),
-            "baselines": {"clean": float(scale.top.mean()), "corrupt": float(scale.bottom.mean())},
-            "critical": [{"component": name, "recovered": value} for name, value in critical],
+            "baselines": scale.baselines,
+            "critical": [
+                {"component": name, "recovered": value} for name, value in cells if is_critical(value, direction)
+            ],
             "raw": raw,
             "per_example": {name: values.tolist() for name, values in examples.items()},
             "by_class": _by_class(pair, examples),
@@ -116,14 +116,19 @@ def patch(
     )
 
 
-def _check_names(sites: Sequence[str], direction: str, metric: str) -> None:
+def _chosen(subject: Subject, sites: Sequence[str], direction: str, metric: str) -> Sequence[str]:
+    """The sweeps to make: what is asked for, and of the default what the model has."""
+    if not sites:
+        raise ConfigError(f"patching at no sites: give one or more of {', '.join(SWEEPS)}")
     for kind, given, known in (
         *(("sweep", name, SWEEPS) for name in sites),
-        ("direction", direction, ("denoise", "noise")),
+        ("direction", direction, DIRECTIONS),
         ("metric", metric, METRICS),
     ):
         if given not in known:
             raise UnknownNameError(kind, given, known)
+    present = {site.kind for site in subject.sites}
+    return [name for name in sites if tuple(sites) != USUAL or SWEEPS[name][0] in present]
 
 
 def _recorded(subject: Subject, sites: Sequence[str]) -> list[tuple[str, int]]:
@@ -198,7 +203,7 @@ def _strongest(cells: Sequence[Cell], direction: str) -> Panel:
         one="as the clean run",
         view="bars",
         scale="signed",
-        marks=(Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below"),),
+        marks=(half_way(direction),),
         site="strongest",
         quantity="recovered",
     )
@@ -223,5 +228,4 @@ def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict
 
 def _claim(best: Cell, direction: str, metric: str, pair: Pair) -> str:
     verb = "restores" if direction == "denoise" else "leaves"
-    pairs = f"{pair.cleans[0]} against {pair.corrupts[0]}" if len(pair.cleans) == 1 else f"{len(pair.cleans)} pairs"
-    return f"{pairs}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"
+    return f"{pair.title}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.lenses.metrics import METRICS
-from algoscope.lenses.pairing import Pair, Scale
+from algoscope.lenses.pairing import DIRECTIONS, Pair, Scale, half_way, is_critical
 from algoscope.subjects.base import Subject
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -22,10 +22,8 @@ from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
 from algoscope.training.runs import Run
 
-HALF = 0.5  # the share of the gap from which a sender is called critical
 STACK = 2**13  # tokens that are read side by side
 MLPS = ("frozen", "free")
-DIRECTIONS = ("denoise", "noise")
 
 Stream = Float[Tensor, "batch pos d_model"]
 Heard = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its own value, or the logits where they are read
@@ -247,39 +245,34 @@ def _finding(
 ) -> Finding:
     values = recovered.mean(axis=1)
     names = [sender.name for sender in senders]
-    denoise = choices["direction"] == "denoise"
+    direction = choices["direction"]
+    denoise = direction == "denoise"
     best = int(values.argmax() if denoise else values.argmin())
     rows = [
         {"sender": name, "recovered": float(value), "per_example": each.tolist()}
         for name, value, each in zip(names, values, recovered, strict=True)
     ]
-    pairs = f"{pair.cleans[0]} against {pair.corrupts[0]}" if len(pair.cleans) == 1 else f"{len(pair.cleans)} pairs"
     said = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
     return Finding(
         kind="paths",
-        claim=f"{pairs}: the path {names[best]} -> {where.name} {said} of the {choices['metric']} gap",
+        claim=f"{pair.title}: the path {names[best]} -> {where.name} {said} of the {choices['metric']} gap",
         facts={
             "subject": subject.name,
-            "clean": pair.cleans[0] if len(pair.cleans) == 1 else pair.cleans,
-            "corrupt": pair.corrupts[0] if len(pair.corrupts) == 1 else pair.corrupts,
+            **pair.facts,
             "receiver": where.name,
             **choices,
-            "target": subject.to_str_tokens(pair.target),
-            "rival": subject.to_str_tokens(pair.rival),
-            "baselines": {"clean": float(scale.top.mean()), "corrupt": float(scale.bottom.mean())},
+            "baselines": scale.baselines,
             "senders": rows,
             "largest": {"sender": names[best], "recovered": float(values[best])},
-            "critical": [
-                name for name, value in zip(names, values, strict=True) if (value >= HALF if denoise else value <= HALF)
-            ],
+            "critical": [row["sender"] for row in rows if is_critical(row["recovered"], direction)],
         },
-        panels=_panels(subject, where, senders, values, denoise),
+        panels=_panels(subject, where, senders, values, direction),
         provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
     )
 
 
 def _panels(
-    subject: Subject, where: Receiver, senders: Sequence[Sender], values: Float[np.ndarray, "sender"], denoise: bool
+    subject: Subject, where: Receiver, senders: Sequence[Sender], values: Float[np.ndarray, "sender"], direction: str
 ) -> tuple[Panel, Panel]:
     """The grid of senders, and the same in a row."""
     cfg = subject.cfg
@@ -305,6 +298,6 @@ def _panels(
         axes=(Axis("sender", tuple(sender.name for sender in senders), "sender"),),
         values=values,
         view="bars",
-        marks=(Mark(HALF, "50 %", "y", "above" if denoise else "below"),),
+        marks=(half_way(direction),),
     )
     return in_grid, in_a_row

@@ -12,7 +12,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import TaskMismatchError, VocabularyError
 from algoscope.core.sites import Key, Site
 from algoscope.subjects.cache import ActivationCache
-from algoscope.subjects.edits import Edit
+from algoscope.subjects.edits import Edit, some
 from algoscope.subjects.text import Text
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.runs import Run
@@ -78,12 +78,12 @@ class Subject(ABC):
         """Logits [edit batch read d_vocab] at the positions `at` of one run for each edit, that edit alone made in it.
 
         `among`: the logits of these tokens only. `reduce` makes of the logits of some edits what is kept of them
-        [edit ...], so that the logits of all never exist at once.
+        [edit ...], so that the logits of all never exist at once. Raises what `run` raises, and EditError for no edits.
 
         This one runs the whole model each time: the reference for subjects that know a faster way.
         """
         each = []
-        for edit in edits:
+        for edit in some(edits):
             logits = self.run(tokens, edits=[edit], at=at)[0][None]
             logits = logits if among is None else logits[..., among]
             each.append(logits if reduce is None else reduce(logits))

@@ -51,14 +51,13 @@ class Edit(ABC):
         """`old` with the edit made. Raises EditError for a limit that the site has not, an index outside it, and a
         value of the wrong shape. A score that the causal mask hides stays hidden.
         """
+        self.check(old.shape, kind)
         return self.write(old.clone(), kind)
 
     def write(self, value: Value, kind: str) -> Value:
-        """The edit made in place: `apply` for a value that nobody else holds."""
+        """The edit made in place: `apply` for a value that nobody else holds, at a site that was checked."""
         where = self.where(value.shape, kind)
-        new = self.new(value)
-        self._fit(new.shape, value.shape)
-        new = new.to(value.dtype).expand_as(value)
+        new = self.new(value).to(value.dtype).expand_as(value)
         if kind == "attn_scores":
             new = torch.where(value.isneginf(), value, new)
         value[where] = new[where].to(value.device)
@@ -66,7 +65,7 @@ class Edit(ABC):
 
     def where(self, shape: Sequence[int], kind: str) -> tuple[slice | Int[Tensor, "..."], ...]:
         """The index of what the edit covers at a site of this shape; lists of places mean all their combinations."""
-        axes = KINDS[kind].shape.split()
+        axes = KINDS[kind].axes
         where: list[slice | Int[Tensor, "..."]] = [slice(None)] * len(shape)
         lists: dict[int, tuple[int, ...]] = {}
         for limit, names in self.LIMITS.items():
@@ -120,15 +119,24 @@ class Patch(Edit):
 
     def check(self, shape: Sequence[int], kind: str) -> None:
         super().check(shape, kind)
-        self._fit(self.value.shape, shape)
+        self._fit(self._shape, shape)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """What has to fit the site."""
+        return tuple(self.value.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Mean(Patch):
-    """The mean over the inputs of `value` [batch ...], position by position."""
+    """The mean over the inputs of `value` [batch ...], position by position; these need not be those of the run."""
 
     def new(self, old: Value) -> Value:
         return self.value.mean(dim=0, keepdim=True)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (1, *self.value.shape[1:])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,6 +170,18 @@ class Rotate(Patch):
 
     def new(self, old: Value) -> Value:
         return old + (self.value - old) @ self.basis @ self.basis.mT
+
+    def check(self, shape: Sequence[int], kind: str) -> None:
+        super().check(shape, kind)
+        if len(self.basis) != shape[-1]:
+            raise EditError(f"{self._said()}: a basis of {len(self.basis)} rows does not fit {shape[-1]} units")
+
+
+def some(edits: Sequence[Edit]) -> Sequence[Edit]:
+    """The edits. Raises EditError where there are none, which would leave nothing to run."""
+    if not edits:
+        raise EditError("no edits: run_each makes one run for each edit, so give one or more (run makes one without)")
+    return edits
 
 
 class Editor(Recorder):

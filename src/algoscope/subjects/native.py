@@ -17,7 +17,7 @@ from algoscope.networks.prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects.base import Mask, Subject
 from algoscope.subjects.cache import ActivationCache
-from algoscope.subjects.edits import Edit, Editor
+from algoscope.subjects.edits import Edit, Editor, some
 from algoscope.subjects.sweep import run_each
 from algoscope.subjects.text import TaskText, Text
 from algoscope.tasks.base import Task, Tokens
@@ -69,8 +69,9 @@ class NativeSubject(Subject):
         reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
     ) -> Tensor:
         self._check(tokens)
-        with right_sized(self._operations(tokens) * max(1, len(edits)) / 2):
-            return run_each(self.model, tokens, self._located(edits), at, among, reduce)
+        located = self._located(some(edits))
+        with right_sized(self._operations(tokens) * len(edits) / 2):
+            return run_each(self.model, tokens, located, at, among, reduce)
 
     def _operations(self, tokens: Tokens) -> float:
         """Floating-point operations of one run, roughly: two for each weight and token."""

@@ -3,22 +3,24 @@
 The base run is computed once and kept. An edit joins at its own place: an edited residual stream before its block, an
 edited head between the two halves of one. From there its rows climb through the remaining blocks, and edits of higher
 blocks join the same stack on the way. In a causal model nothing changes before the first position that an edit touches,
-so a stack starts there, and looks back at the base run's keys and values.
+so a stack starts there, and looks back at the base run's keys and values. A patch touches only the positions at which
+its value is not the base run's: what two prompts share at their beginning is not computed again.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.sites import Site
+from algoscope.core.sites import KINDS, Site
 from algoscope.networks.memory import KeyValues
 from algoscope.networks.transformer import EVERYWHERE, NOBODY, Tap, Transformer
 from algoscope.subjects.cache import Recorder
-from algoscope.subjects.edits import Edit
+from algoscope.subjects.edits import Edit, Patch
 
 Located = tuple[Site, Edit]
 Logits = Float[Tensor, "edit batch read d_vocab"]
@@ -26,12 +28,19 @@ Rows = Float[Tensor, "batch _edit _pos d_model"]
 
 FULL = 512  # tokens that fill a stack's matrix products; positions are parted no finer than that
 BUDGET = 2**25  # bytes of activations in one stack
+FEED_FORWARD = ("ln2_scale", "ln2_normalized", "pre", "pre_linear", "post")
 ENTERING, IN_ATTENTION, BETWEEN, IN_FEED_FORWARD, AT_THE_END = range(5)
-STAGE = {
+STAGE = {  # where a changed site joins; all that is not named, in attention
     **dict.fromkeys(("embed", "pos_embed", "resid_pre", "mlp_out", "resid_post"), ENTERING),
     **dict.fromkeys(("z", "result", "attn_out", "resid_mid"), BETWEEN),
-    **dict.fromkeys(("ln2_scale", "ln2_normalized", "pre", "pre_linear", "post"), IN_FEED_FORWARD),
+    **dict.fromkeys(FEED_FORWARD, IN_FEED_FORWARD),
     **dict.fromkeys(("ln_final_scale", "ln_final_normalized"), AT_THE_END),
+}
+NEEDED = {  # what goes on from there needs of the base run besides the streams between blocks
+    "embed": ("pos_embed",),
+    "pos_embed": ("embed",),
+    "mlp_out": ("resid_mid", "attn_out"),
+    **dict.fromkeys(FEED_FORWARD, ("attn_out",)),
 }
 
 
@@ -49,41 +58,42 @@ def run_each(
     memory runs out, the stacks are halved.
     """
     base = _Base(model, tokens, edits, at, among)
-    found: list[Tensor | None] = [None] * len(edits)
+    found: dict[int, Tensor] = {}
     waiting = list(_stacks(base, edits))
     while waiting:
         start, numbers = waiting.pop()
         try:
             logits = base.climb([edits[number] for number in numbers], start)
             values = logits if reduce is None else reduce(logits)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _out_of_memory(error) or len(numbers) == 1:
                 raise
             half = len(numbers) // 2
             waiting += [(start, numbers[:half]), (start, numbers[half:])]
             continue
-        for number, value in zip(numbers, values, strict=True):
-            found[number] = value
-    return torch.stack([value for value in found if value is not None])
+        found |= zip(numbers, values, strict=True)
+    return torch.stack([found[number] for number in range(len(edits))])
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list[int]]]:
     """(start, numbers of edits): neighbouring starts together until they fill a stack, lower blocks first."""
     by_start: dict[int, list[int]] = defaultdict(list)
+    differing = cache(base.differing)  # many edits share one value
     for number, (site, edit) in enumerate(edits):
         edit.check(base.model.shape_of(site, base.n_inputs, base.n_pos), site.kind)
-        by_start[_first_position(edit, base.n_pos) if base.model.cfg.causal else 0].append(number)
+        by_start[_first_change(base, site, edit, differing)].append(number)
     group: list[int] = []
+    lowest = min(by_start)
     for start in sorted(by_start, reverse=True):
         group += by_start[start]
-        if start and len(group) * base.n_inputs * (base.end - start) < FULL and min(by_start) < start:
+        if 0 < len(group) * base.n_inputs * (base.end - start) < FULL and lowest < start:
             continue
         group.sort(key=lambda number: _place(base.model, edits[number][0]))
-        size = max(1, BUDGET // base.bytes_of_an_edit(base.end - start))
+        size = max(1, BUDGET // max(1, base.bytes_of_an_edit(base.end - start)))
         yield from ((start, group[i : i + size]) for i in range(0, len(group), size))
         group = []
 
@@ -96,11 +106,16 @@ def _place(model: Transformer, site: Site) -> tuple[int, int]:
     return site.layer + (site.kind in ("mlp_out", "resid_post")), stage
 
 
-def _first_position(edit: Edit, n_pos: int) -> int:
-    if edit.pos is None:
+def _first_change(base: "_Base", site: Site, edit: Edit, differing: Callable[[Site, Tensor], list[bool]]) -> int:
+    """A position before which the edit changes nothing; the base run's `end` where it changes nothing that is read."""
+    if not base.model.cfg.causal:
         return 0
-    wanted = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
-    return min((index % n_pos if -n_pos <= index < n_pos else 0) for index in wanted)
+    limit = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
+    touched = list(range(base.n_pos)) if limit is None else [place % base.n_pos for place in limit]
+    if type(edit) is Patch:  # its kin put something else in than their value
+        differs = differing(site, edit.value)
+        touched = [place for place in touched if differs[place]]
+    return min([*touched, base.end])
 
 
 class _Base:
@@ -121,15 +136,17 @@ class _Base:
         layers = range(model.cfg.n_layers)
         wanted = {Site("resid_pre", layer) for layer in layers} | {Site("resid_post", layers[-1])}
         for site, _ in edits:
-            wanted |= {site, *(Site(kind, site.layer) for kind in _NEEDED.get(site.kind, ()))}
-            if STAGE.get(site.kind) == IN_FEED_FORWARD:
-                wanted.add(Site("attn_out", site.layer))
-        if any(site.layer is None for site, _ in edits):
-            wanted |= {Site("embed"), Site("pos_embed")}
-        recorder = Recorder(frozenset(site for site in wanted if STAGE.get(site.kind, IN_ATTENTION) in (0, 2)))
+            wanted |= {site, *(Site(kind, site.layer) for kind in NEEDED.get(site.kind, ()))}
+        recorder = Recorder(frozenset(wanted))
         self.memory = KeyValues()
         model(tokens, at=slice(0, 0), past=self.memory, tap=recorder)
         self.values = recorder.values
+
+    def differing(self, site: Site, value: Tensor) -> list[bool]:
+        """Position by position: is this value, which fits the site, another one there than the base run's?"""
+        old, axes = self.values[site], KINDS[site.kind].axes
+        changed = (value.to(old) != old).movedim(axes.index("query" if "query" in axes else "pos"), 0)
+        return changed.flatten(1).any(dim=1).tolist()
 
     def bytes_of_an_edit(self, n_pos: int) -> int:
         """Memory that one more edit of a stack takes at its widest, roughly."""
@@ -146,7 +163,7 @@ class _Base:
         if not reached:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
         last = self.model.cfg.n_layers
-        at = slice(reached[0] - start, reached[-1] + 1 - start)
+        at = slice(reached[0] - start, reached[-1] + 1 - start, self.read.step)
         look = self.model.look(self.end - start, start)
         joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
         for site, edit in edits:
@@ -184,7 +201,7 @@ class _Base:
             parts.append(self._rows(model.read_out(x.flatten(0, 1), among=self.among)))
         if joining[last, AT_THE_END]:
             tap = _RowEdits(joining[last, AT_THE_END], self.n_inputs)
-            ends = model.read_out(tap.spread(final), tap, slice(start + at.start, start + at.stop), self.among)
+            ends = model.read_out(tap.spread(final), tap, slice(start + at.start, start + at.stop, at.step), self.among)
             parts.append(self._rows(ends))
         reached = torch.cat(parts, dim=1)
         if unread:
@@ -195,7 +212,7 @@ class _Base:
     def _unchanged(self, n: int) -> Float[Tensor, "batch read d_vocab"]:
         """The base run's logits at the first `n` positions read."""
         final = self.values[Site("resid_post", self.model.cfg.n_layers - 1)]
-        return self.model.read_out(final[:, self.read[0] : self.read[0] + n], among=self.among)
+        return self.model.read_out(final[:, list(self.read[:n])], among=self.among)
 
     # ------------------------------------------------------------------ where edits join
 
@@ -256,9 +273,6 @@ class _Base:
 
     def _rows(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "batch edit *rest"]:
         return x.unflatten(0, (self.n_inputs, -1))
-
-
-_NEEDED = {"mlp_out": ("resid_mid", "attn_out")}
 
 
 class _RowEdits(Tap):
