@@ -11,7 +11,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from algoscope.config import ModelConfig
 from algoscope.core.errors import UnknownNameError
 from algoscope.core.sites import KINDS, Site, find_site
+from algoscope.networks.inferring import infer, settle
+from algoscope.networks.layout_reading import read_layout
 from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.transformerlens import understand
 from algoscope.subjects.huggingface import convert
 from hf_models import D_VOCAB, make, save
 
@@ -113,45 +116,12 @@ CLASSIC = {
 
 def same_weights(classic: HookedTransformer) -> Transformer:
     """Ours with the weights of theirs."""
-    c = classic.cfg
-    rotary = c.positional_embedding_type == "rotary"
-    cfg = ModelConfig(
-        d_vocab=c.d_vocab, n_ctx=c.n_ctx, d_model=c.d_model, n_layers=c.n_layers, n_heads=c.n_heads, d_mlp=c.d_mlp,
-        n_kv_heads=c.n_key_value_heads, normalization_type=c.normalization_type, gated_mlp=c.gated_mlp,
-        act_fn={"gelu_new": "gelu_tanh"}.get(c.act_fn, c.act_fn), positions="rotary" if rotary else "learned",
-        rotary_dim=c.rotary_dim if rotary else None,
-        qk_norm=c.use_qk_norm, attn_bias=True, tied_head=False, head_bias=True,
-    )  # fmt: skip
-    given = classic.state_dict()
-    ours = {"embed.weight": given["embed.W_E"], "unembed.weight": given["unembed.W_U"].T}
-    ours |= {"unembed.bias": given["unembed.b_U"]} | ({} if rotary else {"pos_embed.weight": given["pos_embed.W_pos"]})
-    names = {
-        "mlp.W_in": "mlp.w_linear" if c.gated_mlp else "mlp.w_in",
-        "mlp.W_gate": "mlp.w_in",
-        "mlp.W_out": "mlp.w_out",
-    }
-    for name, value in given.items():
-        layer = name.rsplit(".", 2)[0] if name.startswith("blocks") else ""
-        part = name.removeprefix(layer + ".") if layer else name
-        if part in names:
-            ours[f"{layer}.{names[part]}.weight"] = value.T
-        elif part.startswith(("ln", "q_norm", "k_norm")):
-            ours[f"{layer}.{part}".removeprefix(".").replace(".w", ".weight").replace(".b", ".bias")] = value
-    for layer in range(c.n_layers):
-        attn, mlp = f"blocks.{layer}.attn", f"blocks.{layer}.mlp"
-        for letter in "qkv":
-            underscore = "_" if c.n_key_value_heads and letter != "q" else ""
-            w, b = (given[f"{attn}.{underscore}{kind}_{letter.upper()}"] for kind in ("W", "b"))
-            ours[f"{attn}.{letter}.weight"] = w.movedim(1, -1).flatten(0, 1)
-            ours[f"{attn}.{letter}.bias"] = b.flatten()
-        ours[f"{attn}.o.weight"] = given[f"{attn}.W_O"].flatten(0, 1).T
-        ours[f"{attn}.o.bias"] = given[f"{attn}.b_O"]
-        ours[f"{mlp}.w_out.bias"] = given[f"{mlp}.b_out"]
-        ours[f"{mlp}.{'w_linear' if c.gated_mlp else 'w_in'}.bias"] = given[f"{mlp}.b_in"]
-        if c.gated_mlp:
-            ours[f"{mlp}.w_in.bias"] = torch.zeros(c.d_mlp)
+    reading = read_layout(classic.state_dict(), None, {}, "it")
+    said = understand(classic.cfg.to_dict(), "its config")
+    inferred = infer(reading, said, {}, classic.cfg.n_ctx, "it")
+    cfg = ModelConfig(**{row.what: row.value for row in inferred})
     model = Transformer(cfg)
-    model.load_state_dict({name: value.clone() for name, value in ours.items()})
+    model.load_state_dict({name: value.clone() for name, value in settle(reading, cfg).items()})
     return model
 
 

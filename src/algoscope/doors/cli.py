@@ -27,6 +27,8 @@ COMMANDS = Table(
         "report": Entry("algoscope.doors.model_commands:report", "write one offline page about a model"),
         "generate": Entry("algoscope.doors.model_commands:generate", "answer a prompt, token by token"),
         "params": Entry("algoscope.doors.model_commands:params", "count parameters by component"),
+        "import": Entry("algoscope.doors.exchange_commands:import_", "make a run of another tool's weights"),
+        "export": Entry("algoscope.doors.exchange_commands:export", "write a model for another tool"),
         "recipes": Entry("algoscope.doors.list_commands:recipes", "the runs that have a name"),
         "tasks": Entry("algoscope.doors.list_commands:tasks", "the questions a model can be asked"),
         "lenses": Entry("algoscope.doors.list_commands:lenses", "the ways to look inside"),
@@ -64,7 +66,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Train small transformers on algorithmic tasks, open them up, and certify what they learned.
 
-    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH or file:PATH.safetensors.
+    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH, file:PATH.safetensors or
+    foreign:PATH?task=T.
     Exit codes: 0 done; 1 done, and a verdict does not hold; 2 bad input; 3 interrupted.
     Tab completion: eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)" (or zsh_source, fish_source).
     """

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
+from algoscope.networks.huggingface import GPT2_PARTS, LLAMA_PARTS
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects.native import NativeSubject
 from algoscope.subjects.text import Numbers, Text
@@ -106,10 +107,9 @@ def _gpt2_shape(c: PretrainedConfig) -> dict[str, Any]:
 
 def _gpt2_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
     ours = {"embed.weight": state["transformer.wte.weight"], "pos_embed.weight": state["transformer.wpe.weight"]}
-    parts = {"ln_1": "ln1", "attn.c_proj": "attn.o", "ln_2": "ln2", "mlp.c_fc": "mlp.w_in", "mlp.c_proj": "mlp.w_out"}
     for layer in range(cfg.n_layers):
         there, here = f"transformer.h.{layer}", f"blocks.{layer}"
-        for old, new in parts.items():
+        for old, new in GPT2_PARTS.items():
             for kind in ("weight", "bias"):
                 ours[f"{here}.{new}.{kind}"] = state[f"{there}.{old}.{kind}"].movedim(
                     0, -1
@@ -168,14 +168,8 @@ def _qwen3_shape(c: PretrainedConfig) -> dict[str, Any]:
 
 def _llama_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
     ours = {"embed.weight": state["model.embed_tokens.weight"]}
-    parts = {
-        "input_layernorm": "ln1", "post_attention_layernorm": "ln2", "self_attn.q_proj": "attn.q",
-        "self_attn.k_proj": "attn.k", "self_attn.v_proj": "attn.v", "self_attn.o_proj": "attn.o",
-        "self_attn.q_norm": "attn.q_norm", "self_attn.k_norm": "attn.k_norm", "mlp.gate_proj": "mlp.w_in",
-        "mlp.up_proj": "mlp.w_linear", "mlp.down_proj": "mlp.w_out",
-    }  # fmt: skip
     for layer in range(cfg.n_layers):
-        ours |= _renamed(state, f"model.layers.{layer}", f"blocks.{layer}", parts)
+        ours |= _renamed(state, f"model.layers.{layer}", f"blocks.{layer}", LLAMA_PARTS)
     return ours | _renamed(state, "model", "", {"norm": "ln_final"})
 
 

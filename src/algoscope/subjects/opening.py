@@ -13,8 +13,8 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
     """The model that a string names, or that of a Run.
 
     `run:NAME[@STEP]` or `run:PATH` is a run folder, `planted:NAME` a model set by hand, `hf:ID_OR_PATH` one of Hugging
-    Face (a folder here, else the local cache, else, where its own settings allow it, the network), and
-    `file:PATH.safetensors` weights with their config beside them.
+    Face (a folder here, else the local cache, else, where its own settings allow it, the network),
+    `file:PATH.safetensors` weights with their config beside them, and `foreign:PATH?task=T` weights of another tool.
 
     Raises RunFolderError where there is no such run, CheckpointError for weights that are missing, truncated or do
     not fit, UnknownNameError for a planted model that there is not, SubjectError for another form and for an

@@ -9,5 +9,6 @@ FORMS = Table(
         "file": Entry("algoscope.subjects.stored:open_file", "file:PATH.safetensors"),
         "planted": Entry("algoscope.subjects.planted:open_planted", "planted:NAME"),
         "hf": Entry("algoscope.subjects.huggingface:open_hf", "hf:ID_OR_PATH"),
+        "foreign": Entry("algoscope.subjects.foreign:open_foreign", "foreign:PATH?task=T"),
     },
 )

@@ -69,6 +69,13 @@ class Task(BaseModel, ABC):
         """The stretches of a sequence by name, in order; together they are what a model reads."""
 
     @property
+    def sources(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
+        """Where an answer can be read off, by the name of what is read there: for each position at which a token of the
+        answer is predicted, the positions that decide which it is. Empty where the task names none.
+        """
+        return {}
+
+    @property
     @abstractmethod
     def ordinals(self) -> tuple[str, ...]:
         """The tokens that stand for quantities, smallest first."""
@@ -167,7 +174,7 @@ class Task(BaseModel, ABC):
                 unknown = re.findall("[0-9]+|." if self.whole_numbers else ".", text[at:], flags=re.DOTALL)[0]
                 raise VocabularyError(
                     f"{unknown!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
-                    f"{' '.join(self._listed)}"
+                    f"{' '.join(self.listed)}"
                 )
             ids.append(self.vocabulary.index(match.group()))
             at = match.end()
@@ -180,7 +187,7 @@ class Task(BaseModel, ABC):
         return "".join(self.vocabulary[i] for i in ids)
 
     @property
-    def _listed(self) -> tuple[str, ...]:
-        """The vocabulary as an error shows it: a long one by its two ends."""
+    def listed(self) -> tuple[str, ...]:
+        """The vocabulary as errors and pages show it: a long one by its two ends."""
         known = self.vocabulary
         return known if len(known) <= LISTED else (*known[: LISTED // 4], "...", *known[-LISTED // 4 :])

@@ -1,0 +1,77 @@
+"""Models of ours as files of other tools."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from algoscope.core.errors import SubjectError, UnknownNameError
+from algoscope.core.files import write_atomically
+from algoscope.core.registry import Entry, Table
+from algoscope.networks.transformerlens import NAMINGS
+from algoscope.subjects.base import Subject
+from algoscope.subjects.native import NativeSubject
+from algoscope.subjects.opening import open_subject
+from algoscope.training.runs import Run
+
+FORMATS = Table(
+    "export format",
+    {
+        "transformerlens": Entry(
+            "algoscope.networks.transformerlens:files",
+            "FILE.safetensors under the names of TransformerLens, and FILE.json with its config",
+        ),
+        "huggingface": Entry(
+            "algoscope.networks.huggingface:files", "a folder that AutoModelForCausalLM.from_pretrained loads"
+        ),
+        "onnx": Entry("algoscope.networks.onnx_graph:files", "FILE.onnx, a graph whose values have the names of sites"),
+    },
+)
+ENDINGS = {"transformerlens": ".safetensors", "huggingface": "", "onnx": ".onnx"}
+
+
+def export(
+    subject: str | Run | Subject,
+    to: str,
+    out: str | Path,
+    *,
+    naming: str | None = None,
+    runs_dir: str | Path | None = None,
+) -> tuple[Path, ...]:
+    """Write a model for another tool, and return the files that were written; the logits there are the same.
+
+    `to` is one of `FORMATS`; `out` is a file with the format's ending, or a folder for `huggingface`. `naming`, for
+    `transformerlens` alone: `legacy` (`blocks.0.attn.W_Q`, the default) or `current` (`blocks.0.attn.q.weight`). The
+    files carry the subject's name, its weights' hash, and its task with the task's vocabulary.
+
+    Raises UnknownNameError for a format or naming that there is not, SubjectError for a model that the format cannot
+    express (the reason is named), for another ending and for a package that is missing, RunFolderError where a file
+    cannot be written, and what `open_subject` raises.
+    """
+    FORMATS[to]  # raises with the known names
+    out = Path(out)
+    if naming is not None and to != "transformerlens":
+        raise SubjectError(f"--naming is for --to transformerlens, not {to}")
+    if (naming or "legacy") not in NAMINGS:
+        raise UnknownNameError("naming", str(naming), NAMINGS)
+    if ENDINGS[to] and out.suffix != ENDINGS[to]:
+        raise SubjectError(f"--out {out}: {to} is written to a file that ends in {ENDINGS[to]}")
+    try:
+        write = FORMATS.load(to)
+    except ModuleNotFoundError as error:
+        raise SubjectError(f"--to {to} needs the package {error.name}: pip install 'algoscope[{to}]'") from error
+    opened = open_subject(subject, runs_dir=runs_dir)
+    assert isinstance(opened, NativeSubject)
+    options = {"naming": naming or "legacy"} if to == "transformerlens" else {}
+    written: Mapping[Path, bytes | str] = write(opened.model, out, _facts(opened), **options)
+    for path, content in written.items():
+        write_atomically(path, content)
+    return tuple(written)
+
+
+def _facts(subject: NativeSubject) -> dict[str, str]:
+    """What the files say about where they come from; every value is text."""
+    facts = {"subject": subject.name, "weights_sha256": subject.weights_sha256}
+    if subject.has_task:
+        facts["task"] = subject.task.model_dump_json()
+        facts["vocabulary"] = json.dumps(subject.task.vocabulary)
+    return facts
