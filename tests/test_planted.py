@@ -14,6 +14,7 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.data import seeded
 from algoscope.networks.planted import KEY_FREQUENCIES, Planted, shuffled
+from algoscope.networks.planted_pizza import COMPENSATION, DIRECTIONS, FREQUENCIES
 from algoscope.networks.table import PLANTED
 from algoscope.networks.transformer import Tap, Transformer
 from algoscope.subjects.native import NativeSubject
@@ -110,6 +111,7 @@ def test_a_planted_model_is_the_same_each_time(name: str) -> None:
     [
         ("reversal", 8**5, 20.0),
         ("clock", 113**2, 48.2),  # 20 (5 - the largest sum of five cosines away from 0)
+        ("pizza", 59**2, 12.34),  # 12.43 by the closed form; its eight directions cost a little
         ("carry-adder", 10**6, 20.0),
     ],
 )
@@ -175,6 +177,59 @@ def test_the_clock_s_logits_are_the_cosines_of_its_five_frequencies() -> None:
     off = n[:, None, None] + n[None, :, None] - n
     expected = 20 * sum((2 * math.pi * k / 113 * off).cos() for k in KEY_FREQUENCIES)
     torch.testing.assert_close(logits.double(), expected, atol=1e-4, rtol=0)
+
+
+def pizza_logits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pizza's logits [a b c], and a, b, c."""
+    planted = MODELS["pizza"]
+    logits = planted.model(planted.task.at(torch.arange(59**2))[:, :2])[:, 1].reshape(59, 59, 59)
+    n = torch.arange(59, dtype=torch.double)
+    return logits.double(), n[:, None, None], n[None, :, None], n
+
+
+def test_the_pizza_s_logits_are_lengths_along_eight_directions_and_its_accompanying_circles() -> None:
+    logits, a, b, c = pizza_logits()
+    expected = torch.zeros(59, 59, 59, dtype=torch.double)
+    for k in FREQUENCIES:
+        w = 2 * math.pi * k / 59
+        for turn in (math.pi * j / DIRECTIONS for j in range(DIRECTIONS)):
+            length = ((w * a - turn).cos() + (w * b - turn).cos()).abs()
+            expected += 3 * math.pi / (4 * DIRECTIONS) * length * (2 * turn - w * c).cos()
+        expected -= COMPENSATION * (w * (a - b)).cos() * (w * (a + b - c)).cos()
+    torch.testing.assert_close(logits, 20 * expected, atol=1e-4, rtol=0)
+
+
+def test_the_pizza_is_weak_where_its_operands_stand_across_from_each_other() -> None:
+    logits, a, b, c = pizza_logits()
+    assert MODELS["pizza"].mechanism.frequencies == FREQUENCIES == (1, 5, 17)
+    assert MODELS["pizza"].mechanism.accompanying == (2, 10, 25)  # 34 and 25 are the same frequency
+    closed = torch.zeros(59, 59, 59, dtype=torch.double)
+    for k in FREQUENCIES:
+        w = 2 * math.pi * k / 59
+        strength = (w * (a - b) / 2).cos().abs() - COMPENSATION * (w * (a - b)).cos()
+        closed += 20 * strength * (w * (a + b - c)).cos()
+    assert float((logits - closed).pow(2).sum() / closed.pow(2).sum()) < 1e-3
+
+
+def test_the_pizza_does_not_tell_its_operands_apart() -> None:
+    planted = MODELS["pizza"]
+    tokens = planted.task.at(torch.arange(59**2))[:, :2]
+    assert float((pattern(planted, "both", tokens) - 0.5).abs().max()) == 0
+    torch.testing.assert_close(planted.model(tokens)[:, 1], planted.model(tokens.flip(1))[:, 1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["clock", "pizza"])
+def test_no_two_circles_are_of_one_size_so_that_principal_components_are_circles(name: str) -> None:
+    planted = MODELS[name]
+    p = planted.task.p
+    numbers = planted.model.embed.weight[:p].double()
+    points, size, _ = torch.linalg.svd(numbers - numbers.mean(dim=0), full_matrices=False)
+    found = []
+    for pair in range(0, int((size > 1e-4).sum()), 2):
+        power = torch.fft.fft(points[:, pair : pair + 2], dim=0).abs().pow(2).sum(dim=1)[: p // 2 + 1]
+        assert float(power.max() / power.sum()) > 1 - 1e-9
+        found.append(int(power.argmax()))
+    assert found == [*planted.mechanism.frequencies, *planted.mechanism.accompanying]
 
 
 def test_the_carry_adder_s_neurons_are_the_carries() -> None:

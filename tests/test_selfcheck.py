@@ -10,6 +10,8 @@ from algoscope.core.errors import ConfigError
 from algoscope.lenses.table import LENSES
 from algoscope.verdicts import selfcheck as module
 
+NEEDS_A_RUN = {"progress"}  # lenses that compare checkpoints: a planted model has none
+
 
 @pytest.fixture(scope="module")
 def found() -> ag.Finding:
@@ -20,7 +22,7 @@ def test_every_lens_finds_what_is_planted_and_raises_no_alarm(found: ag.Finding)
     assert found["hit_rate"] == 1, [row for row in found["checks"] if not row["found"]]
     assert found["false_alarm_rate"] == 0, [row for row in found["checks"] if sum(row["false_alarms"].values())]
     assert found["holds"]
-    assert {row["lens"] for row in found["checks"]} == set(LENSES)
+    assert {row["lens"] for row in found["checks"]} == set(LENSES) - NEEDS_A_RUN
     assert all(row["trials"]["shuffled"] == row["trials"]["random"] == 3 for row in found["checks"])
 
 

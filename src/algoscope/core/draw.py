@@ -57,7 +57,8 @@ def figure(panel: Panel) -> go.Figure:
     _add(fig, panel, None, _colour_bar(panel))
     title = {"text": shown(panel.heading), "font": {"size": 14}, "x": 0, "xanchor": "left", "xref": "container"}
     height = _depth(panel) + 96 + _labels_below(panel)
-    fig.update_layout(title=title | {"y": 0.98}, height=height, margin={"l": 10, "r": 10, "t": 56, "b": 40})
+    right = 10 + LETTER * max((len(mark.text) for mark in panel.marks if panel.view == "bars"), default=0)
+    fig.update_layout(title=title | {"y": 0.98}, height=height, margin={"l": 10, "r": right, "t": 56, "b": 40})
     return _dress(fig)
 
 
@@ -254,12 +255,13 @@ def _add(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, colour_bar
     for mark in panel.marks:
         colour = INK if panel.view == "bars" else ORANGE
         line = {"line": {"color": colour, "width": 1.5, "dash": "dash"}, **where}
-        text = {"text": shown(mark.text), "font": {"size": 11, "color": colour}}
+        text: dict[str, Any] = {"text": shown(mark.text), "font": {"size": 11, "color": colour}}
         note = {"annotation": text, "annotation_position": "right" if panel.view == "bars" else "top right"}
         if "x" in mark.across:
-            text["yanchor"] = "top" if panel.view == "heatmap" else "bottom"
+            text["yanchor"] = "top" if panel.view in ("heatmap", "lines") else "bottom"
             fig.add_vline(mark.at, **note, **line)
         if "y" in mark.across:
+            text["y"] = math.log10(mark.at) if y.get("type") == "log" else mark.at  # lines go by value
             fig.add_hline(mark.at, **(note if mark.across == "y" else {}), **line)
 
 
@@ -370,7 +372,7 @@ def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
     if panel.scale == "unit":
         y["range"] = [0, 1.04]
     if panel.scale == "log":
-        y["type"] = "log"
+        y |= {"type": "log", "exponentformat": "power"}
     if panel.view == "bars" and panel.scale == "signed":
         reached = [0, *span_of([panel]), *(mark.at for mark in panel.marks if mark.across == "y")]
         spare = 0.08 * (max(reached) - min(reached) or 1)

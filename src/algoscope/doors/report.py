@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -17,14 +18,24 @@ from algoscope.doors.params import params
 from algoscope.lenses.ablation import ablate
 from algoscope.lenses.answer_digits import answers
 from algoscope.lenses.attention_maps import attention
+from algoscope.lenses.clock_or_pizza import clock, is_addition
 from algoscope.lenses.embedding_geometry import embeddings
+from algoscope.lenses.fourier_lens import fourier
+from algoscope.lenses.fourier_pairs import has_pairs
 from algoscope.lenses.head_roles import roles
+from algoscope.lenses.induction_heads import induction
+from algoscope.lenses.induction_phase import phase
 from algoscope.lenses.logit_attribution import attribution
 from algoscope.lenses.logit_lens import logit
 from algoscope.lenses.patching import patch
+from algoscope.lenses.progress_measures import progress_measures
+from algoscope.lenses.source_alignment import alignment
+from algoscope.lenses.where_heads_look import looks as where_heads_look
 from algoscope.networks.parameters import count_parameters
 from algoscope.subjects.base import Subject
 from algoscope.subjects.opening import open_subject
+from algoscope.tasks.binary import Binary
+from algoscope.tasks.copying import Copying
 from algoscope.training.curves import read_curves
 from algoscope.training.runs import Run
 from algoscope.verdicts.certify import certify
@@ -33,16 +44,23 @@ from algoscope.version import __version__
 
 TITLES = {  # the sections of a page in their order, each drawn from the finding of its name
     "trained": "What was trained",
+    "imported": "Where it comes from",
     "curves": "Curves",
     "verdict": "Verdict",
     "answers": "Edge cases",
     "attention": "Attention",
+    "looks": "Where the answer looks",
+    "alignment": "Sources",
     "logit": "Layer by layer",
     "attribution": "Who says it",
     "patch": "What carries it",
     "roles": "Heads",
     "ablate": "What is needed",
     "embeddings": "Embeddings",
+    "fourier": "Frequencies",
+    "clock": "Clock or pizza",
+    "progress": "How it formed",
+    "induction": "Induction",
     "parameters": "Parameters",
 }
 MANY_HEADS = 32  # above this, attention is shown for the heads that add most to the answer
@@ -97,6 +115,20 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
         asked["verdict"] = lambda: _verdict(subject, progress)
         asked["answers"] = lambda: answers(subject)
         asked["embeddings"] = lambda: embeddings(subject)
+        if has_pairs(subject):
+            asked["fourier"] = lambda: fourier(subject)
+            if is_addition(task):
+                asked["clock"] = lambda: clock(subject)
+            if origin and len(origin.steps) > 1:
+                asked["progress"] = lambda: progress_measures(subject)
+        if isinstance(task, Binary):
+            asked["looks"] = lambda: where_heads_look(subject)
+        if task.sources and subject.cfg.causal:
+            asked["alignment"] = lambda: alignment(subject)
+        if isinstance(task, Copying) and subject.cfg.causal:
+            asked["induction"] = lambda: induction(subject)
+            if origin and len(origin.steps) > 1:
+                asked["phase"] = lambda: phase(subject)
     else:
         if not clean:
             raise SubjectError(
@@ -104,9 +136,10 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
             )
         compared = [clean, corrupt] if corrupt else [clean]
         asked["embeddings"] = lambda: embeddings(subject, compared)
-    asked["attention"] = lambda: attention(subject, compared, _heads_to_show(subject, clean))
+    attributed = cache(lambda: attribution(subject, [clean]))
+    asked["attention"] = lambda: attention(subject, compared, _heads_to_show(subject, attributed))
     asked["logit"] = lambda: logit(subject, [clean])
-    asked["attribution"] = lambda: attribution(subject, [clean])
+    asked["attribution"] = attributed
     if corrupt and subject.cfg.causal:
         asked["patch"] = lambda: patch(subject, clean, corrupt)
     asked["roles"] = lambda: roles(subject, n_inputs=64)
@@ -117,11 +150,11 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
     return asked
 
 
-def _heads_to_show(subject: Subject, clean: str) -> list[str]:
+def _heads_to_show(subject: Subject, attributed: Callable[[], Finding]) -> list[str]:
     """All heads of a small model (an empty list), of a large one the eight that add most to the answer."""
     if subject.cfg.n_layers * subject.cfg.n_heads <= MANY_HEADS:
         return []
-    parts = [part for part in attribution(subject, [clean])["parts"] if re.fullmatch(r"L\d+H\d+", part["component"])]
+    parts = [part for part in attributed()["parts"] if re.fullmatch(r"L\d+H\d+", part["component"])]
     largest = sorted(parts, key=lambda part: -abs(part["contribution"]))[:8]
     return [str(part["component"]) for part in largest]
 
@@ -143,7 +176,9 @@ def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
         trim_blocks=True,
     )
     environment.filters["zip"] = zip
-    shown = {"parameters", *looks} | ({"trained"} if subject.origin else set())
+    shown = {"parameters", *looks}
+    if subject.origin:
+        shown.add("imported" if "imported" in subject.origin.summary else "trained")
     return environment.get_template("report.html.j2").render(
         subject=subject,
         looks=looks,

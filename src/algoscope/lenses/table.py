@@ -16,6 +16,14 @@ LENSES = Table(
             "algoscope.lenses.attention_maps:attention",
             "where each head of each layer looks, for chosen inputs",
         ),
+        "looks": Entry(
+            "algoscope.lenses.where_heads_look:looks",
+            "which part of the input each head looks at where the answer is read, over all inputs; entropy by layer",
+        ),
+        "alignment": Entry(
+            "algoscope.lenses.source_alignment:alignment",
+            "do heads look where the answer can be read, by position alone, and do they bring it from there",
+        ),
         "patch": Entry(
             "algoscope.lenses.patching:patch",
             "copy activations between a clean and a corrupt run: which sites carry the answer",
@@ -27,6 +35,14 @@ LENSES = Table(
         "ablate": Entry(
             "algoscope.lenses.ablation:ablate",
             "take away each head, feed-forward, layer and embedding: what is lost, by class of input",
+        ),
+        "induction": Entry(
+            "algoscope.lenses.induction_heads:induction",
+            "repeated random tokens: which heads find what followed before, what feeds them, what they are worth",
+        ),
+        "phase": Entry(
+            "algoscope.lenses.induction_phase:phase",
+            "the scores of the induction lens over the checkpoints of a run: when heads form, how fast the loss falls",
         ),
         "logit": Entry(
             "algoscope.lenses.logit_lens:logit",
@@ -43,6 +59,18 @@ LENSES = Table(
         "embeddings": Entry(
             "algoscope.lenses.embedding_geometry:embeddings",
             "token and position embeddings: PCA, cosine similarity, effective dimension, before and after training",
+        ),
+        "clock": Entry(
+            "algoscope.lenses.clock_or_pizza:clock",
+            "modular addition: clock or pizza, by gradients and by one circle at a time",
+        ),
+        "fourier": Entry(
+            "algoscope.lenses.fourier_lens:fourier",
+            "modular arithmetic and groups: the frequencies or representations that carry the answer, and their share",
+        ),
+        "progress": Entry(
+            "algoscope.lenses.progress_measures:progress_measures",
+            "the measures of the fourier lens over the checkpoints of a run, with the phases marked",
         ),
     },
 )

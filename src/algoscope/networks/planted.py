@@ -6,7 +6,7 @@ they read and what they write (`networks.by_hand`). `shuffled` destroys the mech
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import ascii_lowercase
 
@@ -53,6 +53,8 @@ class Mechanism:
     """The first layer after which the unembedding of the residual stream gives the right answer; None: none does."""
     frequencies: tuple[int, ...] = ()
     """Frequencies k of the waves cos(2 pi k n / p) by which numbers n are told apart."""
+    accompanying: tuple[int, ...] = ()
+    """Frequencies whose circles only make up for what those of `frequencies` leave weak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,17 +216,19 @@ def clock() -> Planted:
         gated_mlp=True,
         mlp_bias=False,
     )
-    wave = waves(task.p)
+    wave = waves(task.p, KEY_FREQUENCIES)
+    size = torch.linspace(1, 0.6, n).repeat(2)  # no two circles alike, so that each has its own principal components
     fill(
         model,
-        tokens=wave @ stream.read("wave"),
+        tokens=(size * wave) @ stream.read("wave"),
         places=stream.read("place"),
         unembedding=LOGIT * wave @ stream.read("total"),
     )
     roles: dict[str, Head] = {"first": (0, 0), "second": (0, 1)}
     looks: dict[str, Looks] = {"first": {3: (0,)}, "second": {3: (2,)}}
     for role, head in roles.items():
-        plant_by_position(model, stream, head, looks[role], value=stream.read("wave"), out=stream.write(role))
+        value = stream.read("wave") / size[:, None]
+        plant_by_position(model, stream, head, looks[role], value=value, out=stream.write(role))
     cos, sin = slice(0, n), slice(n, 2 * n)
     x, y, total = stream.read("first"), stream.read("second"), stream.write("total")
     left = torch.cat([x[cos], x[sin], x[sin], x[cos]])
@@ -247,9 +251,9 @@ def clock() -> Planted:
     )
 
 
-def waves(p: int) -> Float[Tensor, "p wave"]:
-    """cos(2 pi k n / p) of every number n for each key frequency k, and after them the sines."""
-    turns = torch.outer(torch.arange(p), torch.tensor(KEY_FREQUENCIES)) % p
+def waves(p: int, frequencies: Sequence[int]) -> Float[Tensor, "p wave"]:
+    """cos(2 pi k n / p) of every number n for each of the frequencies k, and after them the sines."""
+    turns = torch.outer(torch.arange(p), torch.tensor(frequencies)) % p
     angle = turns.double() * (2 * math.pi / p)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float()
 

@@ -14,6 +14,10 @@ PLANTED = Table(
         ),
         "reversal": Entry("algoscope.networks.planted:reversal", "reverses 5 letters by position alone"),
         "clock": Entry("algoscope.networks.planted:clock", "adds modulo 113 by the cosines of five frequencies"),
+        "pizza": Entry(
+            "algoscope.networks.planted_pizza:pizza",
+            "adds modulo 59 by half the angle of a sum that tells no operand from the other",
+        ),
         "carry-adder": Entry(
             "algoscope.networks.planted:carry_adder", "adds 3-digit numbers column by column with an explicit carry"
         ),

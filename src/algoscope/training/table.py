@@ -21,6 +21,26 @@ RECIPES = Table(
             "algoscope.training.recipes:grok59",
             "the same made cheap, modulo 59: under a minute",
         ),
+        "copy8": Entry(
+            "algoscope.training.recipes:copy8",
+            "copying patterns of 3 to 5 letters, 101,632 parameters, 2,000 sequences 100 times; minutes",
+        ),
+        "copy8_fresh": Entry(
+            "algoscope.training.recipes:copy8_fresh",
+            "the same with new sequences at every step, twice as long: every sequence right; minutes",
+        ),
+        "copy26": Entry(
+            "algoscope.training.recipes:copy26",
+            "copying patterns of 4 to 13 letters, 34,816 parameters: an induction pair; about a minute",
+        ),
+        "mod113_3l": Entry(
+            "algoscope.training.recipes:mod113_3l",
+            "addition modulo 113 on `a + b =`, 3 layers of 4 heads, within 50 epochs; about a minute",
+        ),
+        "reverse5": Entry(
+            "algoscope.training.recipes:reverse5",
+            "5 letters backwards, one head, 4,960 parameters: certified in seconds",
+        ),
     },
 )
 

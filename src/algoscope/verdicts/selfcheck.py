@@ -17,6 +17,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
+from algoscope.lenses.table import LENSES
 from algoscope.networks.build import build
 from algoscope.networks.planted import Mechanism, shuffled
 from algoscope.networks.table import PLANTED
@@ -169,6 +170,26 @@ def numbers_on_circles(subject: Subject, mechanism: Mechanism) -> bool:
     return bool(total > 0 and by_distance.var(axis=0).mean() < (1 - MOSTLY) * total)
 
 
+def reads_as(verdict: str) -> Callable[[Subject, Mechanism], bool]:
+    """The verdict is right, and so are the circles: those planted, in their parts."""
+
+    def asks(subject: Subject, mechanism: Mechanism) -> bool:
+        found = lenses.clock(subject, n_triples=200)
+        circles = {row["frequency"]: row["reads_as"] for row in found["circles"]}
+        planted = dict.fromkeys(mechanism.frequencies, verdict) | dict.fromkeys(mechanism.accompanying, "accompanying")
+        return bool(found["verdict"] == verdict and circles == planted)
+
+    return asks
+
+
+def has_its_frequencies(subject: Subject, mechanism: Mechanism) -> bool:
+    """The planted frequencies, and no others, carry the answer."""
+    found = LENSES.load("fourier")(subject)
+    return bool(
+        found["verdict"] == "characters" and {key["component"] for key in found["keys"]} == set(mechanism.frequencies)
+    )
+
+
 def carries_the(role: str, clean: str, corrupt: str) -> Callable[[Subject, Mechanism], bool]:
     """Among heads, that of the role restores the answer, and no other restores half of it."""
 
@@ -238,6 +259,10 @@ CHECKS = (
     Check("attention", "reversal", "the head looks along the anti-diagonal", looks_as_planted),
     Check("attention", "reversal-wrong", "it looks there though its answers are wrong", looks_as_planted),
     Check("embeddings", "clock", "numbers stand on circles", numbers_on_circles),
+    Check("clock", "clock", "it multiplies angles", reads_as("clock"), ("pizza",)),
+    Check("clock", "pizza", "it measures the length of a sum", reads_as("pizza"), ("clock",)),
+    Check("fourier", "clock", "five frequencies carry it", has_its_frequencies, ("pizza",)),
+    Check("fourier", "pizza", "three frequencies carry it", has_its_frequencies, ("clock",)),
     Check("patch", "carry-adder", "one head carries the digit", carries_the("column", "123+456", "128+456")),
     Check("patch", "carry-adder", "one head carries the carry", carries_the("below", "105+105", "100+100")),
     Check("logit", "carry-adder", IN_LAYER_1, readable_where_planted),

@@ -1,0 +1,26 @@
+"""Waves on the numbers modulo n: the orthonormal real Fourier basis, and how much of a vector has each frequency."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def fourier_basis(n: int) -> Float[np.ndarray, "n n"]:
+    """Row 0 is constant, rows 2k - 1 and 2k are the cosine and the sine of frequency k = 1 .. (n - 1) / 2, of unit
+    length; for an even n the last row is 1, -1, 1, ... Rows are orthogonal.
+    """
+    turns = np.outer(np.arange((n - 1) // 2) + 1, np.arange(n)) % n  # whole numbers, so that no angle is rounded twice
+    angle = turns * (2 * np.pi / n)
+    waves = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(-1, n) * np.sqrt(2 / n)
+    ends = [np.where(np.arange(n) % 2, -1.0, 1.0)[None] / np.sqrt(n)] if n % 2 == 0 else []
+    return np.concatenate([np.full((1, n), 1 / np.sqrt(n)), waves, *ends])
+
+
+def frequency_shares(vectors: Float[np.ndarray, "n vector"]) -> Float[np.ndarray, "frequency vector"]:
+    """The share of each column's squared length that has each frequency 0 .. n / 2; a column sums to 1. Row 0 is the
+    constant part. NaN for a column of zeros.
+    """
+    power = (fourier_basis(len(vectors)) @ vectors) ** 2
+    first_of_each = np.concatenate([[0], np.arange(1, len(vectors), 2)])
+    shares = np.add.reduceat(power, first_of_each, axis=0)
+    total = shares.sum(axis=0)
+    return np.divide(shares, total, out=np.full_like(shares, np.nan), where=total > 0)
