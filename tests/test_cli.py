@@ -154,7 +154,7 @@ def test_completion_knows_runs_recipes_and_planted_models(small_run: Run) -> Non
         (["lens", "atention", "run:SMALL"], ["atention", "attention"]),
         (["lens", "attention", "run:SMALL"], ["--input"]),
         (["lens", "attention", "run:SMALL", "--input", "1+2", "--out", "x.gif"], [".gif", ".png"]),
-        (["report", "run:SMALL", "--out", "/proc/nowhere/x.html"], ["/proc/nowhere"]),
+        (["report", "run:SMALL", "--quiet", "--out", "/proc/nowhere/x.html"], ["/proc/nowhere"]),
         (["params", "gpt3"], ["gpt3", "gpt2"]),
         (["runs", "show", "nowhere"], ["nowhere"]),
         (["runs", "rm", "nowhere"], ["nowhere"]),

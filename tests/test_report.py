@@ -13,7 +13,8 @@ from algoscope.doors.report import TITLES
 from algoscope.training.runs import Run
 from hf_models import save
 
-SECTIONS = list(TITLES)
+OF_OTHER_TASKS = {"imported", "looks", "alignment", "induction", "phase", "fourier", "clock", "progress"}
+SECTIONS = [name for name in TITLES if name not in OF_OTHER_TASKS]
 KEPT = {"certify", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings"}
 
 

@@ -1,6 +1,7 @@
 """The reversal task, held to Python's own slicing."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from pydantic import ValidationError
 from algoscope.config import parse_config
 from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
 from algoscope.data import seeded
+from algoscope.lenses.source_alignment import alignment
 from algoscope.tasks.reversal import Reversal
 from algoscope.training.recipes import add3
+from algoscope.training.train import train
+from algoscope.verdicts.certify import certify
 
 TASK = Reversal()
 CPU = torch.device("cpu")
@@ -194,3 +198,17 @@ def test_unknown_class_scheme_is_named() -> None:
     for ask in (TASK.class_names, lambda by: TASK.classes(TASK.edge_cases(), by)):
         with pytest.raises(UnknownNameError, match=r"distnict.*distinct"):
             ask("distnict")
+
+
+# ---------------------------------------------------------------------- the recipe
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_recipe_reverses_every_input(seed: int, tmp_path: Path) -> None:
+    run = train("reverse5", seed=seed, runs_dir=tmp_path, progress=False)
+    assert (run.config.task, run.summary["parameters"]) == (TASK, 4_960)
+    assert run.summary["steps"] < run.config.train.steps
+    verdict = certify(run)
+    assert (verdict["wrong"], verdict["domain"]["checked"], verdict["domain"]["method"]) == (0, 32_768, "exhaustive")
+    found = alignment(run)
+    assert (found["verdict"], found["causal"]) == ("by position alone", "carried")

@@ -95,7 +95,9 @@ class ModelConfig(Section):
                 f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
             )
         if self.tied_head and self.n_logits != self.d_vocab:
-            raise ValueError(f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)")
+            raise ValueError(
+                f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)"
+            )
         if self.tied_head and self.head_bias:
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
         given = self.rotary_frequencies

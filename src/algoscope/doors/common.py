@@ -67,7 +67,9 @@ def complete_subject(ctx: click.Context, param: click.Parameter, incomplete: str
     """`run:NAME` for every run, `planted:NAME` for every planted model."""
     named = [f"run:{name}" for name in run_names(ctx.params.get("runs_dir"))]
     planted = [f"planted:{name}" for name in PLANTED]
-    return [CompletionItem(name) for name in [*named, *planted, "hf:", "file:", "foreign:"] if name.startswith(incomplete)]
+    return [
+        CompletionItem(name) for name in [*named, *planted, "hf:", "file:", "foreign:"] if name.startswith(incomplete)
+    ]
 
 
 def run_names(runs_dir: str | None) -> list[str]:

@@ -60,6 +60,12 @@ class Reversal(Task):
         }
 
     @property
+    def sources(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
+        """The anti-diagonal: the letter written after position q stood at 2 n - 1 - q."""
+        n = self.length
+        return {"letter": {query: (2 * n - 1 - query,) for query in range(n, 2 * n)}}
+
+    @property
     def ordinals(self) -> tuple[str, ...]:
         """The letters, in the order of the alphabet: to this task their order means nothing."""
         return tuple(self.alphabet)

@@ -190,7 +190,7 @@ def mod113_3l() -> RunConfig:
         model=ModelConfig(
             d_vocab=task.d_vocab,
             d_vocab_out=task.p,
-            n_ctx=task.prompt_length,
+            n_ctx=task.n_ctx,
             d_model=64,
             d_mlp=256,
             n_layers=3,

@@ -17,7 +17,6 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
-from algoscope.lenses.table import LENSES
 from algoscope.networks.build import build
 from algoscope.networks.planted import Mechanism, shuffled
 from algoscope.networks.table import PLANTED
@@ -162,6 +161,31 @@ def looks_as_planted(subject: Subject, mechanism: Mechanism) -> bool:
     return True
 
 
+def looks_at_its_operand(subject: Subject, mechanism: Mechanism) -> bool:
+    """Each planted head is named after the operand that it brings, and keeps to it."""
+    heads = {(head["layer"], head["head"]): head for head in lenses.looks(subject)["heads"]}
+    return all(
+        heads[place]["class"] == f"{role} operand" and heads[place]["stable"] for role, place in mechanism.heads.items()
+    )
+
+
+def mirrors(subject: Subject, mechanism: Mechanism) -> bool:
+    """The planted head stands on the anti-diagonal by position alone, and what it brings is the answer."""
+    found = lenses.alignment(subject, at_most=2_000, n_pairs=500)
+    names = {f"L{layer}H{head}" for layer, head in mechanism.heads.values()}
+    named = {name for row in found["positions"] for name in row["heads"]}
+    return found["verdict"] == "by position alone" and found["causal"] == "carried" and named == names
+
+
+def is_an_induction_pair(subject: Subject, mechanism: Mechanism) -> bool:
+    """The pair is found, and it is the planted one."""
+    found = lenses.induction(subject, n_inputs=16)
+    if found["mechanism"] != "induction pair":
+        return False
+    (layer, head), (before, other) = mechanism.heads["induction"], mechanism.heads["previous"]
+    return (found["pair"]["induction"], found["pair"]["earlier"]) == (f"L{layer}H{head}", f"L{before}H{other}")
+
+
 def numbers_on_circles(subject: Subject, mechanism: Mechanism) -> bool:
     """The similarity of two numbers depends on their distance alone: what varies along diagonals is next to nothing."""
     similarity = lenses.embeddings(subject)["token similarity"].values[-1]
@@ -184,7 +208,7 @@ def reads_as(verdict: str) -> Callable[[Subject, Mechanism], bool]:
 
 def has_its_frequencies(subject: Subject, mechanism: Mechanism) -> bool:
     """The planted frequencies, and no others, carry the answer."""
-    found = LENSES.load("fourier")(subject)
+    found = lenses.fourier(subject)
     return bool(
         found["verdict"] == "characters" and {key["component"] for key in found["keys"]} == set(mechanism.frequencies)
     )
@@ -263,6 +287,9 @@ CHECKS = (
     Check("clock", "pizza", "it measures the length of a sum", reads_as("pizza"), ("clock",)),
     Check("fourier", "clock", "five frequencies carry it", has_its_frequencies, ("pizza",)),
     Check("fourier", "pizza", "three frequencies carry it", has_its_frequencies, ("clock",)),
+    Check("looks", "clock", "each head keeps to its operand", looks_at_its_operand),
+    Check("alignment", "reversal", "the letter comes from its mirror place", mirrors, ("reversal-wrong",)),
+    Check("induction", "induction", "an induction pair", is_an_induction_pair, ("induction-wrong", "previous-token")),
     Check("patch", "carry-adder", "one head carries the digit", carries_the("column", "123+456", "128+456")),
     Check("patch", "carry-adder", "one head carries the carry", carries_the("below", "105+105", "100+100")),
     Check("logit", "carry-adder", IN_LAYER_1, readable_where_planted),

@@ -1,0 +1,351 @@
+"""Copying: a short random pattern, written again and again until the sequence is full, `abcabcabc...`."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from string import ascii_lowercase
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
+from algoscope.tasks.base import Task, Tokens
+
+LARGEST = 2**24  # inputs over which losses are added up one by one
+FEW = 2  # letters in a hard draw
+PORTION = 2**16  # sequences whose loss is added up at once
+
+Letters = Int[Tensor, "batch column"]
+
+
+class Copying(Task):
+    """A pattern of `shortest` to `longest` letters, repeated and cut at `length`. Letters of a pattern may repeat.
+
+    The prompt is the shortest beginning that decides the rest whatever the pattern: `longest` + (`longest` - 1) - 1
+    letters, or `longest` where all patterns are equally long. Two sequences that agree on a beginning of
+    p + q - gcd(p, q) letters, one with pattern length p and one with q, are equal, and shorter beginnings leave some
+    apart (Fine and Wilf 1965). There is no separator and no end-of-sequence.
+
+    An input is a sequence, however many patterns write it (`aaa` and `aaaa` write the same): 37,360 of them with 8
+    letters and patterns of 3 to 5. A draw is a pattern: first its length, uniformly, then each letter, uniformly.
+    """
+
+    kind: Literal["copying"] = "copying"
+    n_symbols: int = Field(default=8, ge=2, le=len(ascii_lowercase), description="letters: the first of the alphabet")
+    length: int = Field(default=24, ge=2, description="tokens in a sequence")
+    shortest: int = Field(default=3, ge=1, description="letters in the shortest pattern")
+    longest: int = Field(default=5, ge=1, description="letters in the longest pattern")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Copying":
+        if self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest} is above longest {self.longest}")
+        if self.longest >= 63 or sum(self.n_symbols**n for n in self.lengths) >= 2**63:
+            raise ValueError(
+                f"patterns of {self.shortest} to {self.longest} of {self.n_symbols} letters are 2^63 inputs or more; "
+                "ask for fewer"
+            )
+        if self.length <= self.prompt_length:
+            raise ValueError(
+                f"length {self.length} leaves nothing to copy: the first {self.prompt_length} letters decide the rest"
+            )
+        return self
+
+    @property
+    def lengths(self) -> range:
+        """The lengths that a pattern may have."""
+        return range(self.shortest, self.longest + 1)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return tuple(ascii_lowercase[: self.n_symbols])
+
+    @property
+    def n_ctx(self) -> int:
+        return self.length
+
+    @property
+    def prompt_length(self) -> int:
+        return self.longest if self.shortest == self.longest else 2 * self.longest - 2
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        return {
+            "beginning": slice(0, self.prompt_length),
+            "copied so far": slice(self.prompt_length, self.length - 1),
+        }
+
+    @property
+    def ordinals(self) -> tuple[str, ...]:
+        """The letters in the order of the alphabet: to this task their order means nothing."""
+        return self.vocabulary
+
+    @property
+    def used_tokens(self) -> tuple[str, ...]:
+        return self.vocabulary
+
+    # ------------------------------------------------------------------ text
+
+    def prompt(self, text: str) -> str:
+        """The prompt meant by a pattern (`abc`), or by the beginning of a sequence that is longer than any pattern."""
+        written = text.strip()
+        letters = torch.tensor([self.encode(written)], dtype=torch.long)
+        said = f"{self.shortest} to {self.longest}" if len(self.lengths) > 1 else f"{self.longest}"
+        if letters.shape[1] <= self.longest:
+            if letters.shape[1] < self.shortest:
+                raise VocabularyError(f"{written!r} has {letters.shape[1]} letters; a pattern has {said}")
+            return self.decode(self._repeated(letters, self.prompt_length)[0].tolist())
+        fitting = [n for n in self.lengths if bool(_repeats(letters, n))]
+        if not fitting:
+            raise VocabularyError(f"{written!r} repeats no pattern of {said} letters: write one, such as {self._shown}")
+        meant = {tuple(self._repeated(letters[:, :n], self.prompt_length)[0].tolist()) for n in fitting}
+        if len(meant) > 1:
+            raise VocabularyError(
+                f"{written!r} begins several sequences: write its pattern of {said} letters, or "
+                f"{self.prompt_length} letters"
+            )
+        return self.decode(meant.pop())
+
+    @property
+    def _shown(self) -> str:
+        """A pattern to show to whoever wrote none."""
+        return "".join(self.vocabulary[place % self.n_symbols] for place in range(self.longest))
+
+    def expected(self, text: str) -> str:
+        prompt = torch.tensor([self.encode(self.prompt(text))])
+        return self.decode(self.sequences(prompt)[0, self.prompt_length :].tolist())
+
+    def neighbour(self, text: str) -> str:
+        """The pattern meant with one letter changed, and with it every token that copies it: the last letter, where the
+        answer is long enough to hold it; to one that the pattern has not, where there is such.
+        """
+        prompt = torch.tensor([self.encode(self.prompt(text))])
+        n = int(self._pattern_length(prompt))
+        pattern = prompt[:, :n].clone()
+        place = n - 1 if self.length - self.prompt_length >= n else (self.length - 1) % n
+        others = [token for token in range(self.n_symbols) if token != pattern[0, place]]
+        pattern[0, place] = next((token for token in others if token not in pattern), others[0])
+        return self.decode(self._repeated(pattern, self.prompt_length)[0].tolist())
+
+    # ------------------------------------------------------------------ inputs
+
+    @property
+    def domain_size(self) -> int:
+        return sum(often * self.n_symbols**n for n, often in self._counted.items())
+
+    def at(self, index: Int[Tensor, "batch"]) -> Tokens:
+        """Letter by letter: each is the first with which more inputs begin than are still to be passed."""
+        left, prompts = index, torch.zeros(len(index), 0, dtype=torch.long, device=index.device)
+        for place in range(self.prompt_length):
+            begin = torch.zeros(len(index), self.n_symbols, dtype=torch.long, device=index.device)
+            for n, often in self._counted.items():
+                fits = often * _repeats(prompts, n).long()
+                if place < n:
+                    begin += (fits * self.n_symbols ** (n - 1 - place))[:, None]
+                else:
+                    begin.scatter_add_(1, prompts[:, place - n, None], fits[:, None])
+            passed = begin.cumsum(dim=1)
+            letter = (passed <= left[:, None]).sum(dim=1, keepdim=True)
+            left = left - (passed - begin).gather(1, letter)[:, 0]
+            prompts = torch.cat([prompts, letter], dim=1)
+        return self.sequences(prompts)
+
+    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+        """Hard draws are written in at most two letters of the alphabet: there the same letter is followed now by one
+        and now by another, so that looking for the last one of its kind is not enough.
+        """
+        device, k = generator.device, self.n_symbols
+        length = torch.randint(self.shortest, self.longest + 1, (n, 1), generator=generator, device=device)
+        letters = torch.randint(k, (n, self.longest), generator=generator, device=device)
+        if hard_share > 0:
+            hard = torch.rand(n, 1, generator=generator, device=device) < hard_share
+            few = torch.randint(k, (n, FEW), generator=generator, device=device)
+            which = torch.randint(FEW, (n, self.longest), generator=generator, device=device)
+            letters = torch.where(hard, few.gather(1, which), letters)
+        return letters.gather(1, torch.arange(self.length, device=device) % length)
+
+    def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
+        """The place of each input in the domain: how many inputs begin as it does and go on with an earlier letter."""
+        prompts = tokens[:, : self.prompt_length]
+        place = torch.arange(self.prompt_length, device=tokens.device)
+        total = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
+        for n, often in self._counted.items():
+            earlier = prompts * self.n_symbols ** (n - 1 - place).clamp(min=0)
+            earlier[:, n:] = prompts[:, :-n] < prompts[:, n:]
+            fits = torch.ones_like(prompts, dtype=torch.bool)  # as far as the letter before
+            fits[:, n + 1 :] = (prompts[:, n:] == prompts[:, :-n]).cumprod(dim=1)[:, :-1].bool()
+            total += often * (earlier * fits).sum(dim=1)
+        return total
+
+    @cached_property
+    def _periods(self) -> tuple[int, ...]:
+        """The smallest periods that sequences have: whatever divides the length of a pattern."""
+        return tuple(d for d in range(1, self.longest + 1) if any(n % d == 0 for n in self.lengths))
+
+    @cached_property
+    def _counted(self) -> dict[int, int]:
+        """How often all that repeats n letters must be counted, for each n, so that every input counts once.
+
+        Those whose smallest period is d are the sum over n that divide d of mobius(d / n) times all that repeat n.
+        """
+        times = {n: sum(mobius(d // n) for d in self._periods if d % n == 0) for n in self._periods}
+        return {n: often for n, often in times.items() if often}
+
+    def edge_cases(self) -> Tokens:
+        """What people try first: of 8 letters abcde, abc, aaaaa, hhhhh, aaaab, abcba, edcba, abab, again and again."""
+        k, last = self.n_symbols, self.n_symbols - 1
+        up, up_short, two = (torch.arange(n) % m for n, m in ((self.longest, k), (self.shortest, k), (self.longest, 2)))
+        inward = torch.minimum(torch.arange(self.longest), torch.arange(self.longest - 1, -1, -1)) % k
+        at_end = (torch.arange(self.longest) == self.longest - 1).long()
+        even = two[: self.longest - 1] if self.longest % 2 and self.shortest < self.longest else two
+        patterns = [up, up_short, 0 * up, 0 * up + last, at_end, inward, up.flip(0), even]
+        return torch.cat([self._repeated(pattern[None], self.length) for pattern in patterns])
+
+    # ------------------------------------------------------------------ sequences
+
+    def sequences(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        """The whole sequences that begin with these prompts."""
+        return self._copied(prompts, self._pattern_length(prompts), self.length)
+
+    def _pattern_length(self, tokens: Int[Tensor, "batch read"]) -> Int[Tensor, "batch"]:
+        """The shortest pattern of an allowed length that these prompts or sequences repeat."""
+        fits = torch.stack([_repeats(tokens[:, : self.prompt_length], n) for n in self.lengths], dim=1)
+        return fits.long().argmax(dim=1) + self.shortest
+
+    def _copied(
+        self, tokens: Int[Tensor, "batch read"], period: Int[Tensor, "batch"], length: int
+    ) -> Int[Tensor, "batch column"]:
+        """The first `period` letters of each row, repeated and cut at `length`."""
+        return tokens.gather(1, torch.arange(length, device=tokens.device) % period[:, None])
+
+    def _repeated(self, pattern: Letters, length: int) -> Tokens:
+        """One pattern a row, all of one length, repeated and cut at `length`."""
+        return pattern[:, torch.arange(length, device=pattern.device) % pattern.shape[1]]
+
+    # ------------------------------------------------------------------ what cannot be known
+
+    def surprisal(self, tokens: Tokens) -> Float[Tensor, "batch predicted"]:
+        """-ln P(token | all tokens before it), in nats, of every token but the first, to a reader who knows how draws
+        are made and nothing else of the pattern: no predictor has a smaller mean over draws. Infinite where a token
+        cannot follow, and not a number after it.
+
+        The first t tokens have probability mean over n of [they repeat a pattern of n letters] n_symbols^-min(t, n).
+        """
+        total = []
+        for n in self.lengths:
+            agrees = torch.ones(tokens.shape, dtype=torch.bool, device=tokens.device)
+            agrees[:, n:] = tokens[:, n:] == tokens[:, :-n]
+            free = torch.arange(1, tokens.shape[1] + 1, device=tokens.device).clamp(max=n)
+            total.append(agrees.cumprod(dim=1) * float(self.n_symbols) ** -free.double())
+        chance = torch.stack(total).mean(dim=0)
+        return chance[:, :-1].log() - chance[:, 1:].log()
+
+    @cached_property
+    def irreducible_losses(self) -> Float[Tensor, "predicted"]:
+        """The mean surprisal of each predicted token over draws, in nats: a sum over all inputs, in float64.
+
+        Raises ConfigError for a task of more than 2^24 inputs.
+        """
+        if self.domain_size > LARGEST:
+            raise ConfigError(
+                f"{self.domain_size:,} inputs are too many to add up token by token: see irreducible_loss"
+            )
+        losses = torch.zeros(self.length - 1, dtype=torch.double)
+        for index in torch.arange(self.domain_size).split(PORTION):
+            tokens = self.at(index)
+            losses += self.chance(tokens) @ self.surprisal(tokens)
+        return losses
+
+    @property
+    def irreducible_loss(self) -> float:
+        """The smallest expected loss on fresh draws, in nats per predicted token, over all of them: what the best
+        possible predictor has. A model may be below it on sequences that it has learned by heart.
+
+        The entropy of a draw less that of its first letter, spread over the tokens predicted: the cross-entropy of any
+        other prediction exceeds it by a divergence, which is not negative. All inputs of one smallest period d have the
+        same probability, the mean over n of [d divides n] n_symbols^-n.
+        """
+        k, entropy = self.n_symbols, 0.0
+        for d in self._periods:
+            inputs = sum(mobius(d // n) * k**n for n in range(1, d + 1) if d % n == 0)
+            chance = sum(float(k) ** -n for n in self.lengths if n % d == 0) / len(self.lengths)
+            entropy -= inputs * chance * math.log(chance)
+        return (entropy - math.log(k)) / (self.length - 1)
+
+    def chance(self, tokens: Tokens) -> Float[Tensor, "batch"]:
+        """The probability with which a draw is each of these sequences; over all inputs they add up to 1."""
+        ways = [_repeats(tokens, n).double() * float(self.n_symbols) ** -n for n in self.lengths]
+        return torch.stack(ways).mean(dim=0)
+
+    # ------------------------------------------------------------------ classes
+
+    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+        """For each token of the answer: `period`, the length of the (shortest) pattern, `source`, the position one
+        period back, which holds the same letter, and `letter`, its number in the alphabet.
+        """
+        place = torch.arange(self.prompt_length, self.length, device=tokens.device)
+        period = self._pattern_length(tokens)[:, None].expand(-1, len(place))
+        source = place - period
+        return {"period": period, "source": source, "letter": tokens.gather(1, source)}
+
+    @property
+    def class_schemes(self) -> tuple[str, ...]:
+        return ("period", "context")
+
+    def class_names(self, by: str) -> Mapping[str, str]:
+        """`period`: P1, P2, ... by the smallest number of letters that the sequence repeats, which divides the length
+        of its pattern: `aaa` is P1, `abab` P2. `context`: C0, C1, ... by how many letters must be seen to tell which
+        letter comes next, wherever in the sequence they stand: with C1 the current letter is enough, with C2 it takes
+        the letter before it too.
+        """
+        self._check_scheme(by)
+        if by == "context":
+            few = {"C0": "one letter throughout", "C1": "each letter is always followed by the same"}
+            more = {f"C{n}": f"it takes the last {n} letters to tell the next" for n in range(2, self.longest)}
+            return dict(list((few | more).items())[: self.longest])
+        return {f"P{d}": "one letter throughout" if d == 1 else f"repeats {d} letters" for d in self._periods}
+
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        self._check_scheme(by)
+        period = self._pattern_length(tokens)
+        written = self._copied(tokens, period, 3 * self.longest)  # enough to see any two places disagree
+        if by == "context":
+            return self._context(written)
+        fits = torch.stack([_repeats(written, d) for d in range(1, self.longest + 1)], dim=1)
+        smallest = fits.long().argmax(dim=1) + 1
+        return torch.searchsorted(torch.tensor(self._periods, device=tokens.device), smallest)
+
+    def _context(self, written: Int[Tensor, "batch column"]) -> Int[Tensor, "batch"]:
+        """One letter more than the longest stretch that stands at two places and is followed by different letters."""
+        needed = torch.zeros(len(written), dtype=torch.long, device=written.device)
+        for shift in range(1, self.longest):
+            same = written[:, shift:] == written[:, :-shift]
+            run = torch.zeros_like(needed)
+            for column in same.unbind(dim=1):
+                needed = torch.where(column, needed, torch.maximum(needed, run + 1))
+                run = torch.where(column, run + 1, 0)
+        return needed
+
+    def _check_scheme(self, by: str) -> None:
+        if by not in self.class_schemes:
+            raise UnknownNameError("class scheme", by, self.class_schemes)
+
+
+def _repeats(tokens: Int[Tensor, "batch column"], n: int) -> Bool[Tensor, "batch"]:
+    """Is every letter the one `n` places before it?"""
+    return (tokens[:, n:] == tokens[:, :-n]).all(dim=1)
+
+
+def mobius(n: int) -> int:
+    """1 or -1 for a product of an even or odd number of different primes, 0 where a square divides n."""
+    sign = 1
+    for prime in range(2, n + 1):
+        if n % prime == 0:
+            n //= prime
+            if n % prime == 0:
+                return 0
+            sign = -sign
+    return sign
