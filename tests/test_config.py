@@ -74,3 +74,11 @@ def test_reference_recipe_is_the_published_one() -> None:
 def test_both_recipes_train_the_same_network() -> None:
     ours, theirs = add3().model.model_dump(), add3_reference().model.model_dump()
     assert {k for k in ours if ours[k] != theirs[k]} <= {"init_embed_std", "init_matrix_std", "init_zero_out"}
+
+
+def test_sizes_that_were_given_stay_and_others_follow_the_task() -> None:
+    plain = add3().model_dump()
+    wide = parse_config(plain | {"model": plain["model"] | {"n_ctx": 40}})
+    changed = override(wide, {"n_digits": 2, "lr": 0.5})
+    assert (changed.model.n_ctx, changed.model.d_vocab) == (40, changed.task.d_vocab)
+    assert override(add3(), {"n_digits": 2}).model.n_ctx == changed.task.n_ctx

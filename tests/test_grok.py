@@ -95,8 +95,8 @@ def test_stablemax_is_its_formula_and_a_distribution() -> None:
 def test_the_published_set_up() -> None:
     cfg = grok113()
     model = build(cfg.model, 0)
-    assert sum(p.numel() for p in model.parameters()) == 226_816
-    assert (cfg.model.d_vocab, cfg.model.n_ctx, cfg.data.n_train, cfg.data.n_test) == (114, 3, 3_830, 8_939)
+    assert sum(p.numel() for p in model.parameters()) == 226_816 + 128
+    assert (cfg.model.d_vocab, cfg.model.n_ctx, cfg.data.n_train, cfg.data.n_test) == (114, 4, 3_830, 8_939)
     assert {name for name, _ in model.named_parameters() if name.endswith("bias")} == {
         "blocks.0.mlp.w_in.bias",
         "blocks.0.mlp.w_out.bias",
@@ -104,7 +104,7 @@ def test_the_published_set_up() -> None:
     assert float(model.W_U.detach().std()) == pytest.approx(114**-0.5, rel=0.02)
     assert float(model.embed.weight.detach().std()) == pytest.approx(128**-0.5, rel=0.02)
     small = grok59()
-    assert sum(p.numel() for p in build(small.model, 0).parameters()) == 40_576
+    assert sum(p.numel() for p in build(small.model, 0).parameters()) == 40_576 + 64
     assert small.data.n_train + small.data.n_test == 59**2
 
 

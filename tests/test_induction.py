@@ -16,6 +16,7 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError
+from algoscope.doors.report import render
 from algoscope.lenses import induction_scores
 from algoscope.lenses.circuits import Circuits, Factors, composed, composition_by_chance
 from algoscope.lenses.induction_causes import KINDS, Losses, Replacements, heard, nats_without
@@ -480,7 +481,7 @@ def test_one_layer_has_no_pair() -> None:
     found = induction(copier(n_layers=1), n_inputs=6)
     assert found["pair"] is None
     assert found["composition"]["largest"] == []
-    assert "heard" not in [panel.name for panel in found.panels]
+    assert not {"heard", "composition"} & {panel.name for panel in found.panels}
 
 
 def test_a_copying_task_has_its_floor_and_other_lengths() -> None:
@@ -568,6 +569,15 @@ def test_every_checkpoint_has_the_scores_that_the_lens_gives_it(copying_run) -> 
     held = {row["step"]: row["test_loss"] for row in copying_run.metrics() if "test_loss" in row}
     assert dict(zip(found["curves"]["held out"]["steps"], found["curves"]["held out"]["loss"], strict=True)) == held
     json.loads(found.to_json())
+
+
+def test_the_page_has_a_section(copying_run) -> None:
+    subject = ag.open(copying_run)
+    looks = {"verdict": ag.certify(subject), "induction": induction(subject, n_inputs=8), "phase": phase(subject)}
+    page = render(subject, looks)
+    assert "How it finds what followed before" in page
+    assert "When it formed" in page
+    assert looks["induction"].claim[1:] in page
 
 
 def test_phases_want_checkpoints_and_a_share(copying_run) -> None:

@@ -12,7 +12,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, TaskMismatchError, VocabularyError
 from algoscope.doors.report import _questions, render
-from algoscope.lenses.where_heads_look import class_of, fall_between, looks, parts_seen, shares_and_entropy
+from algoscope.lenses.where_heads_look import classes, fall_between, looks, parts_seen, shares_and_entropy
 from algoscope.networks.build import build
 from algoscope.networks.by_hand import SHARP, Stream, blank, fill, plant, plant_by_position
 from algoscope.networks.planted import shuffled
@@ -56,7 +56,7 @@ def by_hand(*layers: tuple[tuple[int, ...], ...], task: Modular = TASK) -> Nativ
     return NativeSubject("by hand", model, task)
 
 
-def classes(finding: ag.Finding) -> dict[str, str]:
+def classes_of(finding: ag.Finding) -> dict[str, str]:
     return {head["name"]: head["class"] for head in finding["heads"]}
 
 
@@ -135,10 +135,20 @@ def test_a_head_that_rests_half_the_time_has_half_the_entropy() -> None:
 # ---------------------------------------------------------------------- the rules
 
 
-def test_a_part_is_named_from_the_threshold_on_then_spread_then_mixed() -> None:
-    scores = np.array([[0.4, 0.1, 0.0, 0.0], [0.1, 0.2, 0.5, 0.45], [0.39, 0.0, 0.0, 0.0], [0.39, 0.0, 0.0, 0.0]])
-    entropy = np.array([0.9, 0.9, 0.75, 0.74])
-    assert class_of(scores, entropy, BOUNDS).tolist() == [0, 2, 4, 5]
+def test_a_part_is_named_from_the_threshold_on_then_spread_then_both_operands_then_mixed() -> None:
+    seen = parts_seen(TASK, causal=True)
+    shares = np.array(
+        [
+            [0.56, 0.2, 0.14, 0.1],
+            [0.1, 0.1, 0.6, 0.2],
+            [0.54, 0.1, 0.2, 0.16],
+            [0.4, 0.2, 0.31, 0.09],
+            [0.4, 0.2, 0.29, 0.11],
+        ]
+    )
+    entropy = np.array([0.9, 0.1, 0.75, 0.74, 0.74])
+    found = [seen.class_names[i] for i in classes(shares, entropy, seen, BOUNDS)]
+    assert found == ["first operand", "second operand", "spread", "both operands", "mixed"]
 
 
 def test_a_fall_is_true_false_or_unclear() -> None:
@@ -162,7 +172,7 @@ def test_a_fall_is_true_false_or_unclear() -> None:
 def test_the_heads_of_the_clock_look_at_an_operand_each_on_every_input() -> None:
     found = ag.lenses.looks("planted:clock")
     assert found["covered"] == {"inputs": 12_769, "of": 12_769, "method": "exhaustive", "wrong": 0}
-    assert classes(found) == {"L0H0": "first operand", "L0H1": "second operand"}
+    assert classes_of(found) == {"L0H0": "first operand", "L0H1": "second operand"}
     for head in found["heads"]:
         assert head["agreement"] == 1
         assert head["stable"]
@@ -175,13 +185,13 @@ def test_the_heads_of_the_clock_look_at_an_operand_each_on_every_input() -> None
 
 
 def test_every_class_is_found_where_it_was_planted() -> None:
-    found = looks(by_hand(((FIRST,), (SIGN,), (SECOND,), (EQUALS,), (), (FIRST, SECOND))))
-    assert list(classes(found).values()) == [*NAMES, "spread", "mixed"]
+    found = looks(by_hand(((FIRST,), (SIGN,), (SECOND,), (EQUALS,), (), (FIRST, SECOND), (FIRST, SIGN))))
+    assert list(classes_of(found).values()) == [*NAMES, "spread", "both operands", "mixed"]
     assert all(head["agreement"] == 1 for head in found["heads"])
     halves = found["heads"][5]
     assert halves["entropy_share"] == pytest.approx(math.log(2) / math.log(4), abs=1e-6)
     assert halves["shares"]["first operand"] == pytest.approx(0.5, abs=1e-6)
-    assert found["counts"] == dict.fromkeys((*NAMES, "spread", "mixed"), 1)
+    assert found["counts"] == dict.fromkeys((*NAMES, "spread", "both operands", "mixed"), 1)
 
 
 def test_a_head_that_goes_by_content_is_not_stable() -> None:
@@ -218,7 +228,7 @@ def test_broad_early_and_sharp_late_is_found_where_it_is_and_not_the_other_way_r
 def test_constant_attention_is_spread_in_every_form() -> None:
     for form in ("a+b=", "ab=", "ab"):
         found = looks(untrained(Modular(p=5, form=form), attn_scale=0.0))
-        assert set(classes(found).values()) == {"spread"}
+        assert set(classes_of(found).values()) == {"spread"}
         assert all(head["entropy_share"] == pytest.approx(1, abs=1e-6) for head in found["heads"])
         assert found["broad_early_sharp_late"]["verdict"] == "false"
 
@@ -250,7 +260,7 @@ def test_shuffled_and_random_clocks_hardly_look_at_an_operand_and_never_at_both(
 
 def test_small_random_weights_look_at_all_alike_and_sharp_ones_change_with_the_input() -> None:
     found = [looks(untrained(TASK, seed, init_matrix_std=0.02)) for seed in range(5)]
-    assert {name for one in found for name in classes(one).values()} == {"spread"}
+    assert {name for one in found for name in classes_of(one).values()} == {"spread"}
     assert {one["broad_early_sharp_late"]["verdict"] for one in found} == {"false"}
     sharp = [head for seed in range(10) for head in looks(untrained(TASK, seed, init_matrix_std=1.0))["heads"]]
     assert np.mean([head["stable"] for head in sharp]) < 0.5

@@ -185,7 +185,7 @@ def test_truncated_checkpoint_is_one_line(tmp_path: Path) -> None:
 
 def test_checkpoints_are_dense_early_and_even_later() -> None:
     steps = [step for step in range(1, 4000) if is_checkpoint(step, 1000)]
-    assert steps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2000, 3000]
+    assert steps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1024, 2000, 3000]
 
 
 def test_run_json_is_complete(small_run: Run) -> None:

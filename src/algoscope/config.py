@@ -163,7 +163,7 @@ class TrainConfig(Section):
     log_every: Positive = Field(10, description="steps between rows of metrics")
     eval_every: Positive = Field(50, description="steps between counts on the test inputs")
     stop_at: Share | None = Field(None, description="the run ends where this share of the test inputs is right")
-    checkpoint_every: Positive = Field(1024, description="steps between checkpoints after the first 1,024")
+    checkpoint_every: Positive = Field(1024, description="steps between checkpoints, beside those at 0, 1, 2, 4, ... 1,024")
 
 
 class RunConfig(Section):
@@ -229,8 +229,9 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     that does not exist and for a value of the wrong type or range.
     """
     plain = config.model_dump()
-    for size in ("d_vocab", "n_ctx"):  # follow the task again
-        del plain["model"][size]
+    for size in ("d_vocab", "n_ctx"):
+        if plain["model"][size] == getattr(config.task, size):
+            del plain["model"][size]  # follows the task again
     for name, value in settings.items():
         *path, leaf = SHORT.get(name, name).split(".")
         section: dict[str, Any] = plain

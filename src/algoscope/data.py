@@ -76,21 +76,20 @@ class FreshBatches(Batches):
         return step * self.size
 
     def _draw(self, draw: int) -> Tokens:
-        wanted = STEPS_A_DRAW * self.size
         generator = seeded(self.device, self.seed, draw)
-        kept = [self.task.sample(0, generator)]
-        while sum(map(len, kept)) < wanted:
-            tokens = self.task.sample(wanted, generator, self.data.hard_share)
-            kept.append(tokens[~_among(self.task.keys(tokens), self.test_keys)])
-        return torch.cat(kept)[:wanted]
+        return _drawn(self.task, STEPS_A_DRAW * self.size, generator, self.test_keys, self.data.hard_share)
 
 
 class FixedBatches(Batches):
-    """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one."""
+    """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one.
+
+    The set has distinct inputs, or, of a task that does not draw all alike, its draws, some of them twice.
+    """
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
         self.seed, self.size, self.device = seed, batch, test.device
-        self.train = _distinct(task, data.n_train, seeded(test.device, seed), task.keys(test))
+        draw = _distinct if task.uniform else _drawn
+        self.train = draw(task, data.n_train, seeded(test.device, seed), task.keys(test).sort().values)
         self.per_epoch = -(-len(self.train) // batch)
         self._order: tuple[int, Int[Tensor, "train"]] | None = None
 
@@ -107,7 +106,7 @@ class FixedBatches(Batches):
 
 
 def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"] | None = None) -> Tokens:
-    """`n` uniform draws, distinct where the domain can be enumerated, none with a key in `apart_from`."""
+    """`n` uniform draws, distinct where the domain can be enumerated, none with a key in `apart_from`, sorted."""
     spare = 0 if apart_from is None else len(apart_from)
     if task.domain_size <= ENUMERABLE:
         order = torch.randperm(task.domain_size, generator=generator, device=generator.device)
@@ -115,8 +114,19 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
     else:
         tokens = task.sample(n + spare, generator)
     if apart_from is not None:
-        tokens = tokens[~_among(task.keys(tokens), apart_from.sort().values)]
+        tokens = tokens[~_among(task.keys(tokens), apart_from)]
     return tokens[:n]
+
+
+def _drawn(
+    task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"], hard_share: float = 0.0
+) -> Tokens:
+    """`n` draws as the task makes them, none with a key in `apart_from`, which is sorted."""
+    kept = [task.sample(0, generator)]
+    while sum(map(len, kept)) < n:
+        tokens = task.sample(n, generator, hard_share)
+        kept.append(tokens[~_among(task.keys(tokens), apart_from)])
+    return torch.cat(kept)[:n]
 
 
 def _among(keys: Int[Tensor, "batch"], some: Int[Tensor, "sorted"]) -> Bool[Tensor, "batch"]:

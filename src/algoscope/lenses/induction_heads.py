@@ -71,7 +71,7 @@ def induction(
     where a head writes nothing. `losses` in nats: `first` where nothing determines the prediction, `later` where what
     has been before does, their difference `gain`, and for a copying task the `floor` of both. `ablations`: the losses
     without each head, and without groups of them, in three ways. `heard`: what is left of the strongest induction head
-    when its query, key or value hears what an earlier head wrote on another row. `pair`: that head, the one it hears
+    when its queries or keys hear what an earlier head wrote on another row. `pair`: that head, the one it hears
     best, their composition, their circuit, and the losses without them. `composition`: the pairs of heads furthest
     above `chance` (Gaussian matrices). `by_length`, for a copying task: other lengths of block, trained or not.
 

@@ -28,7 +28,7 @@ def panels_of(
         _position_panel(rows, lines),
         *_ablation_panels(facts),
         *_heard_panels(facts),
-        _composition_panel(circuits, composition),
+        *_composition_panels(circuits, composition),
         *_circuit_panels(circuits, facts["pair"], rows),
     )
 
@@ -115,17 +115,18 @@ def _heard_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
     )
 
 
-def _composition_panel(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> Panel:
+def _composition_panels(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> tuple[Panel, ...]:
     cfg = circuits.cfg
+    if cfg.n_layers == 1:
+        return ()
     names = tuple(f"L{layer}H{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads))
-    last, first = (cfg.n_layers - 1) * cfg.n_heads, min(cfg.n_heads, len(names))
-    values = scores[:, : last or len(names), (first if last else 0) :] - circuits.chance[0]
     axes = (
         Axis("entry", ENTRIES),
-        Axis("sender", names[: last or len(names)], "head that writes"),
-        Axis("receiver", names[(first if last else 0) :], "head that reads"),
+        Axis("sender", names[: -cfg.n_heads], "head that writes"),
+        Axis("receiver", names[cfg.n_heads :], "head that reads"),
     )
-    return _grid("composition", "composition", axes, values, "score above chance", zero="as Gaussian matrices")
+    values = scores[:, : -cfg.n_heads, cfg.n_heads :] - circuits.chance[0]
+    return (_grid("composition", "composition", axes, values, "score above chance", zero="as Gaussian matrices"),)
 
 
 def _circuit_panels(circuits: Circuits, pair: Mapping[str, Any] | None, rows: Rows) -> tuple[Panel, ...]:

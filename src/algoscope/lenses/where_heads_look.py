@@ -22,7 +22,8 @@ from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.binary import Binary
 from algoscope.training.runs import Run
 
-ITSELF, SPREAD, MIXED = "itself", "spread", "mixed"
+ITSELF, SPREAD, BOTH, MIXED = "itself", "spread", "both operands", "mixed"
+OPERANDS = ("first operand", "second operand")  # as tasks name them
 ASKED = ("5 8", "90 90", "50 0")  # shown where the task can be asked them: a sum, one that wraps, and one with 0
 SHOWN = 3  # of a task's edge cases where it cannot
 PORTION = 2**24  # numbers of attention kept at once
@@ -53,8 +54,9 @@ def looks(
     The class is, from the means over the inputs: the part of the highest score, if that reaches `threshold` (0.4, as
     for `roles`; one of four keys then has at least 0.55 of the attention, more than the others together); else
     `spread`, if the mean entropy reaches `spread_threshold` of ln n (0.75: of four keys, as much as 2.8 alike have);
-    else `mixed`. The same rule classes the head on each single input; `agreement` is the share of inputs whose class is
-    the head's, and the head is stable where that is at least `stable`. A head that looks by content is not.
+    else `both operands`, if the score of the two together reaches `threshold`; else `mixed`. The same rule classes the
+    head on each single input; `agreement` is the share of inputs whose class is the head's, and the head is stable
+    where that is at least `stable`. A head that looks by content is not.
 
     `broad_early_sharp_late` compares the entropy shares of the heads of the first and the last layer: their mean
     difference, its standard error over the heads (Welch), and low and high two errors below and above. It is `true` if
@@ -159,6 +161,15 @@ class Seen:
         found: Float[np.ndarray, "part"] = (self.masks.sum(dim=2).double() / self.n_visible).mean(dim=1).numpy()
         return found
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return (*self.names, SPREAD, BOTH, MIXED)
+
+    def scores(self, shares: Float[np.ndarray, "*rows part"]) -> Float[np.ndarray, "*rows part"]:
+        """0 = as much as under even attention, 1 = all."""
+        found: Float[np.ndarray, "*rows part"] = (shares - self.chance) / (1 - self.chance)
+        return found
+
 
 def parts_seen(task: Task, causal: bool) -> Seen:
     """The task's parts, and `itself`, from its answer positions; a part of which they see nothing is left out."""
@@ -187,12 +198,22 @@ def shares_and_entropy(
     return shares, entropy.mean(dim=-1), (entropy / n_visible.log()).mean(dim=-1)
 
 
-def class_of(
-    score: Float[np.ndarray, "*rows part"], entropy: Float[np.ndarray, "*rows"], bounds: Mapping[str, float]
+def classes(
+    shares: Float[np.ndarray, "*rows part"],
+    entropy: Float[np.ndarray, "*rows"],
+    seen: Seen,
+    bounds: Mapping[str, float],
 ) -> Int[np.ndarray, "*rows"]:
-    """The number of the part that is named; one more than the last for `spread`, two more for `mixed` (see `looks`)."""
-    n_parts = score.shape[-1]
-    otherwise = np.where(entropy >= bounds["spread"], n_parts, n_parts + 1)
+    """The class of a head, on the mean or on single inputs, by its number in `class_names` (see `looks`)."""
+    score, n_parts = seen.scores(shares), len(seen.names)
+    both = np.full(entropy.shape, -np.inf)
+    if set(OPERANDS) <= set(seen.names):
+        places = [seen.names.index(name) for name in OPERANDS]
+        chance = seen.chance[places].sum()
+        if chance < 1:
+            both = (shares[..., places].sum(axis=-1) - chance) / (1 - chance)
+    otherwise = np.where(both >= bounds["part"], n_parts + 1, n_parts + 2)
+    otherwise = np.where(entropy >= bounds["spread"], n_parts, otherwise)
     found: Int[np.ndarray, "*rows"] = np.where(score.max(-1) >= bounds["part"], score.argmax(-1), otherwise)
     return found
 
@@ -250,11 +271,11 @@ def _of_one(subject: Subject, text: str, seen: Seen) -> Float[np.ndarray, "layer
 
 
 def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[str, float]) -> list[dict[str, Any]]:
-    names = (*seen.names, SPREAD, MIXED)
-    score = (measured.shares - seen.chance) / (1 - seen.chance)
-    whole = class_of(score.mean(axis=0), measured.entropy.mean(axis=0), bounds)
-    single = class_of(score, measured.entropy, bounds)
+    names = seen.class_names
     mean, deviation = measured.shares.mean(axis=0), measured.shares.std(axis=0)
+    whole = classes(mean, measured.entropy.mean(axis=0), seen, bounds)
+    single = classes(measured.shares, measured.entropy, seen, bounds)
+    score = seen.scores(mean)
     heads = []
     for layer, head in np.ndindex(whole.shape):
         counted = np.bincount(single[:, layer, head], minlength=len(names)) / len(single)
@@ -270,7 +291,7 @@ def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[st
                 "by_input": {name: float(share) for name, share in zip(names, counted, strict=True) if share},
                 "shares": dict(zip(seen.names, mean[layer, head].tolist(), strict=True)),
                 "spread": dict(zip(seen.names, deviation[layer, head].tolist(), strict=True)),
-                "scores": dict(zip(seen.names, score.mean(axis=0)[layer, head].tolist(), strict=True)),
+                "scores": dict(zip(seen.names, score[layer, head].tolist(), strict=True)),
                 "entropy_nats": float(measured.nats[:, layer, head].mean()),
                 "entropy_share": float(measured.entropy[:, layer, head].mean()),
                 "entropy_spread": float(measured.entropy[:, layer, head].std()),
@@ -327,7 +348,7 @@ def _panels(
     texts = Axis("input", tuple(one["input"] for one in facts["inputs"]))
     names = Axis("head", tuple(head["name"] for head in heads))
     agreement = np.array([head["agreement"] for head in heads]).reshape(cfg.n_layers, cfg.n_heads)
-    classes = np.array([head["class"] for head in heads], dtype=object).reshape(agreement.shape)
+    named = np.array([head["class"] for head in heads], dtype=object).reshape(agreement.shape)
     mean, deviation = (values.reshape(len(heads), -1) for values in (measured.shares.mean(0), measured.shares.std(0)))
     entropy = measured.entropy.mean(axis=0)
     by_layer = measured.shares.mean(axis=(0, 2)).T
@@ -346,7 +367,7 @@ def _panels(
     return (
         _panel("attention", "", (*grid, texts, part), shown, _numbers(shown), **looked),
         _panel("shares", "share ± deviation over inputs", (names, part), mean, varied, beside="heads", **looked),
-        _panel("classes", "class, and how many inputs show it", grid, agreement, classes, beside="heads", **alike),
+        _panel("classes", "class, and how many inputs show it", grid, agreement, named, beside="heads", **alike),
         Panel("entropy by layer", (layer,), entropy.mean(1), view="lines", scale="unit", beside="entropy", **broad),
         _panel("entropy", "entropy of each head", grid, entropy, _numbers(entropy), beside="entropy", **broad),
         Panel("shares by layer", (part, layer), by_layer, view="lines", scale="unit", title="share by layer", **looked),

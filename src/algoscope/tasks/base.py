@@ -27,6 +27,7 @@ class Task(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
+    uniform: ClassVar[bool] = True  # is every input drawn with the same probability?
     whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?
 
     # ------------------------------------------------------------------ sequences

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 from string import ascii_lowercase
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,7 @@ class Copying(Task):
     letters and patterns of 3 to 5. A draw is a pattern: first its length, uniformly, then each letter, uniformly.
     """
 
+    uniform: ClassVar[bool] = False
     kind: Literal["copying"] = "copying"
     n_symbols: int = Field(default=8, ge=2, le=len(ascii_lowercase), description="letters: the first of the alphabet")
     length: int = Field(default=24, ge=2, description="tokens in a sequence")

@@ -58,6 +58,7 @@ def add3() -> RunConfig:
 def grok113() -> RunConfig:
     """Memorisation first, generalisation later: the published set-up (Nanda et al., arXiv 2301.05217). One layer
     without norms, 30 % of the 12,769 pairs in one batch, weight decay 1, the loss in float64. 20,000 steps.
+    226,944 parameters: the published 226,816, and the answer's position, which no prompt reaches.
     """
     p, d_model = 113, 128
     task = Modular(p=p, form="ab=")
@@ -66,7 +67,7 @@ def grok113() -> RunConfig:
         task=task,
         model=ModelConfig(
             d_vocab=task.d_vocab,
-            n_ctx=task.prompt_length,
+            n_ctx=task.n_ctx,
             d_model=d_model,
             d_mlp=4 * d_model,
             n_layers=1,
@@ -87,7 +88,7 @@ def grok113() -> RunConfig:
 
 
 def grok59() -> RunConfig:
-    """`grok113` made cheap: p = 59, half of the pairs, 40,576 parameters without biases, twice its learning rate and
+    """`grok113` made cheap: p = 59, half of the pairs, 40,640 parameters without biases, twice its learning rate and
     weight decay. 2,000 steps.
     """
     big, p, d_model = grok113(), 59, 64
@@ -137,7 +138,10 @@ def copy8() -> RunConfig:
 
 
 def copy8_fresh() -> RunConfig:
-    """`copy8` with new sequences at every step, for longer and faster: 0 of the 37,360 sequences wrong."""
+    """`copy8` with new sequences at every step, for longer and faster. Of the 37,360 sequences it ends with none wrong
+    (seed 0) or a few (seed 1: 136, all with patterns of five letters, most of which take three letters to tell the
+    next).
+    """
     fixed = copy8()
     return RunConfig(
         recipe="copy8_fresh",

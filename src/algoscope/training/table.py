@@ -27,7 +27,7 @@ RECIPES = Table(
         ),
         "copy8_fresh": Entry(
             "algoscope.training.recipes:copy8_fresh",
-            "the same with new sequences at every step, twice as long: every sequence right; minutes",
+            "the same with new sequences at every step, twice as long: few of all sequences wrong, or none; minutes",
         ),
         "copy26": Entry(
             "algoscope.training.recipes:copy26",

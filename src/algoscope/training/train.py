@@ -28,7 +28,7 @@ from algoscope.training.optim import Optimisers, Schedule
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
 from algoscope.training.table import RECIPES
 
-LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, then evenly
+LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
 EVAL_CHUNK = 2048
 SMALL_VOCABULARY = 32
 
@@ -288,5 +288,5 @@ def right(task: Task, answer: Float[Tensor, "batch read d_vocab"], tokens: Token
 
 
 def is_checkpoint(step: int, every: int) -> bool:
-    """Steps 0, 1, 2, 4, ..., 1,024, then every `every`."""
-    return step & (step - 1) == 0 if step <= LOG_SPACED_UNTIL else step % every == 0
+    """Steps 0, 1, 2, 4, ..., 1,024, and every `every`."""
+    return step % every == 0 or (step <= LOG_SPACED_UNTIL and step & (step - 1) == 0)
