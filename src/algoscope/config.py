@@ -163,7 +163,9 @@ class TrainConfig(Section):
     log_every: Positive = Field(10, description="steps between rows of metrics")
     eval_every: Positive = Field(50, description="steps between counts on the test inputs")
     stop_at: Share | None = Field(None, description="the run ends where this share of the test inputs is right")
-    checkpoint_every: Positive = Field(1024, description="steps between checkpoints, beside those at 0, 1, 2, 4, ... 1,024")
+    checkpoint_every: Positive = Field(
+        1024, description="steps between checkpoints, beside those at 0, 1, 2, 4, ... 1,024"
+    )
 
 
 class RunConfig(Section):
