@@ -25,8 +25,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ag.Run:
     """A run that memorises 80 of 121 pairs."""
     task = Modular(p=P, form="ab=")
     model = ModelConfig(
-        d_vocab=task.d_vocab, d_vocab_out=P, n_ctx=task.n_ctx, d_model=24, d_mlp=48, n_layers=1, n_heads=2, tied_head=False,
-        normalization_type=None, init_embed_std=1.0,
+        d_vocab=task.d_vocab, d_vocab_out=P, n_ctx=task.n_ctx, d_model=24, d_mlp=48, n_layers=1, n_heads=2,
+        tied_head=False, normalization_type=None, init_embed_std=1.0,
     )  # fmt: skip
     config = RunConfig(
         recipe="memorises",
