@@ -17,7 +17,7 @@ from algoscope.networks.layouts import BUFFERS, LAYOUTS, OURS, TOGETHER, UNGATED
 SETTINGS = "what is said of it"
 
 
-class Misfit(Exception):  # noqa: N818  # never leaves this module
+class MisfitError(Exception):  # never leaves this module
     """Shapes that a layout cannot have."""
 
 
@@ -194,7 +194,7 @@ def _settled(
     for name, axes in trials:
         try:
             sizes = solve(shapes, part_of, axes, given)
-        except Misfit as misfit:
+        except MisfitError as misfit:
             misfits += [f"as {name}, {misfit}"] if name in LAYOUTS else []
             continue
         fitting.setdefault(tuple(sorted(axes.items())), (sizes, name))
@@ -228,20 +228,20 @@ def solve(
     axes: Mapping[str, str],
     given: Mapping[str, int],
 ) -> Sizes:
-    """The size of every axis. Raises Misfit where the shapes disagree with the axes or with each other."""
+    """The size of every axis. Raises MisfitError where the shapes disagree with the axes or with each other."""
     of, told_by = dict(given), dict.fromkeys(given, SETTINGS)
     joined: list[tuple[tuple[str, ...], int, str]] = []
 
     def tell(axis: str, size: int, name: str) -> None:
         if of.setdefault(axis, size) != size:
-            raise Misfit(f"{axis} is {size} in {name} {list(shapes[name])}, {of[axis]} by {told_by[axis]}")
+            raise MisfitError(f"{axis} is {size} in {name} {list(shapes[name])}, {of[axis]} by {told_by[axis]}")
         if told_by.get(axis) in (None, SETTINGS):
             told_by[axis] = name
 
     for name, shape in shapes.items():
         words = [tuple(word.strip("()").split()) for word in re.findall(r"\([^)]*\)|\S+", axes[part_of[name]])]
         if len(words) != len(shape):
-            raise Misfit(f"{name} {list(shape)} is not [{axes[part_of[name]]}]")
+            raise MisfitError(f"{name} {list(shape)} is not [{axes[part_of[name]]}]")
         for word, size in zip(words, shape, strict=True):
             if len(word) == 1:
                 tell(word[0], size, name)
@@ -252,10 +252,10 @@ def solve(
         known, missing = (outer, inner) if outer in of else (inner, outer)
         if known not in of:
             if open_ones.setdefault((outer, inner), (size, name))[0] != size:
-                raise Misfit(f"{outer}*{inner} is {size} in {name}, {open_ones[outer, inner][0]} elsewhere")
+                raise MisfitError(f"{outer}*{inner} is {size} in {name}, {open_ones[outer, inner][0]} elsewhere")
             continue
         if size % of[known]:
-            raise Misfit(f"{size} in {name} {list(shapes[name])} is not a multiple of {known} {of[known]}")
+            raise MisfitError(f"{size} in {name} {list(shapes[name])} is not a multiple of {known} {of[known]}")
         tell(missing, size // of[known], name)
         open_ones.pop((outer, inner), None)
     return Sizes(of, told_by, open_ones)
