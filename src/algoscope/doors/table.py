@@ -6,6 +6,8 @@ PUBLIC = Table(
     "name",
     {
         "train": Entry("algoscope.training.train:train", "train a recipe or a config into a run folder"),
+        "train_many": Entry("algoscope.training.population:train_many", "train many runs together"),
+        "Population": Entry("algoscope.training.population:Population", "what became of many runs"),
         "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
         "certify": Entry("algoscope.verdicts.certify:certify", "count the inputs that a model answers wrongly"),
         "study": Entry("algoscope.training.comparing:study", "a controlled comparison over seeds"),
