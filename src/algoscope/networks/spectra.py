@@ -15,6 +15,6 @@ def entropy_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*
 
 
 def stable_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*matrices"]:
-    """The squared Frobenius norm over the squared largest singular value: between 1 and the rank; 0 for a zero matrix."""
+    """The squared Frobenius norm over the squared largest singular value: from 1 to the rank; 0 for a zero matrix."""
     energy, largest = singular.square().sum(dim=-1), singular.square().amax(dim=-1)
     return energy / torch.where(largest > 0, largest, 1.0)
