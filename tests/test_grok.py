@@ -6,81 +6,90 @@ from torch import nn
 
 from algoscope.config import OptimConfig
 from algoscope.networks.build import build
-from algoscope.training.grok import NormClamp, SlowGradient, keep_perpendicular, log_stablemax, norm_of
+from algoscope.training.flat import Flat
+from algoscope.training.grok import NormClamp, SlowGradient, keep_perpendicular, log_stablemax, norms
 from algoscope.training.recipes import grok59, grok113
 from algoscope.training.table import RECIPES
 
 SHAPES = [(3, 4), (5,)]
 
 
-def parameters() -> list[nn.Parameter]:
-    torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in SHAPES]
+class Parameters(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.members = nn.ParameterList(nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in SHAPES)
 
 
-def gradients(n: int) -> list[list[torch.Tensor]]:
+def rows(n_members: int = 1) -> Flat:
+    """Members that all begin alike."""
+    model = Parameters()
+    flat = Flat(model, n_members, lambda name, p: False)
+    for member in range(n_members):
+        flat.fill(member, model.state_dict())
+    return flat
+
+
+def gradients(n: int) -> torch.Tensor:
     torch.manual_seed(1)
-    return [[torch.randn(shape, dtype=torch.float64) for shape in SHAPES] for _ in range(n)]
+    return torch.randn(n, 17, dtype=torch.float64)
 
 
-def changed(cfg: OptimConfig, given: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
-    members = parameters()
-    slow = SlowGradient(members, cfg)
+def changed(cfgs: list[OptimConfig], given: torch.Tensor) -> torch.Tensor:
+    """The gradients [step member entry] that come of the same ones for every member."""
+    flat = rows(len(cfgs))
+    slow = SlowGradient(flat, cfgs)
     out = []
-    for step in given:
-        for member, gradient in zip(members, step, strict=True):
-            member.grad = gradient.clone()
+    for gradient in given:
+        flat.grads[:] = gradient
         slow.change()
-        out.append([member.grad.clone() for member in members])
-    return out
+        out.append(flat.grads.clone())
+    return torch.stack(out)
 
 
 def test_the_exponential_mean_of_gradients_is_added() -> None:
     given = gradients(6)
-    found = changed(OptimConfig(grokfast="ema", grokfast_alpha=0.9, grokfast_strength=3.0), given)
-    for i in range(2):
-        h = torch.zeros_like(given[0][i])
+    cfgs = [OptimConfig(grokfast="ema", grokfast_alpha=a, grokfast_strength=f) for a, f in ((0.9, 3.0), (0.5, 1.0))]
+    found = changed(cfgs, given)
+    for member, cfg in enumerate(cfgs):
+        h = torch.zeros_like(given[0])
         for step in range(6):
-            h = 0.9 * h + 0.1 * given[step][i]
-            torch.testing.assert_close(found[step][i], given[step][i] + 3.0 * h, rtol=0, atol=1e-12)
+            h = cfg.grokfast_alpha * h + (1 - cfg.grokfast_alpha) * given[step]
+            wanted = given[step] + cfg.grokfast_strength * h
+            torch.testing.assert_close(found[step, member], wanted, rtol=0, atol=1e-12)
 
 
 def test_the_mean_of_a_window_is_added_once_it_is_full() -> None:
     given = gradients(7)
-    found = changed(OptimConfig(grokfast="ma", grokfast_window=3, grokfast_strength=5.0), given)
+    found = changed([OptimConfig(grokfast="ma", grokfast_window=3, grokfast_strength=5.0)], given)
     for step in range(7):
-        for i in range(2):
-            window = torch.stack([given[s][i] for s in range(max(0, step - 2), step + 1)]).mean(0)
-            extra = 5.0 * window if step >= 2 else 0.0
-            torch.testing.assert_close(found[step][i], given[step][i] + extra, rtol=0, atol=1e-12)
+        window = given[max(0, step - 2) : step + 1].mean(0)
+        extra = 5.0 * window if step >= 2 else 0.0
+        torch.testing.assert_close(found[step, 0], given[step] + extra, rtol=0, atol=1e-12)
 
 
 def test_a_perpendicular_gradient_has_no_part_along_its_weights_and_its_old_length() -> None:
-    members = parameters()
-    for member, gradient in zip(members, gradients(1)[0], strict=True):
-        member.grad = gradient.clone()
-    before = [member.grad.norm() for member in members]
-    keep_perpendicular(members)
-    for member, length in zip(members, before, strict=True):
-        assert float((member.detach() * member.grad).sum()) == pytest.approx(0, abs=1e-12)
-        assert float(member.grad.norm()) == pytest.approx(float(length))
-    zero = nn.Parameter(torch.zeros(3))
-    zero.grad = torch.ones(3)
-    keep_perpendicular([zero])
-    assert zero.grad.tolist() == [1, 1, 1]
+    flat = rows(2)
+    flat.values[1, :12] = 0
+    flat.grads[:] = gradients(2)
+    before = flat.grads.clone()
+    keep_perpendicular(flat)
+    for stretch in flat.stretches.values():
+        along = (flat.values[:, stretch] * flat.grads[:, stretch]).sum(1)
+        assert along.tolist() == pytest.approx([0, 0], abs=1e-12)
+        torch.testing.assert_close(flat.grads[:, stretch].norm(dim=1), before[:, stretch].norm(dim=1))
+    assert torch.equal(flat.grads[1, :12], before[1, :12])  # weights of zero have no direction
 
 
 def test_clamped_weights_keep_their_norm_together() -> None:
-    members = parameters()
-    first = norm_of(members)
-    clamp = NormClamp(members, 0.5)
-    with torch.no_grad():
-        members[0].mul_(7)
-    shares = [member / norm_of(members) for member in members]
+    flat = rows(2)
+    first = norms(flat.values)
+    clamp = NormClamp(flat, [OptimConfig(norm_clamp=0.5), OptimConfig(norm_clamp=2.0)])
+    flat.values[:, :12] *= 7
+    shares = flat.values / norms(flat.values)
     clamp.change()
-    assert float(norm_of(members)) == pytest.approx(0.5 * float(first))
-    for member, share in zip(members, shares, strict=True):
-        torch.testing.assert_close(member / norm_of(members), share)
+    assert (norms(flat.values) / first).flatten().tolist() == pytest.approx([0.5, 2.0])
+    torch.testing.assert_close(flat.values / norms(flat.values), shares)
 
 
 def test_stablemax_is_its_formula_and_a_distribution() -> None:

@@ -9,9 +9,9 @@ import torch
 
 import algoscope as ag
 from algoscope.core.errors import CheckpointError, ConfigError, DivergedError, Interrupted, RunFolderError
-from algoscope.training import train as engine
+from algoscope.training import stack as engine
+from algoscope.training.member import Member, is_checkpoint
 from algoscope.training.runs import Run, weights_hash
-from algoscope.training.train import is_checkpoint
 from conftest import SMALL
 
 
@@ -30,14 +30,14 @@ def without_times(run: Run) -> list[dict]:
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Ctrl-C arrives while a step is being taken."""
-    plain = engine._Training._advance
+    plain = Member.batch
 
-    def advance(self) -> None:
+    def batch(self) -> torch.Tensor:
         if self.step == step:
             os.kill(os.getpid(), signal.SIGINT)
-        plain(self)
+        return plain(self)
 
-    monkeypatch.setattr(engine._Training, "_advance", advance)
+    monkeypatch.setattr(Member, "batch", batch)
 
 
 def test_same_recipe_and_seed_same_weights_bit_for_bit(small_run: Run, tmp_path: Path) -> None:
@@ -73,7 +73,11 @@ GROK = {
 }
 
 
-@pytest.mark.parametrize("settings", [GROK, {"optim.grokfast": "ma", "optim.grokfast_window": 30}], ids=["ema", "ma"])
+@pytest.mark.parametrize(
+    "settings",
+    [GROK, {"optim.grokfast": "ma", "optim.grokfast_window": 30}, {"optim.average": 0.9}],
+    ids=["ema", "ma", "averaged weights"],
+)
 def test_a_run_with_slow_gradients_and_a_clamp_resumes_too(
     settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,9 +89,20 @@ def test_a_run_with_slow_gradients_and_a_clamp_resumes_too(
     assert hash_of(small(tmp_path, resume=True, **settings)) == hash_of(whole)
 
 
+def test_checkpoints_hold_the_mean_of_the_weights(tmp_path: Path) -> None:
+    every = {"train.checkpoint_every": 1, "steps": 8}
+    plain = small(tmp_path, "plain", **every)
+    averaged = small(tmp_path, "averaged", **every, **{"optim.average": 0.75})
+    mean = plain.model(0).state_dict()
+    for step in range(1, 9):
+        mean = {name: 0.75 * kept + 0.25 * plain.model(step).state_dict()[name] for name, kept in mean.items()}
+        for name, weight in averaged.model(step).state_dict().items():
+            torch.testing.assert_close(weight, mean[name], rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_ends_where_enough_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.2, 0.6, 0.7])
-    monkeypatch.setattr(engine._Training, "_evaluate", lambda self: (1.0, next(accuracies)))
+    monkeypatch.setattr(Member, "_evaluate", lambda self, stack, place: (1.0, next(accuracies)))
     run = small(tmp_path, **{"train.stop_at": 0.5, "train.eval_every": 20})
     assert (run.summary["steps"], run.summary["test_accuracy"]) == (40, 0.6)
     assert run.is_whole

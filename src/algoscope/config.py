@@ -137,6 +137,9 @@ class OptimConfig(Section):
     )
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
+    average: Share | None = Field(
+        None, description="checkpoints hold an exponential mean of the weights, which keeps this much at each step"
+    )
     grokfast: Literal["ema", "ma"] | None = Field(
         None, description="slow gradients are amplified: an exponential mean of them, or that of a window, is added"
     )

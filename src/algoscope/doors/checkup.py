@@ -10,6 +10,7 @@ import torch
 
 from algoscope.core.draw import find_browser
 from algoscope.core.threads import free_cores
+from algoscope.training.population import worth_stacking
 from algoscope.training.recipes import add3
 from algoscope.training.runs import runs_directory
 from algoscope.version import __version__
@@ -24,6 +25,7 @@ def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
         _row("device cpu", f"{os.cpu_count()} cores, {free_cores()} free now"),
         _row("device cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
         _row("threads", f"{free_cores()} for certification now; training add3 uses {add3().train.threads}"),
+        _row("populations", _populations()),
         _runs(runs_directory(runs_dir).resolve()),
     ]
     browser = find_browser()
@@ -33,6 +35,15 @@ def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
         else _row("browser", "none: PNG and SVG cannot be written", "apt install chromium, or `plotly_get_chrome`")
     )
     return rows
+
+
+def _populations() -> str:
+    """How `train --seeds` would divide its members now."""
+    cpu, config = torch.device("cpu"), add3()
+    small = config.model_copy(update={"train": config.train.model_copy(update={"batch": 64})})
+    stacked = {what: worth_stacking(cfg, cpu) for what, cfg in (("add3", config), ("add3 with batch 64", small))}
+    said = ", ".join(f"{what}: {'one by one' if n == 1 else f'{n} in a stack'}" for what, n in stacked.items())
+    return f"{free_cores()} processes of one thread each; {said}"
 
 
 def _row(what: str, here: str, way_out: str = "") -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Commands about runs: train them, list them, show one, remove one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from algoscope.core.errors import ConfigError
+from algoscope.core.errors import ConfigError, DivergedError
 from algoscope.doors.common import common, complete_run, names, show_json, show_table
 from algoscope.doors.table import PUBLIC
 from algoscope.training.table import RECIPES
@@ -17,9 +17,10 @@ from algoscope.training.table import RECIPES
 @click.argument("recipe", shell_complete=names(RECIPES))
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a config field (lr=0.01).")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data.  [default: the recipe's, 0]")
-@click.option("--seeds", metavar="A..B", help="Train every seed from A to B, one run each (NAME-s<seed>).")
+@click.option("--seeds", metavar="A..B", help="Train every seed from A to B together, one run each (NAME-s<seed>).")
 @click.option("--name", help="Name of the run.  [default: RECIPE-s<seed>]")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --seeds: processes.  [default: the free cores]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @common
 def train(
@@ -29,6 +30,7 @@ def train(
     seeds: str | None,
     name: str | None,
     resume: bool,
+    workers: int | None,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -37,29 +39,33 @@ def train(
     """Train RECIPE into a run folder. Ctrl-C finishes the step and keeps a run that --resume can go on with."""
     if seed is not None and seeds is not None:
         raise ConfigError("--seed and --seeds exclude each other: give one")
+    if workers is not None and seeds is None:
+        raise ConfigError("--workers shares many runs out: give --seeds A..B with it")
     changes = parse_settings(settings)
-    members = {seed: name} if seeds is None else {s: f"{name or recipe}-s{s}" for s in parse_seeds(seeds)}
-    done = []
-    for member, member_name in members.items():
-        run = PUBLIC.load("train")(
-            recipe,
-            seed=member,
-            name=member_name,
-            settings=changes,
-            runs_dir=runs_dir,
-            resume=resume,
-            device=device,
-            progress=not quiet,
-        )
-        done.append({"run": run.name, "path": str(run.path), **run.summary})
-        if not as_json:
-            click.echo(
-                f"{run.path}: step {run.summary['steps']:,}, loss {run.summary['loss']:.4f}, "
-                f"test {run.summary['test_accuracy']:.2%}, {run.summary['seconds']:.1f} s; "
-                f"next: algoscope certify run:{run.name}"
-            )
+    where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
+    if seeds is None:
+        run = PUBLIC.load("train")(recipe, seed=seed, name=name, settings=changes, **where)
+        _say_trained([run], as_json, alone=True)
+        return
+    config = PUBLIC.load("override")(RECIPES.load(recipe)(), changes)
+    members = {f"{name or recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
+    found = PUBLIC.load("train_many")(members, workers=workers, **where)
+    _say_trained(found.runs.values(), as_json, alone=False)
+    if found.failed:
+        why = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
+        raise DivergedError(f"{len(found.failed)} of {len(members)} runs failed: {why}")
+
+
+def _say_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
+    done = [{"run": run.name, "path": str(run.path), **run.summary} for run in runs]
     if as_json:
-        show_json(done[0] if seeds is None else done)
+        show_json(done[0] if alone else done)
+        return
+    for row in done:
+        click.echo(
+            f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
+            f"{row['seconds']:.1f} s; next: algoscope certify run:{row['run']}"
+        )
 
 
 def parse_settings(settings: tuple[str, ...]) -> Mapping[str, str]:

@@ -21,6 +21,7 @@ PUBLIC = Table(
         "params": Entry("algoscope.doors.params:params", "parameters by component, beside published shapes"),
         "runs_directory": Entry("algoscope.training.runs:runs_directory", "where runs live"),
         "Run": Entry("algoscope.training.runs:Run", "a run folder"),
+        "override": Entry("algoscope.config:override", "a config with some fields changed"),
         "RunConfig": Entry("algoscope.config:RunConfig", "everything that a run depends on"),
         "ModelConfig": Entry("algoscope.config:ModelConfig", "the shape of a transformer"),
         "Transformer": Entry("algoscope.networks.transformer:Transformer", "the model"),

@@ -23,8 +23,8 @@ from algoscope.subjects.foreign_files import ForeignFile, read_foreign
 from algoscope.subjects.native import NativeSubject
 from algoscope.tasks.base import Task
 from algoscope.tasks.table import TASKS
+from algoscope.training.losses import mean_loss, right
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
-from algoscope.training.train import mean_loss, right
 
 ASKED = 2_000  # inputs that an imported model answers at once, to show whether it was understood
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from algoscope.config import OptimConfig
+from algoscope.training.flat import Flat, Rows, column
 
 State = dict[str, Tensor]
 
@@ -24,74 +25,75 @@ class SlowGradient:
     included, once there are as many.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], cfg: OptimConfig) -> None:
-        self.parameters, self.cfg = parameters, cfg
-        shape = () if cfg.grokfast == "ema" else (cfg.grokfast_window,)
-        self.kept = [torch.zeros(*shape, *p.shape, dtype=p.dtype, device=p.device) for p in parameters]
-        self.seen = torch.zeros((), dtype=torch.long)
+    def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
+        self.flat, self.cfg = flat, cfgs[0]
+        window = 1 if self.cfg.grokfast == "ema" else self.cfg.grokfast_window
+        n_members, n_entries = flat.grads.shape
+        self.kept = flat.grads.new_zeros(n_members, window, n_entries)
+        self.seen = torch.zeros(n_members, dtype=torch.long)
+        self.alpha = column([cfg.grokfast_alpha for cfg in cfgs], flat.grads)
+        self.strength = column([cfg.grokfast_strength for cfg in cfgs], flat.grads)
 
     @torch.no_grad()
     def change(self) -> None:
         """The gradients, in place."""
-        cfg, place = self.cfg, int(self.seen) % self.cfg.grokfast_window
+        grads = self.flat.grads
+        if self.cfg.grokfast == "ema":
+            self.kept[:, 0].lerp_(grads, 1 - self.alpha)
+            grads.add_(self.kept[:, 0] * self.strength)
+        else:
+            window = self.cfg.grokfast_window
+            self.kept[torch.arange(len(grads)), self.seen % window] = grads
+            full = column([float(seen + 1 >= window) for seen in self.seen.tolist()], grads)
+            grads.add_(self.kept.mean(dim=1) * (self.strength * full))
         self.seen += 1
-        for parameter, kept in zip(self.parameters, self.kept, strict=True):
-            assert parameter.grad is not None
-            if cfg.grokfast == "ema":
-                kept.lerp_(parameter.grad, 1 - cfg.grokfast_alpha)
-                parameter.grad.add_(kept, alpha=cfg.grokfast_strength)
-                continue
-            kept[place] = parameter.grad
-            if self.seen >= cfg.grokfast_window:
-                parameter.grad.add_(kept.mean(dim=0), alpha=cfg.grokfast_strength)
 
-    def state(self) -> State:
-        return {"seen": self.seen, **{str(i): kept for i, kept in enumerate(self.kept)}}
+    def state(self, member: int) -> State:
+        return {"seen": self.seen[member], "kept": self.kept[member]}
 
-    def load(self, state: State) -> None:
-        self.seen.copy_(state["seen"])
-        for i, kept in enumerate(self.kept):
-            kept.copy_(state[str(i)])
+    def load(self, member: int, state: State) -> None:
+        for name, mine in self.state(member).items():
+            mine.copy_(state[name])
 
 
 class NormClamp:
-    """Brings all weights together back to `rho` times the norm that they start with."""
+    """Brings all weights of a member together back to `rho` times the norm that they start with."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rho: float) -> None:
-        self.parameters, self.target = parameters, rho * norm_of(parameters)
+    def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
+        self.flat = flat
+        self.target = norms(flat.values) * column([cfg.norm_clamp or 1.0 for cfg in cfgs], flat.values)
 
     @torch.no_grad()
     def change(self) -> None:
         """The weights, in place."""
-        torch._foreach_mul_(list[Tensor](self.parameters), float(self.target / norm_of(self.parameters)))
+        self.flat.values.mul_(self.target / norms(self.flat.values))
 
-    def state(self) -> State:
-        return {"target": self.target}
+    def state(self, member: int) -> State:
+        return {"target": self.target[member]}
 
-    def load(self, state: State) -> None:
-        self.target.copy_(state["target"])
-
-
-@torch.no_grad()
-def norm_of(tensors: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The norm of all entries of all tensors together."""
-    return torch.stack(torch._foreach_norm(list(tensors))).norm()
+    def load(self, member: int, state: State) -> None:
+        self.target[member] = state["target"]
 
 
 @torch.no_grad()
-def keep_perpendicular(parameters: Sequence[nn.Parameter]) -> None:
+def norms(rows: Rows) -> Float[Tensor, "member 1"]:
+    """The norm of all entries of each row together."""
+    return rows.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def keep_perpendicular(flat: Flat) -> None:
     """Each gradient without its part along its own tensor of weights, at its old length: a step changes what the
     weights say, not how loudly.
     """
-    for parameter in parameters:
-        gradient, weights = parameter.grad, parameter
-        assert gradient is not None
-        length, size = gradient.norm(), weights.pow(2).sum()
-        if size > 0:
-            gradient.sub_(weights * ((weights * gradient).sum() / size))
-            left = gradient.norm()
-            if left > 0:
-                gradient.mul_(length / left)
+    for stretch in flat.stretches.values():
+        gradient, weights = flat.grads[:, stretch], flat.values[:, stretch]
+        length, size = norms(gradient), weights.square().sum(dim=1, keepdim=True)
+        along = (weights * gradient).sum(dim=1, keepdim=True) / torch.where(size > 0, size, 1.0)
+        left = gradient - weights * along
+        rest = norms(left)
+        kept = torch.where(rest > 0, left * (length / torch.where(rest > 0, rest, 1.0)), left)
+        gradient.copy_(torch.where(size > 0, kept, gradient))
 
 
 def log_stablemax(logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:

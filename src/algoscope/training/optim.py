@@ -1,12 +1,13 @@
-"""The optimisers of a run and the one learning-rate schedule that drives them all.
+"""The optimisers of runs, one row of weights a run, and the learning-rate schedule that drives them all.
 
 Muon (K. Jordan and others, 2024) moves a matrix along the orthogonal factor of its momentum: every direction that the
-gradient uses is moved equally far. Ours differs from `torch.optim.Muon` in one way only: matrices of one shape are
-orthogonalised together, in float32; a test holds it to PyTorch's.
+gradient uses is moved equally far. AdamW (Loshchilov and Hutter, arXiv 1711.05101) moves the rest. Tests hold both to
+PyTorch's, from which they differ in one way: they move the tensors of many members at once, each member with its own
+numbers.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,39 +15,139 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from algoscope.config import OptimConfig
-from algoscope.networks.transformer import Transformer
+from algoscope.core.errors import CheckpointError
+from algoscope.training.flat import Flat, Rows, column
 from algoscope.training.grok import NormClamp, SlowGradient, keep_perpendicular
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients of the Muon authors: steep at zero, near 1 above
+SMALL_MATRIX = 4096  # entries up to which matrices of all shapes are padded to one and orthogonalised together
+ADAM_EPS = 1e-8
+
+State = dict[str, Tensor]
 
 
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; a tall matrix moves sqrt(rows / columns) further."""
+class AdamW:
+    """Of the entries from `begin` on, in every row."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float, newton_schulz_steps: int) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "newton_schulz_steps": newton_schulz_steps})
+    def __init__(self, flat: Flat, begin: int, cfgs: Sequence[OptimConfig]) -> None:
+        self.values, self.grads, self.cfgs = flat.values[:, begin:], flat.grads[:, begin:], cfgs
+        self.mean, self.square = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.steps = torch.zeros(len(cfgs), dtype=torch.long)
+        betas = zip(*(cfg.betas for cfg in cfgs), strict=True)
+        self.keep_mean, self.keep_square = (column(beta, self.values) for beta in betas)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody calls it with a closure
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-            for parameter in group["params"]:
-                by_shape.setdefault(parameter.shape, []).append(parameter)
-            for (n_rows, n_columns), members in by_shape.items():
-                grads = [parameter.grad for parameter in members if parameter.grad is not None]
-                momenta = [self._momentum(parameter) for parameter in members]
-                torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-                ahead = torch.stack(grads).lerp(torch.stack(momenta), group["momentum"])
-                moves = orthogonalise(ahead, group["newton_schulz_steps"]).unbind()
-                torch._foreach_add_(
-                    list[Tensor](members), moves, alpha=-group["lr"] * math.sqrt(max(1, n_rows / n_columns))
-                )
+    def step(self, shares: Sequence[float]) -> None:
+        self.steps += 1
+        members = list(zip(self.cfgs, shares, self.steps.tolist(), strict=True))
+        stay = column([1 - cfg.lr * share * cfg.weight_decay for cfg, share, _ in members], self.values)
+        rate = column([cfg.lr * share / (1 - cfg.betas[0] ** n) for cfg, share, n in members], self.values)
+        unbias = column([(1 - cfg.betas[1] ** n) ** -0.5 for cfg, _, n in members], self.values)
+        self.mean.lerp_(self.grads, 1 - self.keep_mean)
+        self.square.mul_(self.keep_square).addcmul_(self.grads, self.grads * (1 - self.keep_square))
+        self.values.mul_(stay).sub_(rate * self.mean / (self.square.sqrt() * unbias + ADAM_EPS))
 
-    def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        return state["momentum"]
+    def state(self, member: int) -> State:
+        return {"mean": self.mean[member], "square": self.square[member], "steps": self.steps[member]}
+
+    def load(self, member: int, state: State) -> None:
+        for name, mine in self.state(member).items():
+            mine.copy_(state[name])
+
+
+class Muon:
+    """Nesterov momentum, orthogonalised, of the matrices that come first; a tall one moves sqrt(rows / columns) further
+    than a wide one.
+    """
+
+    def __init__(self, flat: Flat, end: int, cfgs: Sequence[OptimConfig]) -> None:
+        self.values, self.grads, self.cfgs = flat.values[:, :end], flat.grads[:, :end], cfgs
+        self.momentum = torch.zeros_like(self.values)
+        self.keep = column([cfg.muon_momentum for cfg in cfgs], self.values)
+        self.groups = _groups([flat.shapes[name] for name, at in flat.stretches.items() if at.stop <= end])
+
+    @torch.no_grad()
+    def step(self, shares: Sequence[float]) -> None:
+        self.momentum.lerp_(self.grads, 1 - self.keep)
+        ahead = self.grads.lerp(self.momentum, self.keep)
+        rate = column([cfg.muon_lr * share for cfg, share in zip(self.cfgs, shares, strict=True)], self.values)
+        for group in self.groups:
+            moves = orthogonalise(group.gather(ahead), self.cfgs[0].newton_schulz_steps)
+            group.scatter(self.values, moves.unflatten(0, (len(ahead), -1)) * rate[..., None, None])
+
+    def state(self, member: int) -> State:
+        return {"momentum": self.momentum[member]}
+
+    def load(self, member: int, state: State) -> None:
+        self.momentum[member] = state["momentum"]
+
+
+class Average:
+    """An exponential mean of the weights, entry by entry: what is kept of a run whose own weights still swing.
+
+    The mean is what checkpoints hold, so its state is the weights that go on being trained.
+    """
+
+    def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
+        self.values, self.mean = flat.values, flat.values.clone()
+        self.keep = column([cfg.average or 0.0 for cfg in cfgs], flat.values)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take the weights as they are now into the mean."""
+        self.mean.lerp_(self.values, 1 - self.keep)
+
+    def state(self, member: int) -> State:
+        return {"trained": self.values[member]}
+
+    def load(self, member: int, state: State) -> None:
+        self.mean[member] = self.values[member]
+        self.values[member] = state["trained"]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Matrices that are orthogonalised together, as wide ones padded with zeros, which stay zeros: stretches of
+    `count` neighbours of one shape.
+    """
+
+    stretches: tuple[tuple[slice, int, int, int], ...]  # where, how many, rows, columns
+    low: int
+    wide: int
+
+    def gather(self, rows: Rows) -> Float[Tensor, "matrix low wide"]:
+        parts = []
+        for at, count, n_rows, n_columns in self.stretches:
+            part = rows[:, at].view(len(rows), count, n_rows, n_columns)
+            part = part.mT if n_rows > n_columns else part
+            pad = (0, self.wide - part.shape[-1], 0, self.low - part.shape[-2])
+            parts.append(torch.nn.functional.pad(part, pad) if any(pad) else part)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).flatten(0, 1)
+
+    def scatter(self, rows: Rows, moves: Float[Tensor, "member matrix low wide"]) -> None:
+        """Subtract the moves from the rows."""
+        sizes = [count for _, count, _, _ in self.stretches]
+        for (at, count, n_rows, n_columns), part in zip(self.stretches, moves.split(sizes, dim=1), strict=True):
+            part = part.mT if n_rows > n_columns else part
+            further = math.sqrt(max(1, n_rows / n_columns))
+            rows[:, at].view(len(rows), count, n_rows, n_columns).sub_(part[..., :n_rows, :n_columns], alpha=further)
+
+
+def _groups(shapes: Sequence[torch.Size]) -> list[_Group]:
+    """Small matrices all together; large ones by shape. Equal shapes are neighbours."""
+    stretches: list[tuple[slice, int, int, int]] = []
+    begin = 0
+    for shape in dict.fromkeys(shapes):
+        count, (n_rows, n_columns) = shapes.count(shape), shape
+        stretches.append((slice(begin, begin + count * shape.numel()), count, n_rows, n_columns))
+        begin += count * shape.numel()
+    if all(shape.numel() <= SMALL_MATRIX for shape in shapes):
+        together = [tuple(stretches)] if stretches else []
+    else:
+        together = [(stretch,) for stretch in stretches]
+    return [
+        _Group(part, max(min(r, c) for _, _, r, c in part), max(max(r, c) for _, _, r, c in part)) for part in together
+    ]
 
 
 def orthogonalise(matrices: Float[Tensor, "matrix row column"], steps: int) -> Float[Tensor, "matrix row column"]:
@@ -57,81 +158,82 @@ def orthogonalise(matrices: Float[Tensor, "matrix row column"], steps: int) -> F
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
 
 class Optimisers:
-    """Every optimiser of a run behind one step."""
+    """Every optimiser of the members of a stack behind one step."""
 
-    def __init__(self, model: Transformer, cfg: OptimConfig) -> None:
-        self.cfg, self.parameters = cfg, list(model.parameters())
-        named = list(model.named_parameters())
-        matrices = [p for name, p in named if cfg.name == "muon" and name.startswith("blocks.") and p.ndim == 2]
-        rest = [p for _, p in named if not any(p is matrix for matrix in matrices)]
-        self.members: dict[str, torch.optim.Optimizer] = {
-            "adamw": torch.optim.AdamW(
-                rest, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
-            )
-        }  # fmt: skip
-        if matrices:
-            self.members["muon"] = Muon(matrices, cfg.muon_lr, cfg.muon_momentum, cfg.newton_schulz_steps)
-        self.slow = None if cfg.grokfast is None else SlowGradient(self.parameters, cfg)
-        self.clamp = None if cfg.norm_clamp is None else NormClamp(self.parameters, cfg.norm_clamp)
+    def __init__(self, model: nn.Module, cfgs: Sequence[OptimConfig]) -> None:
+        cfg = self.cfg = cfgs[0]
+        self.cfgs = cfgs
+        self.flat = Flat(
+            model, len(cfgs), lambda name, p: cfg.name == "muon" and name.startswith("blocks.") and p.ndim == 2
+        )
 
-    def step(self, share: float) -> None:
-        """Change the gradients as the config says, move every parameter at `share` of its peak learning rate, and
-        forget the gradients.
+    def start(self) -> None:
+        """Begin from the weights that the rows hold now."""
+        flat, cfg = self.flat, self.cfg
+        self.members: dict[str, AdamW | Muon | SlowGradient | NormClamp] = {
+            "adamw": AdamW(flat, flat.n_first, self.cfgs)
+        }
+        if flat.n_first:
+            self.members["muon"] = Muon(flat, flat.n_first, self.cfgs)
+        self.slow = None if cfg.grokfast is None else SlowGradient(flat, self.cfgs)
+        self.clamp = None if cfg.norm_clamp is None else NormClamp(flat, self.cfgs)
+        self.average = None if cfg.average is None else Average(flat, self.cfgs)
+        if self.average is not None:
+            self.members["average"] = self.average
+        if self.slow is not None:
+            self.members["slow"] = self.slow
+        if self.clamp is not None:
+            self.members["clamp"] = self.clamp
+
+    @torch.no_grad()
+    def step(self, shares: Sequence[float]) -> None:
+        """Change the gradients as the configs say, move every row at its share of its peak learning rate, and forget
+        the gradients.
         """
         if self.slow is not None:
             self.slow.change()
         if self.cfg.perpendicular:
-            keep_perpendicular(self.parameters)
+            keep_perpendicular(self.flat)
         if self.cfg.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.cfg.clip)
-        for name, optimiser in self.members.items():
-            peak = self.cfg.muon_lr if name == "muon" else self.cfg.lr
-            for group in optimiser.param_groups:
-                group["lr"] = peak * share
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            most = column([cfg.clip or 0.0 for cfg in self.cfgs], self.flat.grads)
+            self.flat.grads.mul_((most / (self.flat.grads.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1))
+        for member in self.members.values():
+            if isinstance(member, AdamW | Muon):
+                member.step(shares)
+        self.flat.grads.zero_()
         if self.clamp is not None:
             self.clamp.change()
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on beside the weights: `optimiser.parameter.quantity` to tensor, and
-        `slow.quantity`, `clamp.quantity`.
-        """
-        members = {
-            f"{name}.{index}.{quantity}": tensor
-            for name, optimiser in self.members.items()
-            for index, tensors in optimiser.state_dict()["state"].items()
-            for quantity, tensor in tensors.items()
-        }
-        others = {
-            f"{name}.{quantity}": tensor
-            for name, other in self._others.items()
-            for quantity, tensor in other.state().items()
-        }
-        return members | others
+        if self.average is not None:
+            self.average.follow()
 
     @property
-    def _others(self) -> dict[str, SlowGradient | NormClamp]:
-        both = {"slow": self.slow, "clamp": self.clamp}
-        return {name: other for name, other in both.items() if other is not None}
+    def kept(self) -> Rows:
+        """The weights that count: the trained ones, or their mean."""
+        return self.flat.values if self.average is None else self.average.mean
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state`."""
+    def state(self, member: int) -> State:
+        """Everything that a member's next step depends on beside its weights: `optimiser.quantity` to tensor."""
+        return {
+            f"{name}.{quantity}": tensor
+            for name, optimiser in self.members.items()
+            for quantity, tensor in optimiser.state(member).items()
+        }
+
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. Raises CheckpointError for a state that another version wrote."""
         for name, optimiser in self.members.items():
-            plain = optimiser.state_dict()
-            for key, tensor in state.items():
-                owner, _, rest = key.partition(".")
-                if owner == name:
-                    index, _, quantity = rest.partition(".")
-                    plain["state"].setdefault(int(index), {})[quantity] = tensor
-            optimiser.load_state_dict(plain)
-        for name, other in self._others.items():
-            other.load({key.partition(".")[2]: t for key, t in state.items() if key.startswith(f"{name}.")})
+            mine = {key.partition(".")[2]: t for key, t in state.items() if key.startswith(f"{name}.")}
+            if set(mine) != set(optimiser.state(member)):
+                raise CheckpointError(
+                    f"the optimiser's state has {', '.join(sorted(state))}, which this version does not read; "
+                    "train the run again under another --name"
+                )
+            optimiser.load(member, mine)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,38 @@
-"""Many runs together: every member is an ordinary run, equal to training it alone."""
+"""Many runs together: every member is an ordinary run, equal to training it alone.
 
-from collections.abc import Mapping
+Members of one shape are trained as one batch of models where that pays, and the batches are shared among processes, one
+thread each. What pays was measured (docs/benchmarks.md): on a CPU, stacking while a member's own step is so small that
+calling its operations costs more than computing them; on a GPU, always.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from algoscope.config import RunConfig
-from algoscope.core.errors import DivergedError
-from algoscope.training.runs import Run
-from algoscope.training.train import train
+from algoscope.core.errors import ConfigError, Interrupted
+from algoscope.core.progress import Bar, Watcher
+from algoscope.core.threads import free_cores
+from algoscope.networks.parameters import count_parameters
+from algoscope.training.runs import Run, runs_directory
+from algoscope.training.train import find_device, finishing_the_step, open_run
+from algoscope.training.workers import Tally, one_by_one, share_out
+
+STACK_UP_TO = 16  # members of a stack on a CPU
+STACK_ON_GPU = 256
+SMALL_STEP = 1.5e7  # parameters times tokens of one member's step, up to which stacking pays on a CPU
+OWN = {  # what members of one stack may differ in; everything else decides the shape of the computation
+    "model": {"init_embed_std", "init_matrix_std", "init_unembed_std", "init_zero_out"},
+    "data": {"n_test", "train_seed", "test_seed", "hard_share"},
+    "optim": {
+        "lr", "betas", "weight_decay", "muon_lr", "muon_momentum", "warmup_steps", "decay", "hold", "decay_at",
+        "decay_steps", "final_lr", "grokfast_strength", "grokfast_alpha", "clip", "norm_clamp", "average",
+    },
+    "train": {"steps", "log_every", "eval_every", "stop_at", "checkpoint_every"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -18,25 +43,93 @@ class Population:
     failed: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a population is trained: its stacks, and the processes that share them."""
+
+    stacks: tuple[tuple[Run, ...], ...]
+    workers: int
+
+
 def train_many(
     members: Mapping[str, RunConfig],
     *,
     runs_dir: str | Path | None = None,
     resume: bool = False,
     device: str = "cpu",
+    workers: int | None = None,
+    stack: int | None = None,
     progress: bool = True,
 ) -> Population:
-    """Train the members, name to config, each into its own run folder; a member that diverges does not stop the rest.
+    """Train the members, name to config, each into its own run folder, equal to training it alone: bit for bit where
+    it is a stack of its own, else to float tolerance (`run.json` says how many were stacked).
 
-    With `resume`, members that are whole are taken as they are and interrupted ones go on. Raises what `train` raises,
-    but for a divergence, which is said in `failed`.
+    A member that diverges, or whose process dies, is said in `failed` and does not stop the rest. With `resume`,
+    members that are whole are taken as they are and interrupted ones go on. `workers`: processes, None for as many as
+    cores are free; `stack`: members trained as one batch of models, None for what pays.
+
+    Raises ConfigError for numbers below 1, RunFolderError for a member that is there already (before any is trained),
+    and Interrupted (Ctrl-C: every member keeps its state).
     """
-    runs, failed = {}, {}
-    for name, config in members.items():
-        try:
-            runs[name] = train(
-                config, name=name, runs_dir=runs_dir, resume=resume, device=device, progress=progress
-            )  # fmt: skip
-        except DivergedError as error:
-            failed[name] = str(error)
-    return Population(runs, failed)
+    for what, number in (("workers", workers), ("stack", stack)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{what} {number}: give 1 or more")
+    place, folder = find_device(device), runs_directory(runs_dir)
+    if not resume:
+        for name in members:
+            if (folder / name / "config.json").exists():
+                open_run(folder / name, members[name], resume=False)  # says why it cannot be
+    runs = {name: open_run(folder / name, config, resume) for name, config in members.items()}
+    plan = plan_for([run for run in runs.values() if not run.is_whole], place, workers, stack)
+    with (
+        Bar(f"train {len(runs)} runs", "steps") if progress else Watcher() as watcher,
+        finishing_the_step() as stop,
+    ):
+        tally = Tally(plan.stacks, watcher)
+        if plan.workers > 1:
+            failed = share_out(plan.stacks, device, plan.workers, tally, stop)
+        else:
+            failed = one_by_one(plan.stacks, place, tally, stop)
+    left = [name for name, run in runs.items() if not run.is_whole and name not in failed]
+    if left:
+        raise Interrupted(f"stopped; {len(left)} of {len(runs)} runs in {folder} are not whole: go on with --resume")
+    return Population({name: run for name, run in runs.items() if run.is_whole}, failed)
+
+
+def plan_for(
+    runs: Sequence[Run], device: torch.device, workers: int | None = None, stack: int | None = None
+) -> Plan:  # fmt: skip
+    """The stacks of runs that are not whole, and how many processes share them."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(_shape(run), []).append(run)
+    workers = workers or (free_cores() if device.type == "cpu" else 1)
+    share = -(-len(runs) // workers) if workers else 1  # no stack so large that a process is left without one
+    stacks = []
+    for group in alike.values():
+        size = stack or min(worth_stacking(group[0].config, device), share)
+        stacks += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
+    return Plan(tuple(stacks), max(1, min(workers, len(stacks))))
+
+
+def worth_stacking(config: RunConfig, device: torch.device) -> int:
+    """How many members of such a config train faster together than one after another; 1: they do not."""
+    if device.type != "cpu":
+        return STACK_ON_GPU
+    work = sum(count_parameters(config.model).values()) * config.train.batch * config.task.n_ctx
+    return STACK_UP_TO if work <= SMALL_STEP else 1
+
+
+def _shape(run: Run) -> str:
+    """What must agree within a stack: the config but for what is a member's own; where batches differ in size, also the
+    step to go on from.
+    """
+    config = run.config
+    plain = config.model_dump()
+    del plain["recipe"], plain["seed"]
+    for section, names in OWN.items():
+        for name in names:
+            plain[section][name] = plain[section][name] is None
+    if config.data.source == "fixed":
+        plain["from"] = run.newest_step
+    return json.dumps(plain, sort_keys=True)

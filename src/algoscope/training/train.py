@@ -1,36 +1,22 @@
 """The one training loop. A run is its config: same recipe, seed and device, same weights, bit for bit."""
 
-import platform
 import signal
 import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-import algoscope.version as version
-from algoscope.config import RunConfig, TrainConfig, override
+from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFolderError
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
-from algoscope.data import batches, held_out
-from algoscope.networks.build import build
-from algoscope.tasks.base import Task, Tokens
-from algoscope.training.grok import log_stablemax
-from algoscope.training.optim import Optimisers, Schedule
-from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
+from algoscope.training.member import Member
+from algoscope.training.runs import Run, runs_directory
+from algoscope.training.stack import Stack
 from algoscope.training.table import RECIPES
-
-LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
-EVAL_CHUNK = 2048
-SMALL_VOCABULARY = 32
 
 
 def train(
@@ -55,24 +41,23 @@ def train(
     """
     config = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
-    place = _device(device)
+    place = find_device(device)
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
-    watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()
-    run = _open(path, config, resume)
+    run = open_run(path, config, resume)
     if run.is_whole:
         return run
-    lock = run.lock()
-    try:
-        with threads(config.train.threads), watcher, _finishing_the_step() as stop:
-            _Training(run, config, place, watcher, stop).go()
-    finally:
-        lock.release()
+    watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()
+    with watcher, finishing_the_step() as stop:
+        failed = train_together([run], place, watcher, stop)
+    if failed:
+        raise failed[run.name]
     return run
 
 
-def _open(path: Path, config: RunConfig, resume: bool) -> Run:
+def open_run(path: Path, config: RunConfig, resume: bool) -> Run:
+    """The run in a folder that is new, or that holds the same config and is to be resumed."""
     if not resume or not (path / "config.json").exists():
         return Run.create(path, config)
     run = Run(path)
@@ -81,7 +66,7 @@ def _open(path: Path, config: RunConfig, resume: bool) -> Run:
     return run
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -89,7 +74,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _finishing_the_step() -> Iterator[threading.Event]:
+def finishing_the_step() -> Iterator[threading.Event]:
     """Within the body, Ctrl-C and SIGTERM set the event instead of striking between two parameters."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -103,190 +88,64 @@ def _finishing_the_step() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Training:
-    """One run in memory: the model, its optimisers, its data, and the rows not yet written."""
+def train_together(
+    runs: Sequence[Run], device: torch.device, watcher: Watcher, stop: threading.Event
+) -> dict[str, DivergedError]:
+    """Train runs whose configs agree in shape, as one batch of models, until each is whole or has diverged.
 
-    def __init__(
-        self, run: Run, config: RunConfig, device: torch.device, watcher: Watcher, stop: threading.Event
-    ) -> None:
-        self.run, self.config, self.device, self.watcher, self.stop = run, config, device, watcher, stop
-        self.task: Task = config.task
-        self.model = build(config.model, config.seed, device)
-        self.optimisers = Optimisers(self.model, config.optim)
-        self.test = held_out(self.task, config.data, config.seed, device)
-        self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
-        self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
-        self.schedule = Schedule.planned(config.optim, config.train.steps)
-        self.step, self.seconds, self.examples, self.note = 0, 0.0, 0, ""
-        self.losses: list[Tensor] = []
+    Those that diverge are returned by name. Raises Interrupted where `stop` is set, after every state is kept.
+    """
+    failed: dict[str, DivergedError] = {}
+    with ExitStack() as held:
+        for run in runs:
+            held.callback(run.lock().release)
+        everyone = members = [Member(run, run.config, device) for run in runs]
+        held.enter_context(threads(members[0].config.train.threads))
+        stack = Stack([member.config for member in members], [member.restore() for member in members], device)
+        left = [place for place, member in enumerate(members) if member.begin(stack, place)]
+        while left:
+            if len(left) < len(members):
+                members, stack = [members[place] for place in left], stack.only(left)
+            left = _advance(members, stack, failed)
+            _say(everyone, watcher)
+            if stop.is_set() and left:
+                _keep([members[place] for place in left], stack, left)
+    return failed
 
-    def go(self) -> None:
-        """From the newest checkpoint, or from the start, to the last step; then the run is whole."""
-        self._restore()
-        self.began = time.perf_counter() - self.seconds
-        if self.step == 0:
-            self._save()
-        while self.step < self.schedule.end:
-            self._advance()
-            if self.stop.is_set() and self.step < self.schedule.end:
-                self._save()
-                raise Interrupted(
-                    f"stopped at step {self.step} of {self.schedule.end}; {self.run.path} keeps the state: "
-                    f"go on with --resume --name {self.run.name}"
-                )
-        self._finish()
 
-    # ------------------------------------------------------------------ one step
+def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, DivergedError]) -> list[int]:
+    """One step of every member; the places of those that go on."""
+    batches = [member.batch() for member in members]
+    losses, logits = stack.gradient(torch.stack(batches), members[0].at)
+    stack.step([member.share() for member in members])
+    left = []
+    for place, member in enumerate(members):
+        try:
+            goes_on = member.took(stack, place, batches[place], losses[place], logits[place])
+        except DivergedError as error:
+            failed[member.run.name] = error
+            continue
+        if goes_on:
+            left.append(place)
+    return left
 
-    def _advance(self) -> None:
-        train = self.config.train
-        tokens = self.batches.batch(self.step)
-        loss, logits = self._gradient(tokens)
-        share = self.schedule.share(self.step)
-        self.optimisers.step(share)
-        self.losses.append(loss)
-        self.step += 1
-        self.examples += len(tokens)
-        last = self.step == self.schedule.end
-        if self.step % train.log_every == 0 or last or is_checkpoint(self.step, train.checkpoint_every):
-            self._check_losses()
-        if self.step % train.log_every == 0 or last:
-            self._log(loss, logits, tokens, share, evaluate=self.step % train.eval_every == 0 or last)
-        if self._is_scheduled(self.step):
-            self._save()
 
-    def _gradient(self, tokens: Tokens) -> tuple[Float[Tensor, ""], Float[Tensor, "batch read d_vocab"]]:
-        """The batch's mean loss and its logits; its gradient is added up, a part of the batch at a time."""
-        losses, logits = [], []
-        for part in tokens.chunk(self.config.train.accumulate):
-            said = self.model(part[:, :-1], at=self.at)
-            loss = mean_loss(said, part[:, 1:][:, self.at], self.config.train) * (len(part) / len(tokens))
-            loss.backward()
-            losses.append(loss.detach())
-            logits.append(said.detach())
-        if len(losses) == 1:
-            return losses[0], logits[0]
-        return torch.stack(losses).sum(), torch.cat(logits)
+def _say(everyone: Sequence[Member], watcher: Watcher) -> None:
+    first = everyone[0]
+    if first.step % first.config.train.log_every == 0 or len(everyone) > 1:
+        whole = f"{sum(member.is_done for member in everyone)} of {len(everyone)} runs whole"
+        done, total = sum(member.step for member in everyone), sum(member.schedule.end for member in everyone)
+        watcher.advance(done, total, first.note if len(everyone) == 1 else whole)
 
-    def _check_losses(self) -> None:
-        finite = torch.isfinite(torch.stack(self.losses))
-        if not finite.all():
-            step = self.step - len(self.losses) + int((~finite).nonzero()[0, 0]) + 1
-            raise DivergedError(
-                f"the loss is {float(self.losses[step - self.step - 1])} at step {step}; the last good checkpoint is "
-                f"step {self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
-            )
-        self.losses.clear()
 
-    @torch.no_grad()
-    def _log(self, loss: Tensor, logits: Tensor, tokens: Tokens, share: float, evaluate: bool) -> None:
-        answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
-        row = {
-            "step": self.step,
-            "loss": float(loss),
-            "train_accuracy": float(right(self.task, answer, tokens).float().mean()),
-            "lr": self.config.optim.lr * share,
-            "examples": self.examples,
-            "seconds": round(time.perf_counter() - self.began, 3),
-        }
-        if evaluate:
-            row["test_loss"], row["test_accuracy"] = self._evaluate()
-            self.note = f"test {row['test_accuracy']:.2%}"
-        self.run.append_metrics([row])
-        self._notice(row)
-        self.watcher.advance(self.step, self.schedule.end, f"loss {row['loss']:.4f} {self.note}")
-
-    def _notice(self, row: Mapping[str, Any]) -> None:
-        """What a row of metrics changes in the schedule."""
-        stop_at = self.config.train.stop_at
-        self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
-        if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
-            self.schedule = replace(self.schedule, end=row["step"])
-
-    def _evaluate(self) -> tuple[float, float]:
-        """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
-        loss, n_right = 0.0, 0
-        for tokens in self.test.split(EVAL_CHUNK):
-            logits = self.model(tokens[:, :-1], at=self.at)
-            targets = tokens[:, 1:][:, self.at]
-            loss += float(mean_loss(logits, targets, self.config.train)) * len(tokens)
-            answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
-            n_right += int(right(self.task, answer, tokens).sum())
-        return loss / len(self.test), n_right / len(self.test)
-
-    # ------------------------------------------------------------------ the folder
-
-    def _restore(self) -> None:
-        kept = self.run.resumable()
-        if kept is None:
-            self.run.cut_metrics(after=-1)
-            return
-        self.step, weights, state = kept
-        self.model.load_state_dict(load_model(self.config, weights, self.run.path).state_dict())
-        self.optimisers.load({name: tensor.to(self.device) for name, tensor in state.items()})
-        self.run.cut_metrics(after=self.step)
-        self.run.cut_checkpoints(keep=lambda step: step <= self.step)
-        rows = self.run.metrics()
-        self.seconds = rows[-1]["seconds"] if rows else 0.0
-        for row in rows:
-            self._notice(row)
-        self.examples = self.batches.examples_before(self.step)
-
-    def _save(self) -> None:
-        weights = self.model.state_dict()
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-            raise DivergedError(
-                f"a weight is no longer finite after step {self.step}; the last good checkpoint is step "
-                f"{self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
-            )
-        self.run.save_checkpoint(self.step, weights, self.optimisers.state())
-        self.run.cut_checkpoints(keep=lambda step: step == self.step or self._is_scheduled(step))
-
-    def _is_scheduled(self, step: int) -> bool:
-        """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
-        return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
-
-    def _finish(self) -> None:
-        last = self.run.metrics()[-1]
-        self.run.finish(
-            {
-                "recipe": self.config.recipe,
-                "seed": self.config.seed,
-                "steps": self.step,
-                "examples": self.examples,
-                "seconds": last["seconds"],
-                "loss": last["loss"],
-                "test_accuracy": last["test_accuracy"],
-                "parameters": sum(p.numel() for p in self.model.parameters()),
-                "weights_sha256": weights_hash(self.model.state_dict()),
-                "device": str(self.device),
-                "threads": torch.get_num_threads(),
-                "versions": {
-                    "algoscope": version.__version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                },
-            }
+def _keep(members: Sequence[Member], stack: Stack, places: Sequence[int]) -> NoReturn:
+    """Save all states, then raise Interrupted."""
+    for place, member in zip(places, members, strict=True):
+        member.save(stack, place)
+    first = members[0]
+    if len(members) == 1:
+        raise Interrupted(
+            f"stopped at step {first.step} of {first.schedule.end}; {first.run.path} keeps the state: "
+            f"go on with --resume --name {first.run.name}"
         )
-
-
-def mean_loss(
-    logits: Float[Tensor, "batch read d_vocab"], targets: Int[Tensor, "batch read"], cfg: TrainConfig
-) -> Float[Tensor, ""]:
-    """Cross-entropy in nats per position. A small vocabulary comes first in memory, where PyTorch is faster by far."""
-    logits = logits.to(getattr(torch, cfg.loss_dtype))
-    if cfg.loss == "stablemax":
-        return -log_stablemax(logits).gather(-1, targets[..., None]).mean()
-    if logits.shape[-1] < SMALL_VOCABULARY:
-        return F.cross_entropy(logits.movedim(-1, 0).contiguous()[None], targets[None])
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-
-def right(task: Task, answer: Float[Tensor, "batch read d_vocab"], tokens: Tokens) -> Bool[Tensor, "batch"]:
-    """Is the whole answer right? Greedy decoding is right exactly where this is: its first error is here too."""
-    return (answer.argmax(dim=-1) == tokens[:, task.prompt_length :]).all(dim=1)
-
-
-def is_checkpoint(step: int, every: int) -> bool:
-    """Steps 0, 1, 2, 4, ..., 1,024, and every `every`."""
-    return step % every == 0 or (step <= LOG_SPACED_UNTIL and step & (step - 1) == 0)
+    raise Interrupted(f"stopped; {len(members)} runs in {first.run.path.parent} keep their state: go on with --resume")

@@ -1,0 +1,192 @@
+"""One run while it is trained: its folder, its data, its schedule, and the rows not yet checked."""
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import algoscope.version as version
+from algoscope.config import RunConfig
+from algoscope.core.errors import DivergedError
+from algoscope.data import batches, held_out
+from algoscope.tasks.base import Task, Tokens
+from algoscope.training.losses import mean_loss, right
+from algoscope.training.optim import Schedule
+from algoscope.training.runs import Run, load_model, weights_hash
+from algoscope.training.stack import Stack, Start, first_weights
+
+LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
+EVAL_CHUNK = 2048
+
+
+class Member:
+    """What a run needs beside its weights. The stack it is in computes; it asks, counts and writes down."""
+
+    def __init__(self, run: Run, config: RunConfig, device: torch.device) -> None:
+        self.run, self.config, self.device = run, config, device
+        self.task: Task = config.task
+        self.test = held_out(self.task, config.data, config.seed, device)
+        self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
+        self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
+        self.schedule = Schedule.planned(config.optim, config.train.steps)
+        self.step, self.seconds, self.examples, self.note, self.tested = 0, 0.0, 0, "", ""
+        self.losses: list[Tensor] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.schedule.end
+
+    def restore(self) -> Start:
+        """Go back to the newest checkpoint, or to the start, and forget what was written after it."""
+        kept = self.run.resumable()
+        if kept is None:
+            self.run.cut_metrics(after=-1)
+            return first_weights(self.config)
+        self.step, weights, state = kept
+        load_model(self.config, weights, self.run.path)
+        self.run.cut_metrics(after=self.step)
+        self.run.cut_checkpoints(keep=lambda step: step <= self.step)
+        rows = self.run.metrics()
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        for row in rows:
+            self._notice(row)
+        self.examples = self.batches.examples_before(self.step)
+        return Start(weights, state)
+
+    def begin(self, stack: Stack, place: int) -> bool:
+        """The clock starts; a new run keeps the weights it begins with. Is there a step left to take?"""
+        self.began = time.perf_counter() - self.seconds
+        if self.step == 0:
+            self.save(stack, place)
+        if self.is_done:  # it ended before it could say so
+            self._finish(stack, place)
+        return not self.is_done
+
+    def batch(self) -> Tokens:
+        return self.batches.batch(self.step)
+
+    def share(self) -> float:
+        return self.schedule.share(self.step)
+
+    def took(
+        self,
+        stack: Stack,
+        place: int,
+        tokens: Tokens,
+        loss: Float[Tensor, ""],
+        logits: Float[Tensor, "batch read d_vocab"],
+    ) -> bool:
+        """A step has been taken: count, log, evaluate and save where it is due; the last one makes the run whole. Is
+        there another to take?
+        """
+        train, share = self.config.train, self.share()
+        self.losses.append(loss)
+        self.step += 1
+        self.examples += len(tokens)
+        logged = self.step % train.log_every == 0 or self.is_done
+        if logged or is_checkpoint(self.step, train.checkpoint_every):
+            self._check_losses()
+        if logged:
+            self._log(stack, place, loss, logits, tokens, share)
+        if self._is_scheduled(self.step):
+            self.save(stack, place)
+        if self.is_done:
+            self._finish(stack, place)
+        return not self.is_done
+
+    def save(self, stack: Stack, place: int) -> None:
+        """A checkpoint of this step. Raises DivergedError where a weight is not finite."""
+        weights = stack.weights(place)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise DivergedError(
+                f"a weight is no longer finite after step {self.step}; the last good checkpoint is step "
+                f"{self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
+            )
+        self.run.save_checkpoint(self.step, weights, stack.state(place))
+        self.run.cut_checkpoints(keep=lambda step: step == self.step or self._is_scheduled(step))
+
+    # ------------------------------------------------------------------ within a step
+
+    def _check_losses(self) -> None:
+        finite = torch.isfinite(torch.stack(self.losses))
+        if not finite.all():
+            step = self.step - len(self.losses) + int((~finite).nonzero()[0, 0]) + 1
+            raise DivergedError(
+                f"the loss is {float(self.losses[step - self.step - 1])} at step {step}; the last good checkpoint is "
+                f"step {self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
+            )
+        self.losses.clear()
+
+    def _log(self, stack: Stack, place: int, loss: Tensor, logits: Tensor, tokens: Tokens, share: float) -> None:
+        answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
+        row = {
+            "step": self.step,
+            "loss": float(loss),
+            "train_accuracy": float(right(self.task, answer, tokens).float().mean()),
+            "lr": self.config.optim.lr * share,
+            "examples": self.examples,
+            "seconds": round(time.perf_counter() - self.began, 3),
+        }
+        if self.step % self.config.train.eval_every == 0 or self.is_done:
+            row["test_loss"], row["test_accuracy"] = self._evaluate(stack, place)
+            self.tested = f"test {row['test_accuracy']:.2%}"
+        self.note = f"loss {row['loss']:.4f} {self.tested}"
+        self.run.append_metrics([row])
+        self._notice(row)
+
+    def _notice(self, row: Mapping[str, Any]) -> None:
+        """What a row of metrics changes in the schedule."""
+        stop_at = self.config.train.stop_at
+        self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
+        if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
+            self.schedule = replace(self.schedule, end=row["step"])
+
+    def _evaluate(self, stack: Stack, place: int) -> tuple[float, float]:
+        """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
+        loss, n_right = 0.0, 0
+        for tokens in self.test.split(EVAL_CHUNK):
+            logits = stack.answers(place, tokens[:, :-1], self.at)
+            loss += float(mean_loss(logits, tokens[:, 1:][:, self.at], self.config.train)) * len(tokens)
+            answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
+            n_right += int(right(self.task, answer, tokens).sum())
+        return loss / len(self.test), n_right / len(self.test)
+
+    # ------------------------------------------------------------------ the folder
+
+    def _is_scheduled(self, step: int) -> bool:
+        """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
+        return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
+
+    def _finish(self, stack: Stack, place: int) -> None:
+        last, weights = self.run.metrics()[-1], stack.weights(place)
+        self.run.finish(
+            {
+                "recipe": self.config.recipe,
+                "seed": self.config.seed,
+                "steps": self.step,
+                "examples": self.examples,
+                "seconds": last["seconds"],
+                "loss": last["loss"],
+                "test_accuracy": last["test_accuracy"],
+                "parameters": sum(p.numel() for p in stack.model.parameters()),
+                "weights_sha256": weights_hash(weights),
+                "device": str(self.device),
+                "threads": torch.get_num_threads(),
+                "stacked": len(stack.configs),
+                "versions": {
+                    "algoscope": version.__version__,
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                },
+            }
+        )
+
+
+def is_checkpoint(step: int, every: int) -> bool:
+    """Steps 0, 1, 2, 4, ..., 1,024, and every `every`."""
+    return step % every == 0 or (step <= LOG_SPACED_UNTIL and step & (step - 1) == 0)

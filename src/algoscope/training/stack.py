@@ -1,0 +1,121 @@
+"""Models of one shape, trained in one batch of models: one, or many, each with its own data and its own numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from algoscope.config import RunConfig
+from algoscope.networks.build import build
+from algoscope.training.losses import mean_loss
+from algoscope.training.optim import Optimisers, State
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a member begins: its weights, and its optimisers' state unless they are new."""
+
+    weights: Weights
+    state: State | None
+
+
+def first_weights(config: RunConfig) -> Start:
+    """What the config and its seed begin with."""
+    return Start(build(config.model, config.seed).state_dict(), None)
+
+
+class Stack:
+    """Models whose configs agree in shape. One model is run as it is, several through `vmap` over their weights.
+
+    The gradient of the sum of the members' losses with respect to one member's weights is that member's own gradient:
+    nothing passes from one to another.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], starts: Sequence[Start], device: torch.device) -> None:
+        self.configs, self.device = configs, device
+        self.model = build(configs[0].model, configs[0].seed, device)
+        self.model.load_state_dict(dict(starts[0].weights))
+        self.optimisers = Optimisers(self.model, [config.optim for config in configs])
+        self.flat = self.optimisers.flat
+        for member, start in enumerate(starts):
+            self.flat.fill(member, start.weights)
+        self.optimisers.start()
+        for member, start in enumerate(starts):
+            if start.state is not None:
+                self.optimisers.load(member, start.state)
+        if len(configs) == 1:
+            self.flat.bind(self.model)
+        self.leaves = self.flat.leaves() if len(configs) > 1 else {}
+
+    def gradient(
+        self, tokens: Int[Tensor, "member batch pos"], at: slice
+    ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member batch read d_vocab"]]:
+        """Each batch's mean loss and its logits; the gradient is added up, a part of the batch at a time."""
+        losses, logits = [], []
+        for part in tokens.chunk(self.configs[0].train.accumulate, dim=1):
+            said = self._forward(part[..., :-1], at)
+            loss = self._losses(said, part[..., 1:][..., at]) * (part.shape[1] / tokens.shape[1])
+            self._backward(loss.sum())
+            losses.append(loss.detach())
+            logits.append(said.detach())
+        if len(losses) == 1:
+            return losses[0], logits[0]
+        return torch.stack(losses).sum(dim=0), torch.cat(logits, dim=1)
+
+    def step(self, shares: Sequence[float]) -> None:
+        """Move every member along its gradient, at its share of its peak learning rate."""
+        self.optimisers.step(shares)
+
+    def answers(self, member: int, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
+        """One member's logits, without a gradient."""
+        with torch.no_grad():
+            weights = {name: rows[member] for name, rows in self.flat.tensors(self.optimisers.kept).items()}
+            return functional_call(self.model, weights, (tokens,), {"at": at})
+
+    def weights(self, member: int) -> dict[str, Tensor]:
+        """A copy of one member's tensors, in the order of the model's own."""
+        mine = self.flat.tensors(self.optimisers.kept)
+        return {
+            name: (mine[name][member] if name in mine else tensor).detach().clone()
+            for name, tensor in self.model.state_dict().items()
+        }
+
+    def state(self, member: int) -> State:
+        """A copy of what its next step depends on beside its weights."""
+        return {name: tensor.clone() for name, tensor in self.optimisers.state(member).items()}
+
+    def only(self, members: Sequence[int]) -> "Stack":
+        """A stack of some of the members, as they are now."""
+        starts = [Start(self.weights(member), self.state(member)) for member in members]
+        return Stack([self.configs[member] for member in members], starts, self.device)
+
+    def _backward(self, loss: Float[Tensor, ""]) -> None:
+        if not self.leaves:  # the model's gradients are the row's own memory
+            loss.backward()
+            return
+        found = torch.autograd.grad(loss, list(self.leaves.values()))
+        torch._foreach_add_(list(self.flat.tensors(self.flat.grads).values()), list(found))
+
+    def _forward(
+        self, tokens: Int[Tensor, "member batch pos"], at: slice
+    ) -> Float[Tensor, "member batch read d_vocab"]:
+        if len(self.configs) == 1:
+            return self.model(tokens[0], at=at)[None]
+
+        def one(weights: dict[str, Tensor], batch: Tensor) -> Tensor:
+            return functional_call(self.model, weights, (batch,), {"at": at})
+
+        return vmap(one)(self.leaves, tokens)
+
+    def _losses(
+        self, logits: Float[Tensor, "member batch read d_vocab"], targets: Int[Tensor, "member batch read"]
+    ) -> Float[Tensor, "member"]:
+        train = self.configs[0].train
+        if len(logits) == 1:
+            return mean_loss(logits[0], targets[0], train)[None]
+        return vmap(lambda said, wanted: mean_loss(said, wanted, train))(logits, targets)

@@ -1,0 +1,67 @@
+"""The process of one worker: it reads jobs, trains them, and says how far it is; one line of JSON each.
+
+`{"runs": [PATH, ...], "device": "cpu"}` is answered by any number of `{"done": steps, "total": steps}` and by one
+`{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and keeps the states; where nobody reads any more, so does the next
+line that cannot be written.
+"""
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algoscope.core.errors import AlgoscopeError, Interrupted
+from algoscope.training.runs import Run
+from algoscope.training.train import train_together
+from algoscope.training.workers import Telling
+
+SAY_EVERY = 0.5  # seconds
+
+
+def main() -> None:
+    """Work until there is nothing more to read."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    torch.set_num_threads(1)
+    said = 0.0
+
+    def hear(done: int, total: int) -> None:
+        nonlocal said
+        if time.perf_counter() - said > SAY_EVERY:
+            said = time.perf_counter()
+            _say({"done": done, "total": total}, stop)
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        _say({"failed": _train(job, hear, stop)}, stop)
+        if stop.is_set():
+            break
+
+
+def _train(job: dict[str, Any], hear: Any, stop: threading.Event) -> dict[str, str]:
+    runs = [Run(Path(path)) for path in job["runs"]]
+    try:
+        failed = train_together(runs, torch.device(job["device"]), Telling(hear), stop)
+    except Interrupted:
+        return {}
+    except AlgoscopeError as error:
+        return {run.name: str(error) for run in runs if not run.is_whole}
+    return {name: str(error) for name, error in failed.items()}
+
+
+def _say(what: dict[str, Any], stop: threading.Event) -> None:
+    try:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        stop.set()
+
+
+if __name__ == "__main__":
+    main()
