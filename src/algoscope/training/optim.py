@@ -175,7 +175,7 @@ class Optimisers:
     def start(self) -> None:
         """Begin from the weights that the rows hold now."""
         flat, cfg = self.flat, self.cfg
-        self.members: dict[str, AdamW | Muon | SlowGradient | NormClamp] = {
+        self.members: dict[str, AdamW | Muon | SlowGradient | NormClamp | Average] = {
             "adamw": AdamW(flat, flat.n_first, self.cfgs)
         }
         if flat.n_first:
