@@ -34,6 +34,7 @@ PUBLIC = Table(
         "Finding": Entry("algoscope.core.finding:Finding", "a result with labels and units"),
         "Panel": Entry("algoscope.core.panel:Panel", "a labelled array"),
         "Addition": Entry("algoscope.tasks.addition:Addition", "the addition task"),
+        "Subtraction": Entry("algoscope.tasks.subtraction:Subtraction", "the subtraction task"),
         "Group": Entry("algoscope.tasks.group:Group", "products in a finite group"),
         "Modular": Entry("algoscope.tasks.modular:Modular", "arithmetic modulo a number"),
         "Copying": Entry("algoscope.tasks.copying:Copying", "a pattern, repeated"),

@@ -65,15 +65,14 @@ class Optimisers:
     """Every optimiser of a run behind one step."""
 
     def __init__(self, model: Transformer, cfg: OptimConfig) -> None:
-        self.cfg, self.parameters = cfg, list(model.parameters())
-        named = list(model.named_parameters())
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.cfg, self.parameters = cfg, [p for _, p in named]
         matrices = [p for name, p in named if cfg.name == "muon" and name.startswith("blocks.") and p.ndim == 2]
         rest = [p for _, p in named if not any(p is matrix for matrix in matrices)]
-        self.members: dict[str, torch.optim.Optimizer] = {
-            "adamw": torch.optim.AdamW(
-                rest, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
-            )
-        }  # fmt: skip
+        self.members: dict[str, torch.optim.Optimizer] = {}
+        if rest:
+            adamw = torch.optim.AdamW(rest, lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
+            self.members["adamw"] = adamw
         if matrices:
             self.members["muon"] = Muon(matrices, cfg.muon_lr, cfg.muon_momentum, cfg.newton_schulz_steps)
         self.slow = None if cfg.grokfast is None else SlowGradient(self.parameters, cfg)

@@ -21,11 +21,11 @@ from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFo
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
-from algoscope.networks.build import build
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.grok import log_stablemax
 from algoscope.training.optim import Optimisers, Schedule
 from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
+from algoscope.training.starting import first_model, settled
 from algoscope.training.table import RECIPES
 
 LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
@@ -59,6 +59,7 @@ def train(
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
+    config = settled(config, path.parent)
     watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()
     run = _open(path, config, resume)
     if run.is_whole:
@@ -111,7 +112,7 @@ class _Training:
     ) -> None:
         self.run, self.config, self.device, self.watcher, self.stop = run, config, device, watcher, stop
         self.task: Task = config.task
-        self.model = build(config.model, config.seed, device)
+        self.model = first_model(run, config, device)
         self.optimisers = Optimisers(self.model, config.optim)
         self.test = held_out(self.task, config.data, config.seed, device)
         self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
@@ -258,6 +259,7 @@ class _Training:
                 "loss": last["loss"],
                 "test_accuracy": last["test_accuracy"],
                 "parameters": sum(p.numel() for p in self.model.parameters()),
+                "trained_parameters": sum(p.numel() for p in self.optimisers.parameters),
                 "weights_sha256": weights_hash(self.model.state_dict()),
                 "device": str(self.device),
                 "threads": torch.get_num_threads(),
