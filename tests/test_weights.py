@@ -43,11 +43,11 @@ def test_a_products_spectrum_without_the_product_is_that_of_the_product(tall: in
 
 @pytest.mark.parametrize("fields", [{}, {"n_heads": 4, "n_kv_heads": 2}, {"n_heads": 2, "d_head": 24}, {"rank": 3}])
 def test_every_circuit_has_the_singular_values_of_its_product(fields: dict) -> None:
-    subject = random_subject(**fields)
+    subject = random_subject(**fields).to_dtype(torch.float64)
     cfg, found = subject.cfg, rows_of(ag.lenses.weights(subject))
     for layer in range(cfg.n_layers):
         attn = subject.model.block(layer).attn
-        q, k, v, o = (m.weight.double().numpy() for m in (attn.q, attn.k, attn.v, attn.o))
+        q, k, v, o = (m.weight.numpy() for m in (attn.q, attn.k, attn.v, attn.o))
         for head in range(cfg.n_heads):
             kv = head // (cfg.n_heads // cfg.kv_heads)
             own, shared = (slice(n * attn.d_head, (n + 1) * attn.d_head) for n in (head, kv))
@@ -94,8 +94,9 @@ def test_random_weights_have_full_rank(seed: int) -> None:
 
 def test_rounding_counts_as_no_direction() -> None:
     values = torch.tensor([1.0, 1e-3, 1e-17], dtype=torch.float64)
-    assert int(counted_rank(values, 10)) == 2
-    assert int(counted_rank(torch.zeros(3), 10)) == 0
+    assert int(counted_rank(values, 10, torch.float64)) == 2
+    assert int(counted_rank(values, 10_000, torch.float32)) == 1
+    assert int(counted_rank(torch.zeros(3), 10, torch.float32)) == 0
 
 
 # ---------------------------------------------------------------------- subjects of every kind

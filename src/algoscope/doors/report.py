@@ -188,7 +188,7 @@ def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
         sections=[name for name in TITLES if name in shown],
         titles=TITLES,
         run=subject.origin,
-        table=params(subject.cfg),
+        table=params(subject),
         figures={name: _figures(finding) for name, finding in looks.items()},
         plotly=script(),
         version=__version__,

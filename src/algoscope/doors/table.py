@@ -13,6 +13,7 @@ PUBLIC = Table(
         "study": Entry("algoscope.training.comparing:study", "a controlled comparison over seeds"),
         "import_weights": Entry("algoscope.subjects.foreign:import_weights", "a run folder of another tool's weights"),
         "export": Entry("algoscope.subjects.exporting:export", "a model as files of another tool"),
+        "merge": Entry("algoscope.subjects.merging:merge", "a run of updates or factors as one of whole matrices"),
         "selfcheck": Entry("algoscope.verdicts.selfcheck:selfcheck", "the lenses on models whose mechanism is known"),
         "report": Entry("algoscope.doors.report:report", "one offline HTML page about a model"),
         "demo": Entry("algoscope.doors.demo:run_demo", "the main job: train, certify, look, report"),

@@ -1,5 +1,6 @@
 """The weights lens: how many directions every matrix uses, and every head's circuits, before and after training."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,14 @@ FEW = 8  # circuits: of more, spectra are rows of a heatmap instead of lines
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The singular values of one matrix, largest first, and its shape."""
+    """The singular values of one matrix, largest first, its shape, and the type its entries were rounded to."""
 
     part: str
     layer: int | None
     head: int | None
     shape: tuple[int, int]
     singular: Float[Tensor, "value"]
+    dtype: torch.dtype
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ class Spectrum:
             "norm": float(self.singular.norm()),
             "effective_rank": float(entropy_rank(self.singular)),
             "stable_rank": float(stable_rank(self.singular)),
-            "rank": int(counted_rank(self.singular, max(self.shape))),
+            "rank": int(counted_rank(self.singular, max(self.shape), self.dtype)),
         }
 
 
@@ -95,8 +97,9 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
 
 def spectra(model: Transformer) -> dict[str, Spectrum]:
     """The singular values of every matrix and circuit of a model, in float64."""
-    whole = {name: _spectrum(name, matrix) for name, matrix in matrices(model).items()}
-    heads = (head for layer in range(model.cfg.n_layers) for head in _heads(model.block(layer).attn, layer))
+    dtype, precise = model.embed.weight.dtype, copy.deepcopy(model).double()
+    whole = {name: _spectrum(name, matrix, dtype) for name, matrix in matrices(precise).items()}
+    heads = (head for layer in range(model.cfg.n_layers) for head in _heads(precise.block(layer).attn, layer, dtype))
     return whole | {head.name: head for head in heads}
 
 
@@ -115,19 +118,20 @@ def matrices(model: Transformer) -> dict[str, Float[Tensor, "out in"]]:
         found |= {f"L{layer} {part}": module.weight for part, module in named.items()}
     if model.unembed is not None:
         found["W_U"] = model.unembed.weight
-    return {name: matrix.detach().double() for name, matrix in found.items()}
+    return {name: matrix.detach() for name, matrix in found.items()}
 
 
-def _spectrum(name: str, matrix: Float[Tensor, "out in"]) -> Spectrum:
+def _spectrum(name: str, matrix: Float[Tensor, "out in"], dtype: torch.dtype) -> Spectrum:
     at, _, part = name.rpartition(" ")
     layer = int(at[1:]) if at else None
-    return Spectrum(part, layer, None, (matrix.shape[0], matrix.shape[1]), torch.linalg.svdvals(matrix).cpu())
+    shape = (matrix.shape[0], matrix.shape[1])
+    return Spectrum(part, layer, None, shape, torch.linalg.svdvals(matrix).cpu(), dtype)
 
 
-def _heads(attn: Attention, layer: int) -> Iterator[Spectrum]:
+def _heads(attn: Attention, layer: int, dtype: torch.dtype) -> Iterator[Spectrum]:
     """The matrices and circuits of every query head; keys and values are those of its group."""
     cfg = attn.cfg
-    q, k, v, o = (module.weight.detach().double() for module in (attn.q, attn.k, attn.v, attn.o))
+    q, k, v, o = (module.weight.detach() for module in (attn.q, attn.k, attn.v, attn.o))
     q, k, v = (rearrange(w, "(head d_head) d_model -> head d_head d_model", d_head=attn.d_head) for w in (q, k, v))
     k, v = (w.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0) for w in (k, v))
     o = rearrange(o, "d_model (head d_head) -> head d_model d_head", d_head=attn.d_head)
@@ -138,13 +142,14 @@ def _heads(attn: Attention, layer: int) -> Iterator[Spectrum]:
     for head in range(cfg.n_heads):
         for part in OF_A_HEAD:
             shape = shapes.get(part, (cfg.d_model, cfg.d_model))
-            yield Spectrum(part, layer, head, shape, values[part][head])
+            yield Spectrum(part, layer, head, shape, values[part][head], dtype)
 
 
 def _changes(before: Transformer, after: Transformer) -> dict[str, Spectrum]:
     """What training added to every whole matrix."""
-    first = matrices(before)
-    return {name: _spectrum(name, matrix - first[name]) for name, matrix in matrices(after).items()}
+    dtype = after.embed.weight.dtype
+    first, last = (matrices(copy.deepcopy(model).double()) for model in (before, after))
+    return {name: _spectrum(name, matrix - first[name], dtype) for name, matrix in last.items()}
 
 
 def _row(name: str, found: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, Any]:

@@ -20,9 +20,13 @@ def stable_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*m
     return energy / torch.where(largest > 0, largest, 1.0)
 
 
-def counted_rank(singular: Float[Tensor, "*matrices value"], larger_side: int) -> Int[Tensor, "*matrices"]:
-    """How many singular values are above rounding: the largest times the larger side times the float's epsilon."""
-    noise = singular.amax(dim=-1, keepdim=True) * larger_side * torch.finfo(singular.dtype).eps
+def counted_rank(
+    singular: Float[Tensor, "*matrices value"], larger_side: int, dtype: torch.dtype
+) -> Int[Tensor, "*matrices"]:
+    """How many singular values are above rounding in the type that the matrix was kept in: the largest times the
+    larger side times the type's epsilon.
+    """
+    noise = singular.amax(dim=-1, keepdim=True) * larger_side * torch.finfo(dtype).eps
     return (singular > noise).sum(dim=-1)
 
 
