@@ -51,6 +51,10 @@ RECIPES = Table(
 STUDIES = Table(
     "study",
     {
+        "low_rank": Entry(
+            "algoscope.training.studies:low_rank",
+            "how few directions a matrix an adder needs: add3 with matrices of rank 1 to 16",
+        ),
         "grokking": Entry(
             "algoscope.training.studies:grokking",
             "what shortens the wait between memorising and generalising: nine variants of grok59",
