@@ -235,7 +235,7 @@ def reverse5() -> RunConfig:
 
 def sub3_lora() -> RunConfig:
     """Subtraction from an adder: every weight of `add3-s0` stays, and updates of rank 4 beside its matrices, 3,584
-    numbers, learn to subtract. Twice the steps of `add3`, at most.
+    numbers, learn to subtract. At most twice the steps of `add3`, and twice its decay.
     """
     adder = add3()
     return RunConfig(
@@ -243,7 +243,7 @@ def sub3_lora() -> RunConfig:
         task=Subtraction(n_digits=3),
         model=adder.model,
         data=adder.data,
-        optim=adder.optim,
+        optim=adder.optim.model_copy(update={"decay_steps": 600}),
         train=adder.train.model_copy(update={"steps": 3_000}),
         start=StartConfig(run="add3-s0"),
     )
