@@ -26,7 +26,7 @@ from algoscope.training.optim import Schedule
 from algoscope.training.population import plan_for, train_many
 from algoscope.training.recipes import add3
 from algoscope.training.runs import Run
-from algoscope.training.stack import Stack, first_weights
+from algoscope.training.stack import Stack, Start
 from sides.plain import Plain
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def stacks() -> None:
         sides = {}
         for size in (1, 4, 16):
             cfgs = [override(config, {"seed": seed, "batch": batch}) for seed in range(size)]
-            stack = Stack(cfgs, [first_weights(cfg) for cfg in cfgs], CPU)
+            stack = Stack(cfgs, [Start(build(cfg.model, cfg.seed)) for cfg in cfgs], CPU)
 
             sides[str(size)] = partial(_steps, stack, data, at)
         taken = harness.alternate(sides, 5)

@@ -15,7 +15,7 @@ from hf_models import save
 
 OF_OTHER_TASKS = {"imported", "looks", "alignment", "induction", "phase", "fourier", "clock", "progress"}
 SECTIONS = [name for name in TITLES if name not in OF_OTHER_TASKS]
-KEPT = {"certify", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings"}
+KEPT = {"certify", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings", "weights"}
 
 
 def opened(chromium: Browser, path: Path, width: int, said: list[str], asked: list[str]) -> Page:
@@ -39,7 +39,7 @@ def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [page.locator(f"section#{name}").count() for name in SECTIONS] == [1] * len(SECTIONS)
     plots = page.locator(".plot")
-    assert plots.count() == 45
+    assert plots.count() == 52
     drawn = page.evaluate(
         """[...document.querySelectorAll('.plot')].map(plot => ({
             title: plot.querySelector('.gtitle')?.textContent,
@@ -136,7 +136,17 @@ def test_a_sentence_goes_through_every_lens_on_one_page(chromium: Browser, tmp_p
     page = opened(chromium, path, 1280, said, [])
     assert said == []
     shown = page.eval_on_selector_all("section", "sections => sections.map(section => section.id)")
-    assert shown == ["attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings", "parameters"]
+    assert shown == [
+        "attention",
+        "logit",
+        "attribution",
+        "patch",
+        "roles",
+        "ablate",
+        "embeddings",
+        "weights",
+        "parameters",
+    ]
     text = page.inner_text("main")
     assert clean in text
     assert corrupt in text

@@ -18,10 +18,11 @@ from algoscope.tasks.copying import Copying
 from algoscope.tasks.group import Group
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
+from algoscope.tasks.subtraction import Subtraction
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal, Field(discriminator="kind")]
+AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal | Subtraction, Field(discriminator="kind")]
 
 
 class Section(BaseModel):
@@ -44,6 +45,9 @@ class ModelConfig(Section):
     d_mlp: Positive | None = Field(64, description="None: attention only")
     act_fn: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     gated_mlp: bool = False
+    rank: Positive | None = Field(
+        None, description="matrices of the blocks are products of two factors with this many columns; None: whole"
+    )
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = 1e-5
     positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = "learned"
@@ -84,6 +88,11 @@ class ModelConfig(Section):
     def rotary_size(self) -> int:
         return self.rotary_dim or self.head_size
 
+    @property
+    def full_rank(self) -> int:
+        """The smaller side of the smallest matrix of a block: no rank is above it."""
+        return min(self.d_model, self.kv_heads * self.head_size, self.d_mlp or self.d_model)
+
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
         if self.d_head is None and self.d_model % self.n_heads:
@@ -100,6 +109,8 @@ class ModelConfig(Section):
             )
         if self.tied_head and self.head_bias:
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
+        if self.rank is not None and self.rank > self.full_rank:
+            raise ValueError(f"rank {self.rank} is above {self.full_rank}, the smaller side of a matrix of the blocks")
         given = self.rotary_frequencies
         if given is not None and len(given) != self.rotary_size // 2:
             raise ValueError(f"rotary_frequencies has {len(given)} values for {self.rotary_size // 2} pairs")
@@ -171,6 +182,24 @@ class TrainConfig(Section):
     )
 
 
+Matrix = Literal["q", "k", "v", "o", "w_in", "w_linear", "w_out"]
+
+
+class StartConfig(Section):
+    """The weights of another run to begin with. They stay; what trains is a low-rank update beside its matrices:
+    W0 + (lora_alpha / lora_rank) B A.
+    """
+
+    run: str = Field(description="name or path of the run; NAME@STEP: a checkpoint of it")
+    weights_sha256: str | None = Field(None, description="of the weights begun with; filled in when the run is created")
+    lora_rank: Positive = Field(4, description="columns of B, rows of A")
+    lora_alpha: float | None = Field(None, gt=0, description="None: lora_rank, so that the update is B A")
+    lora_on: tuple[Matrix, ...] = Field(
+        ("q", "k", "v", "o", "w_in", "w_linear", "w_out"), min_length=1, description="matrices of every block"
+    )
+    also_train: tuple[str, ...] = Field((), description="whole tensors that train too, as `pos_embed.weight`, `*.bias`")
+
+
 class RunConfig(Section):
     """One run, complete. `model.d_vocab` and `model.n_ctx` follow from the task unless they are given."""
 
@@ -181,6 +210,7 @@ class RunConfig(Section):
     optim: OptimConfig
     train: TrainConfig
     seed: int = Field(0, ge=0)
+    start: StartConfig | None = Field(None, description="weights to begin with; None: drawn from the seed")
 
     @model_validator(mode="before")
     @classmethod
@@ -197,6 +227,10 @@ class RunConfig(Section):
         for size, needed in least.items():
             if getattr(self.model, size) < needed:
                 raise ValueError(f"model.{size} {getattr(self.model, size)} is below the {needed} of the task")
+        if self.start is not None and self.model.rank is not None:
+            raise ValueError("start updates whole matrices: model.rank must be none beside it")
+        if self.start is not None and self.start.lora_rank > self.model.full_rank:
+            raise ValueError(f"start.lora_rank {self.start.lora_rank} is above {self.model.full_rank}, the full rank")
         if self.train.accumulate > self.train.batch:
             raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:

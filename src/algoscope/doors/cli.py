@@ -29,6 +29,7 @@ COMMANDS = Table(
         "params": Entry("algoscope.doors.model_commands:params", "count parameters by component"),
         "import": Entry("algoscope.doors.exchange_commands:import_", "make a run of another tool's weights"),
         "export": Entry("algoscope.doors.exchange_commands:export", "write a model for another tool"),
+        "merge": Entry("algoscope.doors.exchange_commands:merge", "write updates or factors as whole matrices"),
         "recipes": Entry("algoscope.doors.list_commands:recipes", "the runs that have a name"),
         "tasks": Entry("algoscope.doors.list_commands:tasks", "the questions a model can be asked"),
         "lenses": Entry("algoscope.doors.list_commands:lenses", "the ways to look inside"),

@@ -5,12 +5,14 @@ from typing import Any
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import UnknownNameError
-from algoscope.networks.parameters import SHAPES, count_parameters
+from algoscope.networks.parameters import SHAPES, count_parameters, counts_of
+from algoscope.subjects.base import Subject
+from algoscope.subjects.native import NativeSubject
 from algoscope.subjects.opening import open_subject
 from algoscope.training.table import RECIPES
 
 
-def params(what: str | ModelConfig, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
+def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
     """Parameters of a subject, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
 
     Returns `total`, `components` ({name, parameters} in the order of the data's path) and `scale`: the totals of this
@@ -19,7 +21,7 @@ def params(what: str | ModelConfig, *, runs_dir: str | Path | None = None) -> di
 
     Raises UnknownNameError for a name that is none of these, and what `open_subject` raises.
     """
-    components = count_parameters(_config(what, runs_dir))
+    components = _counts(what, runs_dir)
     total = sum(components.values())
     others = {name: sum(count_parameters(cfg).values()) for name, cfg in SHAPES.items()}
     return {
@@ -32,13 +34,15 @@ def params(what: str | ModelConfig, *, runs_dir: str | Path | None = None) -> di
     }
 
 
-def _config(what: str | ModelConfig, runs_dir: str | Path | None) -> ModelConfig:
+def _counts(what: str | ModelConfig | Subject, runs_dir: str | Path | None) -> dict[str, int]:
     if isinstance(what, ModelConfig):
-        return what
+        return count_parameters(what)
+    if isinstance(what, Subject) or ":" in what:
+        subject = open_subject(what, runs_dir=runs_dir)
+        return counts_of(subject.model) if isinstance(subject, NativeSubject) else count_parameters(subject.cfg)
     if what in SHAPES:
-        return SHAPES[what]
-    if ":" in what:
-        return open_subject(what, runs_dir=runs_dir).cfg
+        return count_parameters(SHAPES[what])
     if what in RECIPES:
-        return RECIPES.load(what)().model
+        config = RECIPES.load(what)()
+        return count_parameters(config.model, config.start)
     raise UnknownNameError("model", what, [*SHAPES, *RECIPES, "run:NAME", "file:PATH.safetensors"])

@@ -30,6 +30,7 @@ from algoscope.lenses.logit_lens import logit
 from algoscope.lenses.patching import patch
 from algoscope.lenses.progress_measures import progress_measures
 from algoscope.lenses.source_alignment import alignment
+from algoscope.lenses.weight_spectra import weights
 from algoscope.lenses.where_heads_look import looks as where_heads_look
 from algoscope.networks.parameters import count_parameters
 from algoscope.subjects.base import Subject
@@ -57,6 +58,7 @@ TITLES = {  # the sections of a page in their order, each drawn from the finding
     "roles": "Heads",
     "ablate": "What is needed",
     "embeddings": "Embeddings",
+    "weights": "Weights",
     "fourier": "Frequencies",
     "clock": "Clock or pizza",
     "progress": "How it formed",
@@ -64,7 +66,7 @@ TITLES = {  # the sections of a page in their order, each drawn from the finding
     "parameters": "Parameters",
 }
 MANY_HEADS = 32  # above this, attention is shown for the heads that add most to the answer
-LARGE = 10_000_000  # parameters from which on a page does without ablation, which runs the model for every component
+LARGE = 10_000_000  # parameters from which on a page does without ablation, a run for every component, and spectra
 
 
 def report(
@@ -145,6 +147,7 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
     asked["roles"] = lambda: roles(subject, n_inputs=64)
     if sum(count_parameters(subject.cfg).values()) < LARGE:
         asked["ablate"] = lambda: ablate(subject)
+        asked["weights"] = lambda: weights(subject)
     if origin and origin.metrics():
         asked["curves"] = lambda: read_curves(origin.metrics())
     return asked
@@ -185,7 +188,7 @@ def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
         sections=[name for name in TITLES if name in shown],
         titles=TITLES,
         run=subject.origin,
-        table=params(subject.cfg),
+        table=params(subject),
         figures={name: _figures(finding) for name, finding in looks.items()},
         plotly=script(),
         version=__version__,

@@ -13,6 +13,7 @@ from algoscope.lenses.characters import Components
 from algoscope.lenses.fourier_measures import gini
 from algoscope.lenses.fourier_pairs import Pairs
 from algoscope.networks.transformer import Attention, FeedForward, Transformer
+from algoscope.networks.updates import whole
 from algoscope.subjects.base import Subject
 from algoscope.subjects.native import NativeSubject
 
@@ -88,7 +89,7 @@ def sum_of_squares(subject: Subject) -> float | None:
     """Of all weights together."""
     if not isinstance(subject, NativeSubject):
         return None
-    return float(sum(weight.double().pow(2).sum() for weight in subject.model.parameters()))
+    return float(sum(weight.double().pow(2).sum() for weight in whole(subject.model).parameters()))
 
 
 def ginis(weights: Weights, components: Components) -> dict[str, float]:

@@ -60,6 +60,10 @@ LENSES = Table(
             "algoscope.lenses.embedding_geometry:embeddings",
             "token and position embeddings: PCA, cosine similarity, effective dimension, before and after training",
         ),
+        "weights": Entry(
+            "algoscope.lenses.weight_spectra:weights",
+            "singular values, effective and stable rank of every matrix and of every head's circuits, before and after",
+        ),
         "clock": Entry(
             "algoscope.lenses.clock_or_pizza:clock",
             "modular addition: clock or pizza, by gradients and by one circle at a time",

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from algoscope.config import ModelConfig
+from algoscope.networks.low_rank import LowRank
 from algoscope.networks.transformer import Norm, Transformer
 
 
@@ -28,7 +29,11 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.Linear):
-            if cfg.init_zero_out and name.endswith((".attn.o", ".mlp.w_out")):
+            zero = cfg.init_zero_out and name.endswith((".attn.o", ".mlp.w_out"))
+            if isinstance(module, LowRank):
+                std = _std(cfg, name)
+                module.draw((3 * module.in_features) ** -0.5 if std is None else std, zero, generator)
+            elif zero:
                 module.weight.zero_()
             elif (std := _std(cfg, name)) is None:
                 bound = module.in_features**-0.5

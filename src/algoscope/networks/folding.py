@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from algoscope.networks.transformer import Norm, Transformer
+from algoscope.networks.updates import whole
 
 
 @torch.no_grad()
@@ -19,6 +20,7 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     the stream is centred. The unembedding is centred over the vocabulary: each position's logits lose their mean, which
     no probability depends on. Source: the weight processing of TransformerLens, which does it without being asked.
     """
+    model = whole(model)
     cfg = model.cfg.model_copy(
         update={"attn_bias": True, "attn_out_bias": True, "mlp_bias": True, "tied_head": False, "head_bias": True}
     )

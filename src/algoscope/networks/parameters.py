@@ -2,8 +2,9 @@
 
 import torch
 
-from algoscope.config import ModelConfig
+from algoscope.config import ModelConfig, StartConfig
 from algoscope.networks.transformer import Transformer
+from algoscope.networks.updates import add_updates
 
 SHAPES: dict[str, ModelConfig] = {
     "gpt2": ModelConfig(
@@ -34,10 +35,19 @@ def component_of(parameter: str) -> str:
     }[top]
 
 
-def count_parameters(cfg: ModelConfig) -> dict[str, int]:
-    """Parameters of each component, in the order of the data's path. A tied head adds nothing of its own."""
+def count_parameters(cfg: ModelConfig, start: StartConfig | None = None) -> dict[str, int]:
+    """Parameters of each component, in the order of the data's path. A tied head adds nothing of its own; the updates
+    of a run that starts from another are counted beside the matrices that stay.
+    """
     with torch.device("meta"):
         model = Transformer(cfg)
+        if start is not None:
+            add_updates(model, start)
+        return counts_of(model)
+
+
+def counts_of(model: Transformer) -> dict[str, int]:
+    """The same of a model that is there."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         component = component_of(name)

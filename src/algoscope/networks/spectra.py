@@ -1,7 +1,7 @@
 """How many directions a matrix uses, from its singular values."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -18,3 +18,25 @@ def stable_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*m
     """The squared Frobenius norm over the squared largest singular value: from 1 to the rank; 0 for a zero matrix."""
     energy, largest = singular.square().sum(dim=-1), singular.square().amax(dim=-1)
     return energy / torch.where(largest > 0, largest, 1.0)
+
+
+def counted_rank(
+    singular: Float[Tensor, "*matrices value"], larger_side: int, dtype: torch.dtype
+) -> Int[Tensor, "*matrices"]:
+    """How many singular values are above rounding in the type that the matrix was kept in: the largest times the
+    larger side times the type's epsilon.
+    """
+    noise = singular.amax(dim=-1, keepdim=True) * larger_side * torch.finfo(dtype).eps
+    return (singular > noise).sum(dim=-1)
+
+
+def spectrum_of_product(
+    left: Float[Tensor, "*matrices tall thin"], right: Float[Tensor, "*matrices thin wide"]
+) -> Float[Tensor, "*matrices value"]:
+    """The singular values of left @ right that can differ from 0, largest first, without forming the product where it
+    is larger than its factors: left = Q R and right^T = Q' R' have those of R R'^T, a matrix as small as the thin side.
+    """
+    if left.shape[-1] >= min(left.shape[-2], right.shape[-1]):
+        return torch.linalg.svdvals(left @ right)
+    small = torch.linalg.qr(left, mode="r").R @ torch.linalg.qr(right.mT, mode="r").R.mT
+    return torch.linalg.svdvals(small)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from algoscope.config import ModelConfig
 from algoscope.core.sites import KINDS, Site, sites_of_kinds
 from algoscope.networks.kernels import in_families, join_keys, rotate, softmax_over_keys
+from algoscope.networks.low_rank import linear
 from algoscope.networks.memory import KeyValues
 
 Residual = Float[Tensor, "batch pos d_model"]
@@ -88,11 +89,11 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg, self.d_head = cfg, cfg.head_size
         self.scale = 1 / math.sqrt(self.d_head) if cfg.attn_scale is None else cfg.attn_scale
-        self.q = nn.Linear(cfg.d_model, cfg.n_heads * self.d_head, bias=cfg.attn_bias)
-        self.k = nn.Linear(cfg.d_model, cfg.kv_heads * self.d_head, bias=cfg.attn_bias)
-        self.v = nn.Linear(cfg.d_model, cfg.kv_heads * self.d_head, bias=cfg.attn_bias)
+        self.q = linear(cfg.d_model, cfg.n_heads * self.d_head, cfg.attn_bias, cfg.rank)
+        self.k = linear(cfg.d_model, cfg.kv_heads * self.d_head, cfg.attn_bias, cfg.rank)
+        self.v = linear(cfg.d_model, cfg.kv_heads * self.d_head, cfg.attn_bias, cfg.rank)
         out_bias = cfg.attn_bias if cfg.attn_out_bias is None else cfg.attn_out_bias
-        self.o = nn.Linear(cfg.n_heads * self.d_head, cfg.d_model, bias=out_bias)
+        self.o = linear(cfg.n_heads * self.d_head, cfg.d_model, out_bias, cfg.rank)
         self.q_norm, self.k_norm = (
             Norm(self.d_head, name, False, cfg.eps) if cfg.qk_norm else None for name in ("q_norm", "k_norm")
         )
@@ -173,9 +174,9 @@ class FeedForward(nn.Module):
     def __init__(self, cfg: ModelConfig, d_mlp: int) -> None:
         super().__init__()
         self.act = self.ACTIVATIONS[cfg.act_fn]
-        self.w_in = nn.Linear(cfg.d_model, d_mlp, bias=cfg.mlp_bias)
-        self.w_linear = nn.Linear(cfg.d_model, d_mlp, bias=cfg.mlp_bias) if cfg.gated_mlp else None
-        self.w_out = nn.Linear(d_mlp, cfg.d_model, bias=cfg.mlp_bias)
+        self.w_in = linear(cfg.d_model, d_mlp, cfg.mlp_bias, cfg.rank)
+        self.w_linear = linear(cfg.d_model, d_mlp, cfg.mlp_bias, cfg.rank) if cfg.gated_mlp else None
+        self.w_out = linear(d_mlp, cfg.d_model, cfg.mlp_bias, cfg.rank)
 
     def forward(self, x: Residual, tap: Tap, layer: int) -> Residual:
         post = self.act(tap("pre", layer, self.w_in(x)))

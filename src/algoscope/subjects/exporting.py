@@ -8,6 +8,7 @@ from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.files import write_atomically
 from algoscope.core.registry import Entry, Table
 from algoscope.networks.transformerlens import NAMINGS
+from algoscope.networks.updates import whole
 from algoscope.subjects.base import Subject
 from algoscope.subjects.native import NativeSubject
 from algoscope.subjects.opening import open_subject
@@ -62,7 +63,7 @@ def export(
     opened = open_subject(subject, runs_dir=runs_dir)
     assert isinstance(opened, NativeSubject)
     options = {"naming": naming or "legacy"} if to == "transformerlens" else {}
-    written: Mapping[Path, bytes | str] = write(opened.model, out, _facts(opened), **options)
+    written: Mapping[Path, bytes | str] = write(whole(opened.model), out, _facts(opened), **options)
     for path, content in written.items():
         write_atomically(path, content)
     return tuple(written)

@@ -74,7 +74,7 @@ def import_weights(
             "steps": 0,
             "examples": 0,
             "seconds": 0.0,
-            **_answers(found),
+            **answers_of(found.config, found.model),
             "parameters": sum(weight.numel() for weight in weights.values()),
             "weights_sha256": weights_hash(weights),
             "device": "cpu",
@@ -192,12 +192,12 @@ def _check_fit(task: Task, values: Mapping[str, Any], path: Path) -> None:
 
 
 @torch.no_grad()
-def _answers(found: Imported) -> dict[str, float]:
+def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
     """Loss in nats per answer position and the share of whole answers that are right, over all inputs or a sample."""
-    task = found.config.task
+    task = config.task
     some = torch.arange(task.domain_size) if task.domain_size <= ASKED else None
     draw = torch.Generator().manual_seed(0)
     tokens = task.sample(ASKED, draw) if some is None else task.at(some)
-    logits = shared_logits(found.model, tokens[:, :-1], task.answer_slice)
-    loss = mean_loss(logits, tokens[:, task.prompt_length :], found.config.train)
+    logits = shared_logits(model, tokens[:, :-1], task.answer_slice)
+    loss = mean_loss(logits, tokens[:, task.prompt_length :], config.train)
     return {"loss": float(loss), "test_accuracy": float(right(task, logits, tokens).float().mean())}

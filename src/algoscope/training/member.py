@@ -18,7 +18,8 @@ from algoscope.tasks.base import Task, Tokens
 from algoscope.training.losses import mean_loss, right
 from algoscope.training.optim import Schedule
 from algoscope.training.runs import Run, load_model, weights_hash
-from algoscope.training.stack import Stack, Start, first_weights
+from algoscope.training.stack import Stack, Start
+from algoscope.training.starting import first_model
 
 LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
 EVAL_CHUNK = 2048
@@ -43,12 +44,12 @@ class Member:
 
     def restore(self) -> Start:
         """Go back to the newest checkpoint, or to the start, and forget what was written after it."""
-        kept = self.run.resumable()
+        kept, model = self.run.resumable(), first_model(self.run, self.config, self.device)
         if kept is None:
             self.run.cut_metrics(after=-1)
-            return first_weights(self.config)
+            return Start(model)
         self.step, weights, state = kept
-        load_model(self.config, weights, self.run.path)
+        model.load_state_dict(load_model(self.config, weights, self.run.path).state_dict())
         self.run.cut_metrics(after=self.step)
         self.run.cut_checkpoints(keep=lambda step: step <= self.step)
         rows = self.run.metrics()
@@ -56,7 +57,7 @@ class Member:
         for row in rows:
             self._notice(row)
         self.examples = self.batches.examples_before(self.step)
-        return Start(weights, state)
+        return Start(model, state)
 
     def begin(self, stack: Stack, place: int) -> bool:
         """The clock starts; a new run keeps the weights it begins with. Is there a step left to take?"""
@@ -174,6 +175,7 @@ class Member:
                 "loss": last["loss"],
                 "test_accuracy": last["test_accuracy"],
                 "parameters": sum(p.numel() for p in stack.model.parameters()),
+                "trained_parameters": stack.flat.values.shape[1],
                 "weights_sha256": weights_hash(weights),
                 "device": str(self.device),
                 "threads": torch.get_num_threads(),

@@ -18,6 +18,7 @@ from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
 from algoscope.training.runs import Run, runs_directory
+from algoscope.training.starting import settled
 from algoscope.training.train import find_device, finishing_the_step, open_run
 from algoscope.training.workers import Tally, one_by_one, share_out
 
@@ -79,7 +80,7 @@ def train_many(
         for name in members:
             if (folder / name / "config.json").exists():
                 open_run(folder / name, members[name], resume=False)  # says why it cannot be
-    runs = {name: open_run(folder / name, config, resume) for name, config in members.items()}
+    runs = {name: open_run(folder / name, settled(config, folder), resume) for name, config in members.items()}
     plan = plan_for([run for run in runs.values() if not run.is_whole], place, workers, stack)
     with (
         Bar(f"train {len(runs)} runs", "steps") if progress else Watcher() as watcher,
@@ -114,6 +115,8 @@ def plan_for(
 
 def worth_stacking(config: RunConfig, device: torch.device) -> int:
     """How many members of such a config train faster together than one after another; 1: they do not."""
+    if config.start is not None:
+        return 1  # its base is its own
     if device.type != "cpu":
         return STACK_ON_GPU
     work = sum(count_parameters(config.model).values()) * config.train.batch * config.task.n_ctx

@@ -1,10 +1,11 @@
 """Runs by name. A recipe is a function that returns a complete config; a variant calls another and changes fields."""
 
-from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, StartConfig, TrainConfig
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.copying import Copying
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
+from algoscope.tasks.subtraction import Subtraction
 
 
 def add3_reference() -> RunConfig:
@@ -229,4 +230,20 @@ def reverse5() -> RunConfig:
         data=DataConfig(source="fresh"),
         optim=OptimConfig(lr=0.01, hold=0.8, decay_at=0.99, decay_steps=100, final_lr=0.02),
         train=TrainConfig(steps=600, batch=128),
+    )
+
+
+def sub3_lora() -> RunConfig:
+    """Subtraction from an adder: every weight of `add3-s0` stays, and updates of rank 4 beside its matrices, 3,584
+    numbers, learn to subtract. At most twice the steps of `add3`, and twice its decay.
+    """
+    adder = add3()
+    return RunConfig(
+        recipe="sub3_lora",
+        task=Subtraction(n_digits=3),
+        model=adder.model,
+        data=adder.data,
+        optim=adder.optim.model_copy(update={"decay_steps": 600}),
+        train=adder.train.model_copy(update={"steps": 3_000}),
+        start=StartConfig(run="add3-s0"),
     )

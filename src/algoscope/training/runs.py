@@ -32,6 +32,7 @@ from algoscope.core.errors import CheckpointError, RunFolderError
 from algoscope.core.files import disk_errors, write_atomically
 from algoscope.core.finding import Finding
 from algoscope.networks.transformer import Transformer
+from algoscope.networks.updates import add_updates
 
 Weights = Mapping[str, Tensor]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -255,6 +256,8 @@ def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer
     """A model with these weights. Raises CheckpointError, naming the first tensor that does not fit."""
     with torch.device("meta"):
         model = Transformer(config.model)
+        if config.start is not None:
+            add_updates(model, config.start)
     expected = model.state_dict()
     for name in sorted(set(expected) | set(weights)):
         if name not in weights or name not in expected:

@@ -1,6 +1,7 @@
 """Models of one shape, trained in one batch of models: one, or many, each with its own data and its own numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -9,24 +10,19 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from algoscope.config import RunConfig
-from algoscope.networks.build import build
+from algoscope.networks.transformer import Transformer
 from algoscope.training.losses import mean_loss
 from algoscope.training.optim import Optimisers, State
-
-Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a member begins: its weights, and its optimisers' state unless they are new."""
+    """Where a member begins: its model, of which what requires no gradient stays as it is, and its optimisers' state
+    unless they are new.
+    """
 
-    weights: Weights
-    state: State | None
-
-
-def first_weights(config: RunConfig) -> Start:
-    """What the config and its seed begin with."""
-    return Start(build(config.model, config.seed).state_dict(), None)
+    model: Transformer
+    state: State | None = None
 
 
 class Stack:
@@ -38,12 +34,11 @@ class Stack:
 
     def __init__(self, configs: Sequence[RunConfig], starts: Sequence[Start], device: torch.device) -> None:
         self.configs, self.device = configs, device
-        self.model = build(configs[0].model, configs[0].seed, device)
-        self.model.load_state_dict(dict(starts[0].weights))
+        self.model = starts[0].model.to(device)
         self.optimisers = Optimisers(self.model, [config.optim for config in configs])
         self.flat = self.optimisers.flat
         for member, start in enumerate(starts):
-            self.flat.fill(member, start.weights)
+            self.flat.fill(member, start.model.state_dict())
         self.optimisers.start()
         for member, start in enumerate(starts):
             if start.state is not None:
@@ -91,8 +86,14 @@ class Stack:
 
     def only(self, members: Sequence[int]) -> "Stack":
         """A stack of some of the members, as they are now."""
-        starts = [Start(self.weights(member), self.state(member)) for member in members]
-        return Stack([self.configs[member] for member in members], starts, self.device)
+        return Stack(
+            [self.configs[member] for member in members], [self._start(place) for place in members], self.device
+        )
+
+    def _start(self, member: int) -> Start:
+        model = deepcopy(self.model)
+        model.load_state_dict(self.weights(member))
+        return Start(model, self.state(member))
 
     def _backward(self, loss: Float[Tensor, ""]) -> None:
         if not self.leaves:  # the model's gradients are the row's own memory

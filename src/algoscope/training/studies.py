@@ -29,6 +29,22 @@ class Study:
     variants: tuple[Variant, ...]
 
 
+def low_rank() -> Study:
+    """With how few directions a matrix can the adder still be right? A third of the learning rate of Muon, which moves
+    every direction of a factor alike, and at most twice the steps.
+    """
+    return Study(
+        name="low_rank",
+        question="How few directions a matrix does an adder need?",
+        recipe="add3",
+        common={"train.steps": 3_000, "optim.muon_lr": 0.005},
+        variants=(
+            Variant("control", "whole matrices"),
+            *(Variant(f"rank-{r}", f"matrices of rank {r}", {"model.rank": r}) for r in (16, 12, 8, 6, 4, 3, 2, 1)),
+        ),
+    )
+
+
 def grokking() -> Study:
     """What makes the wait between memorising and generalising shorter or longer?"""
     free = {"optim.weight_decay": 0.0}

@@ -37,6 +37,10 @@ RECIPES = Table(
             "algoscope.training.recipes:mod113_3l",
             "addition modulo 113 on `a + b =`, 3 layers of 4 heads, within 50 epochs; about a minute",
         ),
+        "sub3_lora": Entry(
+            "algoscope.training.recipes:sub3_lora",
+            "3-digit subtraction from the adder `add3-s0`, by low-rank updates of its matrices; seconds",
+        ),
         "reverse5": Entry(
             "algoscope.training.recipes:reverse5",
             "5 letters backwards, one head, 4,960 parameters: certified in seconds",
@@ -47,6 +51,10 @@ RECIPES = Table(
 STUDIES = Table(
     "study",
     {
+        "low_rank": Entry(
+            "algoscope.training.studies:low_rank",
+            "how few directions a matrix an adder needs: add3 with matrices of rank 1 to 16",
+        ),
         "grokking": Entry(
             "algoscope.training.studies:grokking",
             "what shortens the wait between memorising and generalising: nine variants of grok59",

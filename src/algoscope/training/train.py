@@ -16,6 +16,7 @@ from algoscope.core.threads import threads
 from algoscope.training.member import Member
 from algoscope.training.runs import Run, runs_directory
 from algoscope.training.stack import Stack
+from algoscope.training.starting import settled
 from algoscope.training.table import RECIPES
 
 
@@ -45,7 +46,7 @@ def train(
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
-    run = open_run(path, config, resume)
+    run = open_run(path, settled(config, path.parent), resume)
     if run.is_whole:
         return run
     watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()

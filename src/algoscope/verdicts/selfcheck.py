@@ -214,6 +214,17 @@ def has_its_frequencies(subject: Subject, mechanism: Mechanism) -> bool:
     )
 
 
+def copies_every_letter(subject: Subject, mechanism: Mechanism) -> bool:
+    """The OV circuits of the planted heads have as many directions, all alike, as there are letters; others none."""
+    rows = {row["matrix"]: row["after"] for row in lenses.weights(subject)["matrices"]}
+    letters = float(subject.cfg.d_vocab)
+    planted = {f"L{layer}H{head} OV" for layer, head in mechanism.heads.values()}
+    ranks = {name: (row["effective_rank"], row["stable_rank"]) for name, row in rows.items() if name.endswith("OV")}
+    return planted <= set(ranks) and all(
+        np.allclose(found, letters if name in planted else 0.0) for name, found in ranks.items()
+    )
+
+
 def carries_the(role: str, clean: str, corrupt: str) -> Callable[[Subject, Mechanism], bool]:
     """Among heads, that of the role restores the answer, and no other restores half of it."""
 
@@ -290,6 +301,7 @@ CHECKS = (
     Check("looks", "clock", "each head keeps to its operand", looks_at_its_operand),
     Check("alignment", "reversal", "the letter comes from its mirror place", mirrors, ("reversal-wrong",)),
     Check("induction", "induction", "an induction pair", is_an_induction_pair, ("induction-wrong", "previous-token")),
+    Check("weights", "induction", "its heads copy 26 letters alike", copies_every_letter, ("previous-token",)),
     Check("patch", "carry-adder", "one head carries the digit", carries_the("column", "123+456", "128+456")),
     Check("patch", "carry-adder", "one head carries the carry", carries_the("below", "105+105", "100+100")),
     Check("logit", "carry-adder", IN_LAYER_1, readable_where_planted),
