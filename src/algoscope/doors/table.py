@@ -1,6 +1,7 @@
 """What the package offers by name: `algoscope.NAME`, and what the commands call. Loaded on first use."""
 
 from algoscope.core.registry import Entry, Table
+from algoscope.lenses.table import FOLLOWED
 
 PUBLIC = Table(
     "name",
@@ -41,3 +42,4 @@ PUBLIC = Table(
         "AlgoscopeError": Entry("algoscope.core.errors:AlgoscopeError", "bad input, in one line"),
     },
 )
+FOLLOWED.add("certify", PUBLIC["certify"])  # a verdict, which no lens imports
