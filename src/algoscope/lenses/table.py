@@ -74,7 +74,7 @@ LENSES = Table(
         ),
         "timeline": Entry(
             "algoscope.lenses.when_it_formed:timeline",
-            "losses, classes, heads' roles, frequencies, ranks or any number over a run's checkpoints: what formed when",
+            "losses, classes, roles, frequencies, ranks or any number over a run's checkpoints: what formed when",
         ),
     },
 )

@@ -65,4 +65,3 @@ def _panel(kind: str, rows: Mapping[str, Float[np.ndarray, "step"]], at: Axis, m
         marks=marks,
         words=np.vectorize(word, otypes=[object])(values),
     )
-

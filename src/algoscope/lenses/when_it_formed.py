@@ -165,23 +165,17 @@ def weight_numbers(subject: Subject) -> dict[str, float]:
 
 def _followed(subject: Subject, facts: Sequence[str]) -> Callable[[Subject], dict[str, float]]:
     """What reads the facts off a checkpoint; each must be a number at the run's last."""
-    chosen: dict[str, dict[str, str]] = {}
-    for fact in facts:
-        name, path = split(fact)
-        chosen.setdefault(name, {})[path] = f"followed: {fact}"
+    chosen = dict.fromkeys(split(fact)[0] for fact in facts)
     assert subject.origin is not None
     last = open_subject(f"run:{subject.origin.path}")
-    for name, paths in chosen.items():
-        said = recalled(last, f"lens {name}", partial(numbers_of, name))
-        for path in paths:
-            check(f"{name}:{path}", said)
+    kept = {name: recalled(last, f"lens {name}", partial(numbers_of, name)) for name in chosen}
+    for fact in facts:
+        check(fact, kept[split(fact)[0]])
 
     def read(model: Subject) -> dict[str, float]:
-        found = {}
-        for name, paths in chosen.items():
-            said = recalled(model, f"lens {name}", partial(numbers_or_none, name))
-            found |= {series: said[path] for path, series in paths.items() if path in said}
-        return found
+        said = {name: recalled(model, f"lens {name}", partial(numbers_or_none, name)) for name in chosen}
+        numbers = {f"{name}:{path}": value for name, paths in said.items() for path, value in paths.items()}
+        return {f"followed: {fact}": numbers.get(fact, float("nan")) for fact in facts}
 
     return read
 

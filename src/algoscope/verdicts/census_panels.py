@@ -1,0 +1,140 @@
+"""What the census draws: heads by seed, distances, solutions by threshold, where the heads look, what foretells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from algoscope.core.panel import Axis, Panel
+from algoscope.tasks.base import Task
+from algoscope.verdicts.signatures import Signature
+
+SHOWN = 4  # solutions whose attention is drawn
+
+
+def census_panels(
+    facts: Mapping[str, Any], apart: Float[np.ndarray, "run run"], signed: Sequence[Signature], task: Task
+) -> tuple[Panel, ...]:
+    """The panels, runs by solution: `heads` [slot run], `effects` [part run], `distance` [run run], `thresholds`, the
+    attention of one run of each of the first solutions, and the strength of what was looked at in the first steps.
+    """
+    rows = facts["runs"]
+    runs = Axis("run", tuple(f"{row['seed']} ({row['solution']})" for row in rows), "seed (solution)")
+    return (
+        _heads(rows, runs),
+        _effects(rows, runs),
+        Panel(
+            name="distance",
+            title="how differently each two runs work",
+            axes=(Axis("other", runs.labels, runs.title), runs),
+            values=apart,
+            unit="distance",
+            zero="every part works alike",
+            one="nothing in common",
+            view="heatmap",
+        ),
+        _by_threshold(facts["by_threshold"]),
+        *_looks(rows, signed, task),
+        *_foretelling(facts["foretold"]),
+    )
+
+
+def _heads(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
+    slots = tuple(head["slot"] for head in rows[0]["heads"])
+    by_slot = [[row["heads"][i] for row in rows] for i in range(len(slots))]
+    return Panel(
+        name="heads",
+        title="what depends on each head, and its role (matched with the typical run's)",
+        axes=(Axis("slot", slots, "head of the typical run"), runs),
+        values=np.array([[max(head["effects"]) for head in heads] for heads in by_slot]),
+        unit="share of answers changed",
+        zero="no answer token changes without it",
+        one="one answer token changes on every input",
+        view="heatmap",
+        scale="unit",
+        words=np.array([[head["role"] for head in heads] for heads in by_slot], dtype=object),
+    )
+
+
+def _effects(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
+    slots = [head["slot"] for head in rows[0]["heads"]]
+    n_tokens = len(rows[0]["heads"][0]["effects"])
+    parts = tuple(f"{slot} token {i + 1}" for slot in slots for i in range(n_tokens))
+    values = np.array([[effect for head in row["heads"] for effect in head["effects"]] for row in rows]).T
+    return Panel(
+        name="effects",
+        title="which answer tokens depend on which head",
+        axes=(Axis("part", parts, "head and answer token"), runs),
+        values=values,
+        unit="share of answers changed",
+        zero="the token never changes without the head",
+        one="it changes on every input",
+        view="heatmap",
+        scale="unit",
+    )
+
+
+def _by_threshold(counts: Sequence[Mapping[str, Any]]) -> Panel:
+    return Panel(
+        name="thresholds",
+        title="solutions by the distance that still counts as the same",
+        axes=(Axis("threshold", tuple(f"{row['threshold']:g}" for row in counts), "threshold"),),
+        values=np.array([row["solutions"] for row in counts], dtype=float),
+        unit="solutions",
+        zero="none",
+        view="bars",
+    )
+
+
+def _looks(rows: Sequence[Mapping[str, Any]], signed: Sequence[Signature], task: Task) -> list[Panel]:
+    """Mean attention of the first run of each of the most frequent solutions."""
+    firsts: dict[int, int] = {}
+    for i, row in enumerate(rows):
+        firsts.setdefault(row["solution"], i)
+    example = [task.vocabulary[token] for token in task.edge_cases()[0, :-1].tolist()]
+    keys = tuple(f"{token}_{i}" for i, token in enumerate(example))
+    panels = []
+    for solution, i in list(firsts.items())[:SHOWN]:
+        size = sum(row["solution"] == solution for row in rows)
+        own = [head["name"] for head in rows[i]["heads"]]
+        order = [int(name[1 : name.index("H")]) * signed[i].n_heads + int(name[name.index("H") + 1 :]) for name in own]
+        panels.append(
+            Panel(
+                name=f"attention, solution {solution}",
+                title=f"solution {solution} ({size} runs), seed {rows[i]['seed']}: mean attention",
+                axes=(
+                    Axis("slot", tuple(head["slot"] for head in rows[i]["heads"])),
+                    Axis("query", tuple(f"token {q + 1}" for q in range(signed[i].looks.shape[2])), "answer token"),
+                    Axis("key", keys, f"looks at, such as in {''.join(example)}"),
+                ),
+                values=signed[i].looks[order].mean(axis=1),
+                unit="attention",
+                zero="none of the attention",
+                one="all of it",
+                view="heatmap",
+                scale="unit",
+            )
+        )
+    return panels
+
+
+def _foretelling(foretold: Mapping[str, Any]) -> list[Panel]:
+    panels = []
+    for outcome in ("jump", "solution"):
+        strongest = foretold[outcome].get("strongest")
+        if strongest:
+            panels.append(
+                Panel(
+                    name=f"foretells the {outcome}",
+                    title=f"the {outcome}: the strongest of {foretold[outcome]['features']} numbers of the first steps",
+                    axes=(Axis("feature", tuple(f"{row['feature']} (p {row['p']:.2g})" for row in strongest)),),
+                    values=np.array([row["strength"] for row in strongest]),
+                    unit="rank correlation" if outcome == "jump" else "share of variance between solutions",
+                    zero="says nothing",
+                    one="says all",
+                    view="bars",
+                    scale="signed",
+                )
+            )
+    return panels
