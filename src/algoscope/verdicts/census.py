@@ -27,7 +27,7 @@ from algoscope.verdicts.certify import certify
 from algoscope.verdicts.first_steps import deciding, early_numbers
 from algoscope.verdicts.foretelling import Question, foretell
 from algoscope.verdicts.signatures import Signature, differences, distance, distances, matched, signature_of
-from algoscope.verdicts.solutions import THRESHOLDS, count_by_threshold, medoid, solutions
+from algoscope.verdicts.solutions import THRESHOLDS, count_by_threshold, medoid, solutions, steadiest
 
 EARLY = range(1, 65)  # steps that count as the first
 ENOUGH = 8  # runs that a prediction is asked of
@@ -59,12 +59,13 @@ def census(
     Facts: `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}: `from_typical`
     is the distance from the typical run, that which differs least from all; `heads` stand in the order of its heads,
     {slot, name, role, score, effects, from_typical}, `effects` being by answer token the share of answers that change
-    without the head. `solutions` (how many), `threshold`, `by_threshold`, `in_any_layer` (how many where heads may be
-    matched across layers). `controls`: `permuted`, the largest distance of a run from its own copy with heads and
-    neurons in another order; `with_copies`, the number of solutions with those copies among the runs; `untrained`, the
-    median distance from the models at step 0. `holds`: the copies are found to be the same. `foretold`: for the `jump`
-    and the `solution` what `foretell` says of numbers at checkpoints of steps 1 to 64, all before the first jump, or
-    why it was not asked. `table`: what is printed.
+    without the head. `solutions` (how many), `threshold`, `by_threshold`, `steadiest` (the number that holds over the
+    widest range of thresholds), `in_any_layer` (how many where heads may be matched across layers). `controls`:
+    `permuted`, the largest distance of a run from its own copy with heads and neurons in another order; `with_copies`,
+    the number of solutions with those copies among the runs; `untrained`, the median distance from the models at step
+    0. `holds`: the copies are found to be the same. `foretold`: for the `jump` and the `solution` what `foretell` says
+    of numbers at checkpoints of steps 1 to 64, all before the first jump, or why it was not asked. `table`: what is
+    printed.
 
     Raises ConfigError for fewer than two runs, for configs that differ in more than the seed, and for seeds without a
     recipe; RunFolderError for a run that is not there or not whole, and what `certify` raises.
@@ -101,6 +102,7 @@ def census(
         "solutions": int(labels.max()),
         "threshold": threshold,
         "by_threshold": count_by_threshold(apart),
+        "steadiest": steadiest(apart),
         "in_any_layer": int(solutions(distances(signed, within_layers=False), threshold).max()),
         "controls": controls,
         "holds": controls["permuted"] <= SAME and controls["with_copies"] == int(labels.max()),
@@ -320,12 +322,14 @@ def _claim(facts: Mapping[str, Any]) -> str:
     rows = facts["runs"]
     right = sum(row["wrong"] == 0 for row in rows)
     most = sum(row["solution"] == 1 for row in rows)
-    counts = [row["solutions"] for row in facts["by_threshold"]]
+    counts, steady = [row["solutions"] for row in facts["by_threshold"]], facts["steadiest"]
     said = [
         f"{len(rows)} runs of {facts['recipe']}, {right} with 0 wrong of {rows[0]['checked']:,}",
         f"{facts['solutions']} distinct solutions at distance {facts['threshold']:g} ({most} runs share the first; "
         f"{counts[0]} to {counts[-1]} at {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g})",
     ]
+    if steady:
+        said.append(f"the steadiest number is {steady['solutions']}, from {steady['low']:.3f} to {steady['high']:.3f}")
     for outcome, found in facts["foretold"].items():
         if outcome == "steps":
             continue

@@ -24,21 +24,25 @@ class Question:
     outcome: Outcome
     kinds: bool
 
-    def strengths(self, ranks: Features, outcome: Outcome) -> Float[np.ndarray, "feature"]:
-        """Of each feature: Spearman's correlation with a quantity, -1 to 1; or the share of the variance of its ranks
-        that lies between kinds, 0 to 1. A feature that does not vary has 0.
+    def strengths(
+        self, ranks: Features, outcomes: Float[np.ndarray, "trial run"]
+    ) -> Float[np.ndarray, "trial feature"]:
+        """Of each feature, for each of several outcomes: Spearman's correlation with a quantity, -1 to 1; or the share
+        of the variance of its ranks that lies between kinds, 0 to 1. A feature that does not vary has 0.
         """
         centred = ranks - ranks.mean(axis=0)
         total = (centred**2).sum(axis=0)
         if self.kinds:
-            between = sum(
-                (outcome == kind).sum() * centred[outcome == kind].mean(axis=0) ** 2 for kind in np.unique(outcome)
-            )
-            return np.divide(between, total, out=np.zeros_like(total), where=total > 0)
-        order = rankdata(outcome)
-        order = order - order.mean()
-        lengths = np.sqrt(total * (order**2).sum())
-        return np.divide(order @ centred, lengths, out=np.zeros_like(total), where=lengths > 0)
+            found, scale = np.zeros((len(outcomes), centred.shape[1])), total
+            for kind in np.unique(outcomes):
+                those = (outcomes == kind).astype(float)
+                found += (those @ centred) ** 2 / np.maximum(those.sum(axis=1, keepdims=True), 1)
+        else:
+            order = rankdata(outcomes, axis=1)
+            order = order - order.mean(axis=1, keepdims=True)
+            found = order @ centred
+            scale = np.sqrt(total * (order**2).sum(axis=1, keepdims=True))
+        return np.divide(found, scale, out=np.zeros_like(found), where=np.broadcast_to(scale > 0, found.shape))
 
     def left_out(self, features: Features, outcome: Outcome) -> tuple[float, float]:
         """The error of predicting each run from the others, and that of the trivial predictor.
@@ -51,7 +55,7 @@ class Question:
         for i in range(len(outcome)):
             rest = np.arange(len(outcome)) != i
             y = outcome[rest]
-            best = int(np.abs(self.strengths(rankdata(features[rest], axis=0), y)).argmax())
+            best = int(np.abs(self.strengths(rankdata(features[rest], axis=0), y[None])).argmax())
             x, asked = features[rest, best], features[i, best]
             if self.kinds:
                 kinds, counts = np.unique(y, return_counts=True)
@@ -72,8 +76,9 @@ def corrected(
     """The strength of each feature, and its p-value corrected for their number: the share of `n` permutations of the
     outcome (and of the outcome itself) in which any feature is as strong. Source: Westfall and Young, 1993 (max T).
     """
-    found = question.strengths(ranks, outcome)
-    most = np.array([np.abs(question.strengths(ranks, generator.permutation(outcome))).max() for _ in range(n)])
+    found = question.strengths(ranks, outcome[None])[0]
+    others = generator.permuted(np.tile(outcome, (n, 1)), axis=1)
+    most = np.abs(question.strengths(ranks, others)).max(axis=1)
     p = (1 + (most[:, None] >= np.abs(found) - 1e-12).sum(axis=0)) / (1 + n)
     return found, p
 
