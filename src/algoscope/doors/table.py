@@ -1,7 +1,8 @@
 """What the package offers by name: `algoscope.NAME`, and what the commands call. Loaded on first use."""
 
 from algoscope.core.registry import Entry, Table
-from algoscope.lenses.table import FOLLOWED
+from algoscope.lenses.followable import FOLLOWED
+from algoscope.lenses.table import LENSES
 
 PUBLIC = Table(
     "name",
@@ -43,4 +44,5 @@ PUBLIC = Table(
         "AlgoscopeError": Entry("algoscope.core.errors:AlgoscopeError", "bad input, in one line"),
     },
 )
-FOLLOWED.add("certify", PUBLIC["certify"])  # a verdict, which no lens imports
+for followed, entry in {**LENSES, "certify": PUBLIC["certify"]}.items():
+    FOLLOWED.add(followed, entry)

@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 from algoscope.core.errors import AlgoscopeError, ConfigError
-from algoscope.lenses.table import FOLLOWED
+from algoscope.lenses.followable import FOLLOWED
 from algoscope.subjects.base import Subject
 
 OVER_TIME = ("timeline", "progress", "phase")  # lenses that go over the checkpoints themselves

@@ -78,4 +78,3 @@ LENSES = Table(
         ),
     },
 )
-FOLLOWED = Table("lens or verdict", LENSES)  # whose numbers a timeline can follow; the layers above add theirs

@@ -18,6 +18,7 @@ from algoscope.lenses.probes import probe_of
 from algoscope.networks.symmetries import permuted
 from algoscope.subjects.native import NativeSubject
 from algoscope.subjects.opening import open_subject
+from algoscope.tasks.base import Tokens
 from algoscope.training.curves import read_curves
 from algoscope.training.population import train_many
 from algoscope.training.runs import Run, runs_directory
@@ -75,26 +76,15 @@ def census(
     members = _members(runs, seeds, runs_directory(runs_dir), progress)
     task = members[0].config.task
     tokens = task.sample(n_inputs, seeded(torch.device("cpu"), 0))
-    rows, signed, copies = [], [], []
-    with Bar("census", "runs") if progress else Watcher() as bar:
-        for done, run in enumerate(members):
-            subject = open_subject(run)
-            assert isinstance(subject, NativeSubject), "a run's"
-            rows.append(_outcome(run, sample))
-            signed.append(signature_of(subject, tokens))
-            copies.append(signature_of(subject.with_model(permuted(subject.model, done)), tokens))
-            bar.advance(done + 1, len(members), f"{rows[-1]['wrong']:,} wrong")
+    rows, signed, copies = _measured(members, tokens, sample, progress)
     apart = distances(signed)
     labels = solutions(apart, threshold)
     typical = medoid(apart, np.arange(len(members)))
     for i, row in enumerate(rows):
         row |= {"solution": int(labels[i]), "from_typical": float(apart[i, typical])}
-        row["heads"] = _heads(members[i], signed[i], members[typical], signed[typical])
+        row["heads"] = _heads(members[i], signed[i], signed[typical])
+    order = np.lexsort((apart[typical], labels))
     controls = _controls(members, signed, copies, tokens, threshold)
-    foretold = _foretold(members, rows)
-    order = sorted(
-        range(len(rows)), key=lambda i: (labels[i], apart[i, medoid(apart, np.flatnonzero(labels == labels[i]))])
-    )
     facts: dict[str, Any] = {
         "recipe": members[0].config.recipe,
         "runs": [rows[i] for i in order],
@@ -106,7 +96,7 @@ def census(
         "in_any_layer": int(solutions(distances(signed, within_layers=False), threshold).max()),
         "controls": controls,
         "holds": controls["permuted"] <= SAME and controls["with_copies"] == int(labels.max()),
-        "foretold": foretold,
+        "foretold": _foretold(members, rows),
         "inputs": n_inputs,
     }
     facts["table"] = _table(facts["runs"])
@@ -117,6 +107,22 @@ def census(
         panels=census_panels(facts, apart[np.ix_(order, order)], [signed[i] for i in order], task),
         provenance={"runs": [run.name for run in members], "weights_sha256": [row["weights_sha256"] for row in rows]},
     )
+
+
+def _measured(
+    members: Sequence[Run], tokens: Tokens, sample: int | None, progress: bool
+) -> tuple[list[dict[str, Any]], list[Signature], list[Signature]]:
+    """Of each run what became of it, its signature, and that of its copy with heads and neurons in another order."""
+    rows, signed, copies = [], [], []
+    with Bar("census", "runs") if progress else Watcher() as bar:
+        for done, run in enumerate(members):
+            subject = open_subject(run)
+            assert isinstance(subject, NativeSubject), "a run's"
+            rows.append(_outcome(run, sample))
+            signed.append(signature_of(subject, tokens))
+            copies.append(signature_of(subject.with_model(permuted(subject.model, done)), tokens))
+            bar.advance(done + 1, len(members), f"{rows[-1]['wrong']:,} wrong")
+    return rows, signed, copies
 
 
 # ---------------------------------------------------------------------- who is asked
@@ -207,7 +213,7 @@ def jump_of(run: Run) -> int | None:
     return None if jump is None else int(jump["step"])
 
 
-def _heads(run: Run, own: Signature, typical: Run, other: Signature) -> list[dict[str, Any]]:
+def _heads(run: Run, own: Signature, other: Signature) -> list[dict[str, Any]]:
     """The heads in the order of those of the typical run that they are matched with."""
     differing = differences(other, own)
     slots = matched(differing, own.n_layers)
@@ -230,7 +236,7 @@ def _heads(run: Run, own: Signature, typical: Run, other: Signature) -> list[dic
 
 
 def _controls(
-    members: Sequence[Run], signed: list[Signature], copies: list[Signature], tokens: torch.Tensor, threshold: float
+    members: Sequence[Run], signed: list[Signature], copies: list[Signature], tokens: Tokens, threshold: float
 ) -> dict[str, Any]:
     starts = [open_subject(run).before_training() for run in members]
     away = [
