@@ -270,10 +270,19 @@ def test_a_census_of_trained_runs_is_the_same_twice_and_goes_to_json(tmp_path: P
     jumps = [row["jump"] for row in first["runs"] if row["jump"] is not None]
     assert first["foretold"]["steps"] == [step for step in (1, 2, 4, 8) if step < min([*jumps, 12])]
     assert ag.Finding.from_json(out).claim == first.claim
-    code, out, _ = run("census", "add3-s0", "add3-s1", "--runs-dir", tmp_path, "--quiet", "--n-inputs", 16)
+
+
+def test_the_command_prints_a_row_for_each_run(copiers: list[ag.Run], run, tmp_path: Path) -> None:
+    out_file = tmp_path / "census.html"
+    options = ("--runs-dir", copiers[0].path.parent, "--quiet", "--sample", 20, "--n-inputs", 16, "--out", out_file)
+    code, out, _ = run("census", "pair", *options)
     assert code == 0
-    assert "2 runs of add3" in out
-    assert "not asked: fewer than 8 runs" in out
+    assert [line.split()[0] for line in out.splitlines() if line.startswith("pair")] == [
+        "pair-s0", "pair-s1", "pair-s2", "pair-s3", "pair-s4",
+    ]  # fmt: skip
+    assert "jump: not asked: no checkpoint of steps 1 to 64 before the first jump" in out
+    assert "2 distinct solutions at distance 0.1 (3 runs share the first" in out
+    assert "plotly" in out_file.read_text()
 
 
 def test_seeds_that_are_not_there_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

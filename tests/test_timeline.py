@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import algoscope as ag
 from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
-from algoscope.lenses import when_it_formed
+from algoscope.lenses import progress_measures, when_it_formed
 from algoscope.lenses.checkpoints import over_checkpoints
 from algoscope.lenses.forming import formation, rule_of
 from algoscope.networks.planted import carry_adder, reversal, shuffled
@@ -97,7 +97,9 @@ def test_a_large_domain_is_sampled_and_says_so(small_run: ag.Run, tmp_path: Path
     assert {panel.name for panel in found.panels} == {"loss", "accuracy", "class"}
 
 
-def test_frequencies_are_those_of_the_progress_lens(tmp_path: Path) -> None:
+def test_frequencies_are_those_of_the_progress_lens_which_measures_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = ag.Modular(p=7, form="ab=")
     config = RunConfig(
         recipe="tiny",
@@ -108,7 +110,10 @@ def test_frequencies_are_those_of_the_progress_lens(tmp_path: Path) -> None:
         train=TrainConfig(steps=40, batch=40, eval_every=10, log_every=10, checkpoint_every=20),
     )
     run = ag.train(config, runs_dir=tmp_path, progress=False)
-    found, progress = ag.lenses.timeline(run), ag.lenses.progress(run)
+    found = ag.lenses.timeline(run)
+    with monkeypatch.context() as from_now_on:
+        from_now_on.setattr(progress_measures, "measures", None)
+        progress = ag.lenses.progress(run)
     series = found["series"]
     assert series["frequency loss: with only the keys"] == progress["series"]["restricted loss"]
     assert (
@@ -116,8 +121,7 @@ def test_frequencies_are_those_of_the_progress_lens(tmp_path: Path) -> None:
         == progress["series"]["excluded loss, training pairs"]
     )
     assert series["frequency share: logit variance of the keys"] == progress["series"]["share of the keys"]
-    share = ag.lenses.fourier(run)
-    keys = [key["similarity"] for key in share["keys"]]
+    keys = [key["similarity"] for key in ag.lenses.fourier(run)["keys"]]
     assert progress["series"]["share of the keys"][-1] == pytest.approx(sum(value**2 for value in keys))
 
 

@@ -26,7 +26,7 @@ from algoscope.training.table import RECIPES
 from algoscope.verdicts.census_panels import census_panels
 from algoscope.verdicts.certify import certify
 from algoscope.verdicts.first_steps import deciding, early_numbers
-from algoscope.verdicts.foretelling import Question, foretell
+from algoscope.verdicts.foretelling import Features, Question, foretell
 from algoscope.verdicts.signatures import Signature, differences, distance, distances, matched, signature_of
 from algoscope.verdicts.solutions import THRESHOLDS, count_by_threshold, medoid, solutions, steadiest
 
@@ -282,9 +282,9 @@ def _foretold(members: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> dict
     return found
 
 
-def early_features(members: Sequence[Run], steps: Sequence[int]) -> tuple[list[str], Any]:
-    """Every number of `early_numbers` at every one of the steps, of each run [run feature]; what a run lacks is left
-    out. Kept in the run folders, as a timeline's are.
+def early_features(members: Sequence[Run], steps: Sequence[int]) -> tuple[list[str], Features]:
+    """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
+    lacks is left out. Kept in the run folders, as a timeline's are.
     """
     task = members[0].config.task
     probe = probe_of(task, n_inputs=PROBE_INPUTS, per_class=1)
@@ -295,10 +295,10 @@ def early_features(members: Sequence[Run], steps: Sequence[int]) -> tuple[list[s
         for step in steps:
             said = recalled(
                 open_subject(f"run:{run.path}@{step}"),
-                f"first steps {PROBE_INPUTS}",
+                f"first steps n_inputs={PROBE_INPUTS}",
                 lambda model: early_numbers(model, tokens, probe, decides),
             )
-            row |= {f"{name}, step {step}": value for name, value in said.items()}
+            row |= {f"{name} @{step}": value for name, value in said.items()}
         rows.append(row)
     names = [name for name in rows[0] if all(np.isfinite(row.get(name, np.nan)) for row in rows)]
     return names, np.array([[row[name] for name in names] for row in rows])
@@ -341,7 +341,9 @@ def _claim(facts: Mapping[str, Any]) -> str:
             continue
         if found["verdict"] == "foretold":
             best = found["strongest"][0]
-            said.append(f"the {outcome} is foretold by {best['feature']} (corrected p {best['p']:.2g})")
+            said.append(
+                f"the {outcome} is foretold by {best['feature']} of the first steps (corrected p {best['p']:.2g})"
+            )
         elif found["verdict"] == "nothing does":
             said.append(f"nothing in the first steps foretells the {outcome}")
     return "; ".join(said)

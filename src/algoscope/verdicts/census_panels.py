@@ -94,21 +94,20 @@ def _looks(rows: Sequence[Mapping[str, Any]], signed: Sequence[Signature], task:
         firsts.setdefault(row["solution"], i)
     example = [task.vocabulary[token] for token in task.edge_cases()[0, :-1].tolist()]
     keys = tuple(f"{token}_{i}" for i, token in enumerate(example))
+    at = Axis("key", keys, f"looks at, such as in {''.join(example)}")
     panels = []
     for solution, i in list(firsts.items())[:SHOWN]:
         size = sum(row["solution"] == solution for row in rows)
         own = [head["name"] for head in rows[i]["heads"]]
         order = [int(name[1 : name.index("H")]) * signed[i].n_heads + int(name[name.index("H") + 1 :]) for name in own]
+        values = signed[i].looks[order].mean(axis=1)
+        rows_of = tuple(f"{head['slot']} token {q + 1}" for head in rows[i]["heads"] for q in range(values.shape[1]))
         panels.append(
             Panel(
                 name=f"attention, solution {solution}",
                 title=f"solution {solution} ({size} runs), seed {rows[i]['seed']}: mean attention",
-                axes=(
-                    Axis("slot", tuple(head["slot"] for head in rows[i]["heads"])),
-                    Axis("query", tuple(f"token {q + 1}" for q in range(signed[i].looks.shape[2])), "answer token"),
-                    Axis("key", keys, f"looks at, such as in {''.join(example)}"),
-                ),
-                values=signed[i].looks[order].mean(axis=1),
+                axes=(Axis("part", rows_of, "head and answer token"), at),
+                values=values.reshape(-1, values.shape[-1]),
                 unit="attention",
                 zero="none of the attention",
                 one="all of it",
@@ -127,8 +126,9 @@ def _foretelling(foretold: Mapping[str, Any]) -> list[Panel]:
             panels.append(
                 Panel(
                     name=f"foretells the {outcome}",
-                    title=f"the {outcome}: the strongest of {foretold[outcome]['features']} numbers of the first steps",
-                    axes=(Axis("feature", tuple(f"{row['feature']} (p {row['p']:.2g})" for row in strongest)),),
+                    title=f"the {outcome}: the strongest of {foretold[outcome]['features']} numbers of the first steps "
+                    f"(corrected p of the first {strongest[0]['p']:.2g})",
+                    axes=(Axis("feature", tuple(row["feature"] for row in strongest), "number @ step"),),
                     values=np.array([row["strength"] for row in strongest]),
                     unit="rank correlation" if outcome == "jump" else "share of variance between solutions",
                     zero="says nothing",

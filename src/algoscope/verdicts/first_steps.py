@@ -44,23 +44,24 @@ def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
 def early_numbers(
     subject: Subject, tokens: Tokens, probe: Probe, decides: Bool[Tensor, "read key"]
 ) -> dict[str, float]:
-    """Losses in nats by answer token, the norm of all weights, for each role the best head's score, and by layer the
-    best head's attention to the deciding positions (0 = none, 1 = all) and the heads' mean entropy (nats).
+    """Losses in nats by answer token, the `norm` of all weights, for each role the `best` head's score, and by layer
+    `deciding`, the best head's attention to the deciding positions (0 = none, 1 = all), and `entropy`, the heads' mean
+    (nats).
     """
     found = {name: x for name, x in answer_numbers(subject, probe).items() if name.startswith("loss")}
-    found["norm of all weights"] = weight_numbers(subject)["norm: all weights"]
+    found["norm"] = weight_numbers(subject)["norm: all weights"]
     scores = role_numbers(subject, ROLE_INPUTS, seed=0)
     for role in ROLES:
         best = [score for name, score in scores.items() if name.endswith(f" {role}")]
-        found |= {f"best {role} head": max(best)} if best else {}
+        found |= {f"best {role}": max(best)} if best else {}
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     _, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], at=slice(0, 0))
     for layer in layers:
         pattern: Float[Tensor, "batch head read key"] = cache["pattern", layer][:, :, at].double()
-        found[f"entropy of layer {layer}"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
+        found[f"L{layer} entropy"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
         reached = decides.any(dim=1)
         if reached.any():
             there = pattern[..., : decides.shape[1]] * decides
             share = there.sum(dim=-1)[..., reached].mean(dim=(0, 2))
-            found[f"attention of layer {layer} to the deciding tokens"] = float(share.max())
+            found[f"L{layer} deciding"] = float(share.max())
     return found
