@@ -115,12 +115,9 @@ def test_frequencies_are_those_of_the_progress_lens_which_measures_once(
         from_now_on.setattr(progress_measures, "measures", None)
         progress = ag.lenses.progress(run)
     series = found["series"]
-    assert series["frequency loss: with only the keys"] == progress["series"]["restricted loss"]
-    assert (
-        series["frequency loss: without the keys, training pairs"]
-        == progress["series"]["excluded loss, training pairs"]
-    )
-    assert series["frequency share: logit variance of the keys"] == progress["series"]["share of the keys"]
+    assert series["frequency loss: keys alone"] == progress["series"]["restricted loss"]
+    assert series["frequency loss: without keys, training"] == progress["series"]["excluded loss, training pairs"]
+    assert series["frequency share: variance of keys"] == progress["series"]["share of the keys"]
     keys = [key["similarity"] for key in ag.lenses.fourier(run)["keys"]]
     assert progress["series"]["share of the keys"][-1] == pytest.approx(sum(value**2 for value in keys))
 

@@ -29,11 +29,11 @@ GROUPS = {
     "weights": "effective ranks of every matrix, and the norm of all weights",
 }
 FREQUENCIES = {  # series of the progress lens, and where they stand here
-    "restricted loss": "frequency loss: with only the keys",
-    "excluded loss, training pairs": "frequency loss: without the keys, training pairs",
-    "excluded loss, all pairs": "frequency loss: without the keys, all pairs",
-    "restricted accuracy": "frequency share: accuracy with only the keys",
-    "share of the keys": "frequency share: logit variance of the keys",
+    "restricted loss": "frequency loss: keys alone",
+    "excluded loss, training pairs": "frequency loss: without keys, training",
+    "excluded loss, all pairs": "frequency loss: without keys, all",
+    "restricted accuracy": "frequency share: accuracy, keys alone",
+    "share of the keys": "frequency share: variance of keys",
     "Gini W_E": "frequency share: Gini of W_E",
     "Gini W_L": "frequency share: Gini of W_L",
 }
