@@ -141,6 +141,16 @@ def test_heads_stand_where_those_of_the_typical_run_do_the_same(found: ag.Findin
     assert len(names) > 1, "the runs number their heads in different ways"
 
 
+def test_the_tokens_that_heads_look_at_are_told(tmp_path: Path) -> None:
+    adder = carry_adder()
+    runs = [planted_run(tmp_path, f"adder-s{seed}", seed, adder.model, adder.task) for seed in (0, 1)]
+    heads = ag.census(runs, n_inputs=32, sample=20)["runs"][0]["heads"]
+    assert [round(x, 3) for x in heads[0]["deciding"][:3]] == [1, 1, 1], "`column` looks at the digits of its column"
+    assert [round(x, 3) for x in heads[1]["deciding"][:3]] == [0, 0, 0], "`below` at the digits below them"
+    assert heads[0]["deciding"][4] is None
+    assert heads[0]["effects"][0] > 0.5 > heads[1]["effects"][0] == 0
+
+
 def test_the_same_work_in_other_layers_is_another_solution_unless_layers_do_not_count() -> None:
     task = reversal().task
     below, above = _reverser(0), _reverser(1)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from algoscope.core.errors import ConfigError, RunFolderError
 from algoscope.core.finding import Finding
@@ -59,14 +61,14 @@ def census(
 
     Facts: `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}: `from_typical`
     is the distance from the typical run, that which differs least from all; `heads` stand in the order of its heads,
-    {slot, name, role, score, effects, from_typical}, `effects` being by answer token the share of answers that change
-    without the head. `solutions` (how many), `threshold`, `by_threshold`, `steadiest` (the number that holds over the
-    widest range of thresholds), `in_any_layer` (how many where heads may be matched across layers). `controls`:
-    `permuted`, the largest distance of a run from its own copy with heads and neurons in another order; `with_copies`,
-    the number of solutions with those copies among the runs; `untrained`, the median distance from the models at step
-    0. `holds`: the copies are found to be the same. `foretold`: for the `jump` and the `solution` what `foretell` says
-    of numbers at checkpoints of steps 1 to 64, all before the first jump, or why it was not asked. `table`: what is
-    printed.
+    {slot, name, role, score, effects, deciding, from_typical}: by answer token the share of answers that change without
+    the head, and the mean attention to the prompt tokens that decide it (in a sum, the digits of its column).
+    `solutions` (how many), `threshold`, `by_threshold`, `steadiest` (the number that holds over the widest range of
+    thresholds), `in_any_layer` (how many where heads may be matched across layers). `controls`: `permuted`, the largest
+    distance of a run from its own copy with heads and neurons in another order; `with_copies`, the number of solutions
+    with those copies among the runs; `untrained`, the median distance from the models at step 0. `holds`: the copies
+    are found to be the same. `foretold`: for the `jump` and the `solution` what `foretell` says of numbers at
+    checkpoints of steps 1 to 64, all before the first jump, or why it was not asked. `table`: what is printed.
 
     Raises ConfigError for fewer than two runs, for configs that differ in more than the seed, and for seeds without a
     recipe; RunFolderError for a run that is not there or not whole, and what `certify` raises.
@@ -75,14 +77,14 @@ def census(
         raise ConfigError(f"threshold is {threshold}: distances lie between 0 and 1, give one in between")
     members = _members(runs, seeds, runs_directory(runs_dir), progress)
     task = members[0].config.task
-    tokens = task.sample(n_inputs, seeded(torch.device("cpu"), 0))
+    tokens, decides = task.sample(n_inputs, seeded(torch.device("cpu"), 0)), deciding(task)
     rows, signed, copies = _measured(members, tokens, sample, progress)
     apart = distances(signed)
     labels = solutions(apart, threshold)
     typical = medoid(apart, np.arange(len(members)))
     for i, row in enumerate(rows):
         row |= {"solution": int(labels[i]), "from_typical": float(apart[i, typical])}
-        row["heads"] = _heads(members[i], signed[i], signed[typical])
+        row["heads"] = _heads(members[i], signed[i], signed[typical], decides)
     order = np.lexsort((apart[typical], labels))
     controls = _controls(members, signed, copies, tokens, threshold)
     facts: dict[str, Any] = {
@@ -96,7 +98,7 @@ def census(
         "in_any_layer": int(solutions(distances(signed, within_layers=False), threshold).max()),
         "controls": controls,
         "holds": controls["permuted"] <= SAME and controls["with_copies"] == int(labels.max()),
-        "foretold": _foretold(members, rows),
+        "foretold": _foretold(members, rows, decides),
         "inputs": n_inputs,
     }
     facts["table"] = _table(facts["runs"])
@@ -213,12 +215,14 @@ def jump_of(run: Run) -> int | None:
     return None if jump is None else int(jump["step"])
 
 
-def _heads(run: Run, own: Signature, other: Signature) -> list[dict[str, Any]]:
+def _heads(run: Run, own: Signature, other: Signature, decides: Bool[Tensor, "read key"]) -> list[dict[str, Any]]:
     """The heads in the order of those of the typical run that they are matched with."""
     differing = differences(other, own)
     slots = matched(differing, own.n_layers)
     said = roles(run, n_inputs=64)["heads"]
     names = [f"L{i // own.n_heads}H{i % own.n_heads}" for i in range(len(slots))]
+    where, decided = decides.numpy(), decides.any(dim=1).tolist()
+    share = (own.looks.mean(axis=1)[..., : where.shape[1]] * where).sum(axis=-1)
     return [
         {
             "slot": names[i],
@@ -226,6 +230,7 @@ def _heads(run: Run, own: Signature, other: Signature) -> list[dict[str, Any]]:
             "role": said[j]["role"],
             "score": said[j]["score"],
             "effects": own.effects[j].tolist(),
+            "deciding": [float(x) if there else None for x, there in zip(share[j], decided, strict=True)],
             "from_typical": float(differing[i, j]),
         }
         for i, j in enumerate(slots)
@@ -254,7 +259,9 @@ def _controls(
 # ---------------------------------------------------------------------- what foretold it
 
 
-def _foretold(members: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _foretold(
+    members: Sequence[Run], rows: Sequence[Mapping[str, Any]], decides: Bool[Tensor, "read key"]
+) -> dict[str, Any]:
     """For the jump and the solution: what the first steps say of it, or in one line why that was not asked."""
     jumped = [row["jump"] for row in rows]
     late = float(max(run.newest_step or 0 for run in members))
@@ -268,7 +275,7 @@ def _foretold(members: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> dict
     if len(members) < ENOUGH or not steps:
         why = "no checkpoint of steps 1 to 64 before the first jump" if not steps else f"fewer than {ENOUGH} runs"
         return {"steps": steps, "jump": {"verdict": f"not asked: {why}"}, "solution": {"verdict": f"not asked: {why}"}}
-    names, features = early_features(members, steps)
+    names, features = early_features(members, steps, decides)
     outcome = np.array([late if jump is None else jump for jump in jumped], dtype=float)
     found: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all jumped at the same step"}}
     if np.ptp(outcome) > 0:
@@ -282,13 +289,15 @@ def _foretold(members: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> dict
     return found
 
 
-def early_features(members: Sequence[Run], steps: Sequence[int]) -> tuple[list[str], Features]:
+def early_features(
+    members: Sequence[Run], steps: Sequence[int], decides: Bool[Tensor, "read key"]
+) -> tuple[list[str], Features]:
     """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
     lacks is left out. Kept in the run folders, as a timeline's are.
     """
     task = members[0].config.task
     probe = probe_of(task, n_inputs=PROBE_INPUTS, per_class=1)
-    tokens, decides = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1)), deciding(task)
+    tokens = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1))
     rows = []
     for run in members:
         row: dict[str, float] = {}

@@ -11,19 +11,22 @@ from algoscope.tasks.base import Task
 from algoscope.verdicts.signatures import Signature
 
 SHOWN = 4  # solutions whose attention is drawn
+CHANGED = ("share of answers changed", "the token never changes without the head", "it changes on every input")
+LOOKED = ("attention", "none of the attention", "all of it")
 
 
 def census_panels(
     facts: Mapping[str, Any], apart: Float[np.ndarray, "run run"], signed: Sequence[Signature], task: Task
 ) -> tuple[Panel, ...]:
-    """The panels, runs by solution: `heads` [slot run], `effects` [part run], `distance` [run run], `thresholds`, the
-    attention of one run of each of the first solutions, and the strength of what was looked at in the first steps.
+    """The panels, runs by solution: `heads` [slot run], `effects` and `deciding` [part run], `distance` [run run],
+    `thresholds`, the attention of one run of each of the first solutions, and what foretells most.
     """
     rows = facts["runs"]
     runs = Axis("run", tuple(f"{row['seed']} ({row['solution']})" for row in rows), "seed (solution)")
     return (
         _heads(rows, runs),
-        _effects(rows, runs),
+        _by_token(rows, runs, "effects", "which answer tokens depend on which head", CHANGED),
+        _by_token(rows, runs, "deciding", "which head looks at the tokens that decide the answer's", LOOKED),
         Panel(
             name="distance",
             title="how differently each two runs work",
@@ -57,22 +60,15 @@ def _heads(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
     )
 
 
-def _effects(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
-    slots = [head["slot"] for head in rows[0]["heads"]]
-    n_tokens = len(rows[0]["heads"][0]["effects"])
-    parts = tuple(f"{slot} token {i + 1}" for slot in slots for i in range(n_tokens))
-    values = np.array([[effect for head in row["heads"] for effect in head["effects"]] for row in rows]).T
-    return Panel(
-        name="effects",
-        title="which answer tokens depend on which head",
-        axes=(Axis("part", parts, "head and answer token"), runs),
-        values=values,
-        unit="share of answers changed",
-        zero="the token never changes without the head",
-        one="it changes on every input",
-        view="heatmap",
-        scale="unit",
-    )
+def _by_token(
+    rows: Sequence[Mapping[str, Any]], runs: Axis, what: str, title: str, meaning: tuple[str, str, str]
+) -> Panel:
+    """One of the facts of heads that have a number for each answer token."""
+    parts = tuple(f"{head['slot']} token {i + 1}" for head in rows[0]["heads"] for i in range(len(head[what])))
+    values = np.array([[x for head in row["heads"] for x in head[what]] for row in rows], dtype=float).T
+    unit, zero, one = meaning
+    axes = (Axis("part", parts, "head and answer token"), runs)
+    return Panel(what, axes, values, unit, zero, one, view="heatmap", scale="unit", title=title)
 
 
 def _by_threshold(counts: Sequence[Mapping[str, Any]]) -> Panel:
