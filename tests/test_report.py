@@ -15,7 +15,19 @@ from hf_models import save
 
 OF_OTHER_TASKS = {"imported", "looks", "alignment", "induction", "phase", "fourier", "clock", "progress"}
 SECTIONS = [name for name in TITLES if name not in OF_OTHER_TASKS]
-KEPT = {"certify", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate", "embeddings", "weights"}
+KEPT = {
+    "certify",
+    "answers",
+    "attention",
+    "logit",
+    "attribution",
+    "patch",
+    "roles",
+    "ablate",
+    "embeddings",
+    "weights",
+    "timeline",
+}
 
 
 def opened(chromium: Browser, path: Path, width: int, said: list[str], asked: list[str]) -> Page:
@@ -39,7 +51,7 @@ def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [page.locator(f"section#{name}").count() for name in SECTIONS] == [1] * len(SECTIONS)
     plots = page.locator(".plot")
-    assert plots.count() == 52
+    assert plots.count() == 56
     drawn = page.evaluate(
         """[...document.querySelectorAll('.plot')].map(plot => ({
             title: plot.querySelector('.gtitle')?.textContent,

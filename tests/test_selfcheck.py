@@ -10,7 +10,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.lenses.table import LENSES
 from algoscope.verdicts import selfcheck as module
 
-NEEDS_A_RUN = {"progress", "phase"}  # lenses that compare checkpoints: a planted model has none
+NEEDS_A_RUN = {"progress", "phase", "timeline"}  # lenses that compare checkpoints: a planted model has none
 
 
 @pytest.fixture(scope="module")

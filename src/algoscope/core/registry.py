@@ -48,3 +48,7 @@ class Table(Mapping[str, Entry]):
 
     def load(self, name: str) -> Any:
         return self[name].load()
+
+    def add(self, name: str, entry: Entry) -> None:
+        """A row from a layer above the table's own, which the table cannot name itself."""
+        self._entries[name] = entry

@@ -34,6 +34,7 @@ COMMANDS = Table(
         "tasks": Entry("algoscope.doors.list_commands:tasks", "the questions a model can be asked"),
         "lenses": Entry("algoscope.doors.list_commands:lenses", "the ways to look inside"),
         "study": Entry("algoscope.doors.study_command:study", "a controlled comparison: one table, one figure"),
+        "census": Entry("algoscope.doors.census_command:census", "many seeds of one recipe: what each learned"),
         "selfcheck": Entry("algoscope.doors.selfcheck_command:selfcheck", "the lenses on models of known mechanism"),
         "doctor": Entry("algoscope.doors.list_commands:doctor", "versions, device, threads, what is missing"),
     },

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from algoscope.core.finding import Finding
-from algoscope.doors.common import common, complete_subject
+from algoscope.doors.common import common, complete_subject, show_table
 from algoscope.doors.table import PUBLIC
 from algoscope.lenses.table import LENSES
 
@@ -42,7 +42,8 @@ def lens_command(name: str) -> click.Command:
     """The command of one lens: its subject, an option for each of its parameters, `--out`."""
     function = LENSES.load(name)
     parameters = list(inspect.signature(function).parameters.values())[1:]
-    options = {p.name: _option(p) for p in parameters if p.name != "runs_dir"}
+    options = {p.name: _option(p) for p in parameters if p.name not in ("runs_dir", "progress")}
+    watched = "progress" in [p.name for p in parameters]
 
     @click.command(name, help=LENSES[name].summary[:1].upper() + LENSES[name].summary[1:] + ".")
     @click.argument("subject", shell_complete=complete_subject)
@@ -50,7 +51,7 @@ def lens_command(name: str) -> click.Command:
     @common
     def command(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any) -> None:
         model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
-        found: Finding = function(model, **chosen)
+        found: Finding = function(model, **chosen, **({"progress": not quiet} if watched else {}))
         if out is not None:
             found.save(out)
         if as_json:
@@ -89,4 +90,6 @@ def _show(found: Finding, out: str | None) -> None:
     for panel in found.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
         click.echo(f"  {panel.name}: {shape}, {panel.unit}")
+    if "table" in found.facts:
+        show_table("", found["table"]["columns"], found["table"]["rows"], numeric=["step"])
     click.echo(f"written: {out}" if out else "see it with --out FILE.html, or take the numbers with --json")

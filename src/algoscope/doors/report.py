@@ -31,6 +31,7 @@ from algoscope.lenses.patching import patch
 from algoscope.lenses.progress_measures import progress_measures
 from algoscope.lenses.source_alignment import alignment
 from algoscope.lenses.weight_spectra import weights
+from algoscope.lenses.when_it_formed import timeline
 from algoscope.lenses.where_heads_look import looks as where_heads_look
 from algoscope.networks.parameters import count_parameters
 from algoscope.subjects.base import Subject
@@ -61,10 +62,12 @@ TITLES = {  # the sections of a page in their order, each drawn from the finding
     "weights": "Weights",
     "fourier": "Frequencies",
     "clock": "Clock or pizza",
+    "timeline": "What formed when",
     "progress": "How it formed",
     "induction": "Induction",
     "parameters": "Parameters",
 }
+CHECKPOINTS = 4  # fewer make no timeline
 MANY_HEADS = 32  # above this, attention is shown for the heads that add most to the answer
 LARGE = 10_000_000  # parameters from which on a page does without ablation, a run for every component, and spectra
 
@@ -123,6 +126,8 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
                 asked["clock"] = lambda: clock(subject)
             if origin and len(origin.steps) > 1:
                 asked["progress"] = lambda: progress_measures(subject)
+        if origin and len(origin.steps) >= CHECKPOINTS:
+            asked["timeline"] = lambda: timeline(subject, ["answers", "heads"], n_inputs=1000, per_class=100)
         if isinstance(task, Binary):
             asked["looks"] = lambda: where_heads_look(subject)
         if task.sources and subject.cfg.causal:

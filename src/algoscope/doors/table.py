@@ -1,6 +1,8 @@
 """What the package offers by name: `algoscope.NAME`, and what the commands call. Loaded on first use."""
 
 from algoscope.core.registry import Entry, Table
+from algoscope.lenses.followable import FOLLOWED
+from algoscope.lenses.table import LENSES
 
 PUBLIC = Table(
     "name",
@@ -11,6 +13,7 @@ PUBLIC = Table(
         "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
         "certify": Entry("algoscope.verdicts.certify:certify", "count the inputs that a model answers wrongly"),
         "study": Entry("algoscope.training.comparing:study", "a controlled comparison over seeds"),
+        "census": Entry("algoscope.verdicts.census:census", "what many seeds of one recipe learned"),
         "import_weights": Entry("algoscope.subjects.foreign:import_weights", "a run folder of another tool's weights"),
         "export": Entry("algoscope.subjects.exporting:export", "a model as files of another tool"),
         "merge": Entry("algoscope.subjects.merging:merge", "a run of updates or factors as one of whole matrices"),
@@ -44,3 +47,5 @@ PUBLIC = Table(
         "AlgoscopeError": Entry("algoscope.core.errors:AlgoscopeError", "bad input, in one line"),
     },
 )
+for followed, entry in {**LENSES, "certify": PUBLIC["certify"]}.items():
+    FOLLOWED.add(followed, entry)

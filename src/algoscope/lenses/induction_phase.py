@@ -56,7 +56,8 @@ def phase(
     if not subject.cfg.causal:
         raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
     rows = repeated_rows(subject, n_inputs, length, seed=seed)
-    steps, series = over_checkpoints(subject, lambda model: measures(model, rows))
+    keep = f"phase n_inputs={n_inputs} length={length} seed={seed}"
+    steps, series = over_checkpoints(subject, lambda model: measures(model, rows), keep=keep)
     formed = {name: formed_at(steps, series[name], threshold) for name in SCORES}
     curves = _curves(run, int(steps[-1]))
     window = _window(subject, curves["held out"], share)

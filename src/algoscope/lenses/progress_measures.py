@@ -59,7 +59,8 @@ def progress_measures(
     is named), the same for all checkpoints. Facts: `series`, one number a checkpoint for each name (null where it is
     not defined): loss and accuracy over all, training and held-out pairs; `restricted` (only the keys' functions of the
     product left, over all pairs) and `excluded` (without them; for each key too); Gini coefficients of W_E and W_L; sum
-    of squared weights; how many components reach `similar` at that checkpoint. Losses in nats.
+    of squared weights; how many components reach `similar` at that checkpoint; the share of the logits' variance that
+    the keys explain (0 = none, 1 = all). Losses in nats.
 
     `phases` has the steps at which they change, by the rules in `rules`, or null where that never happens: memorisation
     lasts until `memorised`, circuit formation from `forming` to `cleaning`, clean-up from there to `settled`. They may
@@ -74,7 +75,11 @@ def progress_measures(
     keys = _keys(subject, pairs, components, similar)
     if subject.origin is None or len(subject.origin.steps) < 2:
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
-    steps, series = over_checkpoints(subject, lambda model: measures(model, pairs, components, keys, similar))
+    steps, series = over_checkpoints(
+        subject,
+        lambda model: measures(model, pairs, components, keys, similar),
+        keep=f"progress similar={similar} keys={keys}",
+    )
     phases = phases_of(steps, series, learned)
     return Finding(
         kind="progress",
@@ -130,6 +135,7 @@ def measures(
             found[f"excluded loss{which}, {over}"] = without.over(those)[0]
     near = _similarity(logits, means, pairs, components)
     found["similar components"] = float((near > similar).sum())
+    found["share of the keys"] = float((near[[part.label in keys for part in components.parts]] ** 2).sum())
     found |= {f"Gini {name}": value for name, value in ginis(weights_of(subject, pairs), components).items()}
     size = sum_of_squares(subject)
     return found if size is None else found | {"sum of squared weights": size}

@@ -76,5 +76,9 @@ LENSES = Table(
             "algoscope.lenses.progress_measures:progress_measures",
             "the measures of the fourier lens over the checkpoints of a run, with the phases marked",
         ),
+        "timeline": Entry(
+            "algoscope.lenses.when_it_formed:timeline",
+            "losses, classes, roles, frequencies, ranks or any number over a run's checkpoints: what formed when",
+        ),
     },
 )

@@ -6,6 +6,7 @@
       checkpoints/step_00000100.safetensors
       state/step_00000100.safetensors   what a resume needs beside the weights; only the newest is kept
       findings/*.json                   what lenses and verdicts said
+      timeline/*.json                   numbers of one measure at one checkpoint, kept so that none is measured twice
       run.json                          seed, versions, weights hash, final numbers; written last: the run is whole
 
 Everything is written beside its target and renamed, so a killed process leaves the old file or the new one.
@@ -13,6 +14,7 @@ Everything is written beside its target and renamed, so a killed process leaves 
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -181,6 +183,16 @@ class Run:
         """What lenses and verdicts said about the newest weights."""
         return [Finding.from_json(path.read_text()) for path in sorted(self.path.glob("findings/*.json"))]
 
+    def numbers(self, measure: str, weights_sha256: str) -> dict[str, float] | None:
+        """What a measure said of these weights, by name (NaN: it said nothing), if it was kept."""
+        try:
+            kept = json.loads(self._numbers(measure, weights_sha256).read_text())
+            if (kept["measure"], kept["weights_sha256"]) != (measure, weights_sha256):
+                return None
+            return {name: math.nan if value is None else float(value) for name, value in kept["numbers"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None  # absent, or not a file of ours: it is measured again
+
     def finding(self, kind: str, weights_sha256: str) -> Finding | None:
         """What was found about these very weights, if it was kept."""
         kept = [f for f in self.findings() if f.kind == kind and f.provenance.get("weights_sha256") == weights_sha256]
@@ -242,11 +254,21 @@ class Run:
         if self.is_whole and finding.provenance.get("weights_sha256") == self.summary["weights_sha256"]:
             write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
 
+    def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
+        """Keep what a measure says of a checkpoint's weights; a number that is not finite is kept as none."""
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        kept = {"measure": measure, "weights_sha256": weights_sha256, "numbers": finite}
+        write_atomically(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
+
     def remove(self) -> None:
         """Delete the folder; `config.json` goes first, so that half a deletion is not taken for a run."""
         with disk_errors(self.path):
             (self.path / "config.json").unlink(missing_ok=True)
             shutil.rmtree(self.path)
+
+    def _numbers(self, measure: str, weights_sha256: str) -> Path:
+        which = hashlib.sha256(measure.encode()).hexdigest()
+        return self.path / "timeline" / f"{which[:16]}-{weights_sha256[:16]}.json"
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:08d}.safetensors"

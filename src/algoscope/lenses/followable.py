@@ -1,0 +1,5 @@
+"""What can be followed over checkpoints: every lens, and the verdicts, which no lens imports. The doors fill it."""
+
+from algoscope.core.registry import Table
+
+FOLLOWED = Table("lens or verdict", {})
