@@ -18,18 +18,19 @@ By = Literal["class", "column"]
 @dataclass(frozen=True)
 class Measured:
     """What became of one member: steps until 99 % of the training and of the test inputs were right (None: never), the
-    loss of its last training step in nats a position, and what certification counted: the share of inputs right, and
-    by class of input and by column of the answer the share wrong (0: none, 1: all).
+    loss of its last training step in nats a position, and what certification counted: inputs wrong, the share
+    right, and by class of input and by column of the answer the share wrong (0: none, 1: all).
     """
 
     memorised: int | None
     generalised: int | None
     loss: float
+    wrong: int
     accuracy: float
     by_class: Mapping[str, float]
     by_column: Mapping[str, float]
 
-    def wrong(self, by: By, name: str) -> float:
+    def share(self, by: By, name: str) -> float:
         """The share wrong in a class or a column; NaN where no input is of that class."""
         return (self.by_class if by == "class" else self.by_column).get(name, float("nan"))
 
@@ -131,7 +132,10 @@ class Worse(Prediction):
         return f"{', '.join(self.of)} worse than {', '.join(self.than)}"
 
     def holds(self, members: Sequence[Measured], control: Sequence[Measured]) -> bool:
-        return bool(members) and min(_shares(members, self.by, self.of)) > max(_shares(members, self.by, self.than))
+        if not members:
+            return False
+        others = _shares(members, self.by, self.than)
+        return all(share > other for share in _shares(members, self.by, self.of) for other in others)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class Alike(Prediction):
 
     @property
     def says(self) -> str:
-        return "no difference" + (f" above {self.within:.2%} of the inputs" if self.within else "")
+        return "no difference" + (f" above {100 * self.within:g} % of the inputs" if self.within else "")
 
     def holds(self, members: Sequence[Measured], control: Sequence[Measured]) -> bool:
         if not members or not control:
@@ -170,7 +174,7 @@ class Loss(Prediction):
 
 
 def _shares(members: Sequence[Measured], by: By, names: Sequence[str]) -> list[float]:
-    return [median(members, lambda member, name=name: member.wrong(by, name)) for name in names]  # type: ignore[misc]
+    return [float(np.median([member.share(by, name) for member in members])) for name in names]
 
 
 def _within(value: float, below: float | None, least: float | None) -> bool:
@@ -178,5 +182,5 @@ def _within(value: float, below: float | None, least: float | None) -> bool:
 
 
 def _bound(below: float | None, least: float | None) -> str:
-    said = [f"below {below:.6g}" if below is not None else "", f"at least {least:.6g}" if least is not None else ""]
+    said = [f"below {100 * below:g} %" if below is not None else "", f"at least {100 * least:g} %" if least else ""]
     return " and ".join(filter(None, said))

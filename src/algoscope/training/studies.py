@@ -72,9 +72,10 @@ def grokking() -> Study:
 def design() -> Study:
     """Which parts of the 3-digit adder does it need, and which sums go wrong without them?
 
-    Expected, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the answer
-    copies it, and has none to copy when it decodes. One layer cannot know a carry and use it. Units last, the first
-    digit needs every carry. Rare classes need draws that favour them. Heads and width beyond the control's are to spare.
+    Expected, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the
+    answer copies it, and has none to copy when it decodes. One layer cannot know a carry and use it. Units last, the
+    first digit needs every carry. Rare classes need draws that favour them. Heads and width beyond the control's are
+    to spare.
     """
     no_difference = (Alike(within=1e-4),)
     return Study(
@@ -114,17 +115,18 @@ def _width(d_model: int) -> dict[str, Any]:
 def training() -> Study:
     """What does training the usual way need: weight decay, its learning rate, how many pairs?
 
-    The control is a short reference recipe: 1,500 steps of 256, each seed with a set of its own, loss on the answer.
-    Expected, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the plateau
-    outlasts the run. Small sets are learned by heart; a few thousand pairs suffice to find the rule (arXiv 2307.03381),
-    but hold few long carry chains.
+    The control is a short reference recipe: 2,500 steps of 256, the learning rate at its peak for half of them, loss
+    on the answer, each seed with pairs of its own.
+    Expected, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the
+    plateau outlasts the run. Small sets are learned by heart; a few thousand pairs suffice to find the rule (arXiv
+    2307.03381), but hold few long carry chains.
     """
     return Study(
         name="training",
         question="What does training need, and what breaks without it?",
         recipe="add3_reference",
         common={
-            "train.steps": 1500, "train.batch": 256, "train.log_every": 50, "train.eval_every": 250,
+            "train.steps": 2500, "optim.hold": 0.5, "train.batch": 256, "train.log_every": 50, "train.eval_every": 250,
             "data.loss_on": "answer", "data.train_seed": None, "data.n_test": 2000,
         },
         measures="answers",

@@ -53,7 +53,7 @@ STUDIES = Table(
         ),
         "design": Entry(
             "algoscope.training.studies:design",
-            "which parts of the 3-digit adder are needed, and which sums go wrong without them: twelve variants of add3",
+            "which parts of the adder are needed, and which sums go wrong without them: twelve variants of add3",
         ),
         "training": Entry(
             "algoscope.training.studies:training",
