@@ -1,6 +1,7 @@
 """Studies: members are ordinary runs, statements are judged by the rule that they state."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,13 @@ import torch
 
 import algoscope as ag
 from algoscope.config import RunConfig, override
-from algoscope.core.errors import ConfigError, DivergedError, RunFolderError, UnknownNameError
-from algoscope.training import population
+from algoscope.core.errors import ConfigError, RunFolderError, UnknownNameError
 from algoscope.training.predictions import Accuracy, Alike, Arrives, Loss, Measured, Worse, Wrong, compare
 from algoscope.training.studies import Study, Variant
 from algoscope.training.table import RECIPES, STUDIES
 from algoscope.verdicts import comparing
 from algoscope.verdicts.comparing import REACHED, measure
-from algoscope.verdicts.study_panels import short_count, short_share
+from algoscope.verdicts.study_words import short_count, short_share
 from conftest import SMALL
 
 N = None
@@ -118,7 +118,7 @@ def test_what_goes_wrong_is_counted_over_every_input(answers: ag.Finding, folder
     assert max(no_mask["loss"]) < min(control["loss"])
     assert "Median wrong of 100:" in answers.claim
     assert "2 of 3 expectations came true" in answers.claim
-    assert [panel.name for panel in answers.panels] == ["class", "column", "accuracy"]
+    assert [panel.name for panel in answers.panels] == ["class", "column", "seed"]
     assert answers["class"].axes[0].labels == ("control", "frozen", "same", "no-mask")
     assert answers["class"].values[0, 1] == pytest.approx(np.median(control["by_class"]["S1"]))
 
@@ -149,13 +149,12 @@ def test_a_folder_with_another_config_is_refused(found: ag.Finding, folder: Path
 def test_a_member_that_diverges_is_named_and_the_rest_go_on(
     found: ag.Finding, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverges(config: RunConfig, *, name: str, **options: object) -> ag.Run:
-        if name in ("small-frozen-s1", "small-same-s0", "small-same-s1"):
-            raise DivergedError(f"the loss of {name} is nan")
-        return train(config, name=name, **options)
+    def some_diverge(configs: Mapping[str, RunConfig], **options: object) -> ag.Population:
+        broken = {"small-frozen-s1", "small-same-s0", "small-same-s1"}
+        trained = ag.train_many({name: c for name, c in configs.items() if name not in broken}, **options)
+        return ag.Population(trained.runs, {name: f"the loss of {name} is nan" for name in broken})
 
-    train = population.train
-    monkeypatch.setattr(population, "train", diverges)
+    monkeypatch.setattr(comparing, "train_many", some_diverge)
     for measures in ("steps", "answers"):
         broken = compared(replace(small_study(), measures=measures), folder)
         _, frozen, same, _ = broken["rows"]
@@ -244,7 +243,7 @@ def test_of_no_members_nothing_holds() -> None:
 def test_statements_read_as_sentences() -> None:
     assert Accuracy(below=0.05).says == "accuracy below 5 %"
     assert Accuracy(least=0.999).says == "accuracy at least 99.9 %"
-    assert Wrong("class", ("S0",), least=0.5).says == "S0 wrong in at least 50 %"
+    assert Wrong("class", ("S0",), least=0.5).says == "S0: at least 50 % wrong"
     assert Worse("class", ("S2", "S3"), ("S0",)).says == "S2, S3 worse than S0"
     assert Alike(within=1e-4).says == "no difference above 0.01 % of the inputs"
     assert Alike().says == "no difference"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from algoscope.core.registry import Entry, Table
 from algoscope.doors.common import common, names, show_table
 from algoscope.doors.runs_commands import parse_seeds, parse_settings
-from algoscope.core.registry import Entry, Table
 from algoscope.doors.table import PUBLIC
 from algoscope.training.table import STUDIES
 from algoscope.verdicts.study_words import WORDS, tables

@@ -28,7 +28,7 @@ def write_page(found: Finding, path: str | Path) -> Path:
         statements=statements(found["rows"]),
         not_numbers=WORDS,
         judged={"true": sum(judged), "all": len(judged)},
-        figures=[[plot_html(plot) for plot in row] for row in rows_of_plots(found.panels)],
+        figures=[plot_html(plot) for row in rows_of_plots(found.panels) for plot in row],
         plotly=script(),
         version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

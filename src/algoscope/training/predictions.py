@@ -111,7 +111,7 @@ class Wrong(Prediction):
 
     @property
     def says(self) -> str:
-        return f"{', '.join(self.of)} wrong in {_bound(self.below, self.least)}"
+        return f"{', '.join(self.of)}: {_bound(self.below, self.least)} wrong"
 
     def holds(self, members: Sequence[Measured], control: Sequence[Measured]) -> bool:
         return bool(members) and all(

@@ -49,8 +49,8 @@ def study(
     else no clear difference). `predictions` are the statements made before it was run, by the rules of
     `training/predictions.py`: true `by_seed`, with that seed's numbers, and in all (`came_true`), with the medians. The
     row's `came_true`: all of its statements, in all; null where none was made. Panels: `generalised` and `memorised`
-    [variant seed] where steps are measured; else `class` [variant class], `column` [variant column] and `accuracy`
-    [variant seed].
+    [variant seed] where steps are measured; else shares wrong: `class` [variant class], `column` [variant column] and
+    `seed` [variant seed].
 
     Raises UnknownNameError for a study that there is not, ConfigError without seeds, RunFolderError where a member's
     folder holds another config, and what `train` raises, but for a divergence.

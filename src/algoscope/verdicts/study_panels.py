@@ -34,25 +34,23 @@ def _steps(what: str, rows: Rows, seeds: Sequence[int]) -> Panel:
 
 
 def answer_panels(rows: Rows, seeds: Sequence[int]) -> tuple[Panel, ...]:
-    """The median share wrong by class and by column [variant class], [variant column], and each seed's accuracy with
-    its wrong inputs in words [variant seed]; NaN: diverged, or no such class.
+    """The median share wrong by class and by column [variant class], [variant column], and each seed's with its wrong
+    inputs in words [variant seed]; NaN: diverged, or no such class.
     """
     counts = np.array([[np.nan if n is None else n for n in row["wrong"]] for row in rows], dtype=float)
-    accuracy = np.array([[np.nan if a is None else a for a in row["accuracy"]] for row in rows], dtype=float)
-    seed_panel = Panel(
-        name="accuracy",
-        title="accuracy of each seed, with its wrong inputs",
+    by_seed = Panel(
+        name="seed",
+        title="wrong, seed by seed (inputs)",
         axes=(_variants(rows), Axis("seed", tuple(seeds))),
-        values=accuracy,
-        unit="share right",
-        zero="every input wrong",
-        one="every input right",
+        values=counts / (rows[0]["checked"] or 1),
+        unit="share wrong",
+        zero="no input wrong",
+        one="every input wrong",
         view="heatmap",
         scale="unit",
-        beside="answers",
         words=_words(counts, short_count, missing="diverged"),
     )
-    return _shares("class", "by_class", rows), _shares("column", "by_column", rows), seed_panel
+    return _shares("class", "by_class", rows), _shares("column", "by_column", rows), by_seed
 
 
 def _shares(name: str, key: str, rows: Rows) -> Panel:
@@ -68,7 +66,6 @@ def _shares(name: str, key: str, rows: Rows) -> Panel:
         one="all of these wrong",
         view="heatmap",
         scale="unit",
-        beside="answers",
         words=_words(values.reshape(len(rows), len(labels)), short_share, missing=""),
     )
 
