@@ -155,11 +155,12 @@ def test_classes_by_pattern_add_up() -> None:
 @settings(max_examples=5)
 @given(seed=st.integers(0, 999))
 def test_positions_are_those_at_which_decoding_first_errs(seed: int) -> None:
-    subject, tokens = random_subject(seed), TWO.at(torch.arange(10_000))
-    targets = tokens[:, TWO.prompt_length :]
-    decoded = subject.generate_tokens(tokens[:, : TWO.prompt_length], 4)
+    task = Addition(n_digits=1)
+    subject, tokens = random_subject(seed, task), task.at(torch.arange(100))
+    targets = tokens[:, task.prompt_length :]
+    decoded = subject.generate_tokens(tokens[:, : task.prompt_length], 3)
     first = (decoded != targets).long().cumsum(1).eq(1) & (decoded != targets)
-    forced = plain_logits(subject.model, tokens[:, :-1], TWO.answer_slice).argmax(-1) != targets
+    forced = plain_logits(subject.model, tokens[:, :-1], task.answer_slice).argmax(-1) != targets
     facts = certify(subject).facts
     assert [row["first_wrong"] for row in facts["by_position"]] == first.sum(0).tolist()
     assert [row["wrong"] for row in facts["by_position"]] == forced.sum(0).tolist()
