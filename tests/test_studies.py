@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from playwright.sync_api import Browser
 
 import algoscope as ag
 from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, RunFolderError, UnknownNameError
+from algoscope.core.registry import Entry, Table
 from algoscope.training.predictions import Accuracy, Alike, Arrives, Loss, Measured, Worse, Wrong, compare
 from algoscope.training.studies import Study, Variant
 from algoscope.training.table import RECIPES, STUDIES
@@ -31,18 +33,18 @@ def small_study() -> Study:
         name="small",
         question="Does it learn faster?",
         recipe="add3",
-        common={"steps": 40, "train.eval_every": 10},
+        common={"steps": 30, "train.eval_every": 10},
         variants=(
             Variant("control", "as it is"),
             Variant("frozen", "hardly moves", FROZEN, (Arrives("never"),)),
             Variant("same", "nothing is changed", {}, (Arrives("sooner"),)),
-            Variant("no-mask", "sees the answer", {"model.causal": False, "steps": 120}),
+            Variant("no-mask", "sees the answer", {"model.causal": False, "steps": 80}),
         ),
     )
 
 
 def answers_study() -> Study:
-    plan = small_study()
+    plan = small_study()  # its name too, and so its members
     expected = {
         "frozen": (Accuracy(below=0.05), Loss(below=0.1)),
         "same": (Alike(),),
@@ -54,7 +56,7 @@ def answers_study() -> Study:
 
 def compared(plan: Study, folder: Path, **settings: object) -> ag.Finding:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "REACHED", 0.02)  # forty steps learn little
+        patch.setattr(comparing, "REACHED", 0.02)  # thirty steps learn little
         return ag.study(plan, seeds=[0, 1], settings=TINY | settings, runs_dir=folder, progress=False)
 
 
@@ -166,6 +168,51 @@ def test_a_member_that_diverges_is_named_and_the_rest_go_on(
         assert same["by_class"] == {}
         assert json.loads(broken.to_json())["rows"][2]["accuracy"] == [N, N]
         assert broken.plot() is not None
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+@pytest.fixture
+def named(found: ag.Finding, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"small": Entry("test_studies:small_study", ""), "right": Entry("test_studies:answers_study", "")}
+    monkeypatch.setattr(comparing, "STUDIES", Table("study", rows))
+
+
+def command(run, name: str, folder: Path, *more: object) -> str:
+    settings = [word for field, value in TINY.items() for word in ("--set", f"{field}={value}")]
+    code, out, err = run("study", name, "--seeds", "0..1", *settings, "--runs-dir", folder, "--quiet", *more)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_the_command_shows_what_goes_wrong_and_what_came_true(named: None, folder: Path, run) -> None:
+    out = command(run, "right", folder)
+    tables = [line.split() for line in out.splitlines()]
+    assert ["variant", "S0", "S1", "units", "tens", "end"] in tables
+    assert ["frozen", "accuracy", "below", "5", "%", "yes", "2", "of", "2"] in tables
+    assert ["frozen", "training", "loss", "below", "0.1", "NO", "0", "of", "2"] in tables
+    assert ["same", "no", "difference", "yes", "2", "of", "2"] in tables
+    assert out.rstrip().endswith("2 of 3 expectations came true")
+    assert "never than control: yes" in command(run, "small", folder)
+
+
+@pytest.mark.parametrize("name", ["small", "right"])
+def test_the_page_opens_without_a_complaint(
+    named: None, folder: Path, run, name: str, tmp_path: Path, chromium: Browser
+) -> None:
+    command(run, name, folder, "--out", tmp_path / "study.html")
+    page, said = chromium.new_page(viewport={"width": 420, "height": 900}), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "study.html").as_uri())
+    page.wait_for_selector(".plot .main-svg")
+    assert said == []
+    assert page.locator(".plot").count() == page.locator(".plot .svg-container").count()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no sideways scrolling on a telephone"
+    assert "no-mask" in page.inner_text("body")
+    assert ("training loss below 0.1" in page.inner_text("body")) == (name == "right")
+    page.close()
 
 
 # ---------------------------------------------------------------------- statements
