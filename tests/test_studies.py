@@ -221,7 +221,7 @@ def test_the_page_opens_without_a_complaint(
 def member(accuracy: float = 1.0, loss: float = 0.0, classes: str = "", columns: str = "", at: int | None = 0):
     """A made-up member: `S0 .1 S1 .2` are shares wrong."""
     by = [dict(zip(text.split()[::2], map(float, text.split()[1::2]), strict=True)) for text in (classes, columns)]
-    return Measured(0, at, loss, round((1 - accuracy) * 1000), accuracy, *by)
+    return Measured(0, at, loss, 1000, round((1 - accuracy) * 1000), accuracy, *by)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def write_page(found: Finding, path: str | Path) -> Path:
         facts=found.facts,
         first=tables(found.facts)[0][1],
         statements=statements(found["rows"]),
+        checked=max(row["checked"] or 0 for row in found["rows"]),
         not_numbers=WORDS,
         judged={"true": sum(judged), "all": len(judged)},
         figures=[plot_html(plot) for row in rows_of_plots(found.panels) for plot in row],

@@ -18,13 +18,14 @@ By = Literal["class", "column"]
 @dataclass(frozen=True)
 class Measured:
     """What became of one member: steps until 99 % of the training and of the test inputs were right (None: never), the
-    loss of its last training step in nats a position, and what certification counted: inputs wrong, the share
-    right, and by class of input and by column of the answer the share wrong (0: none, 1: all).
+    loss of its last training step in nats a position, and what certification counted: inputs checked, those
+    wrong, the share right, and by class of input and by column of the answer the share wrong (0: none, 1: all).
     """
 
     memorised: int | None
     generalised: int | None
     loss: float
+    checked: int
     wrong: int
     accuracy: float
     by_class: Mapping[str, float]

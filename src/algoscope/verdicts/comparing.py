@@ -66,8 +66,7 @@ def study(
     of_variant = {
         variant.name: [measured.get(_name(plan, variant, seed)) for seed in seeds] for variant in plan.variants
     }
-    checked = _checked(population.runs)
-    rows = [_row(plan, variant, of_variant, checked) for variant in plan.variants]
+    rows = [_row(variant, of_variant) for variant in plan.variants]
     for variant, row in zip(plan.variants, rows, strict=True):
         named = {seed: _name(plan, variant, seed) for seed in seeds}
         row["diverged"] = {str(s): population.failed[name] for s, name in named.items() if name in population.failed}
@@ -119,6 +118,7 @@ def measure(run: Run, progress: bool = False) -> Measured:
     return Measured(
         **_arrivals(run),
         loss=run.summary["loss"],
+        checked=checked,
         wrong=verdict["wrong"],
         accuracy=verdict["accuracy"],
         by_class={row["class"]: row["wrong"] / row["checked"] for row in verdict["by_class"] if row["checked"]},
@@ -147,19 +147,10 @@ def _verdict(run: Run, progress: bool) -> Finding:
     return verdict
 
 
-def _checked(runs: Mapping[str, Run]) -> int | None:
-    """Of how many inputs the members' wrong ones are."""
-    for run in runs.values():
-        return int(_verdict(run, progress=False)["domain"]["checked"])
-    return None
-
-
 # ---------------------------------------------------------------------- one variant
 
 
-def _row(
-    plan: Study, variant: Variant, members: Mapping[str, Sequence[Measured | None]], checked: int | None
-) -> dict[str, Any]:
+def _row(variant: Variant, members: Mapping[str, Sequence[Measured | None]]) -> dict[str, Any]:
     """What `study` says of a variant."""
     own, control = members[variant.name], members[variant.against]
     there, others = ([member for member in some if member is not None] for some in (own, control))
@@ -180,7 +171,7 @@ def _row(
         "memorised": [None if member is None else member.memorised for member in own],
         "generalised": arrived,
         "median": _finite(float(np.median([late(step) for step in arrived]))),
-        "checked": checked,
+        "checked": max((member.checked for member in there), default=None),
         "wrong": _each(own, lambda member: member.wrong),
         "accuracy": _each(own, lambda member: member.accuracy),
         "loss": _each(own, lambda member: member.loss),
@@ -219,7 +210,7 @@ def _claim(plan: Study, rows: Sequence[Mapping[str, Any]]) -> str:
     else:
         counts = {row["variant"]: [count for count in row["wrong"] if count is not None] for row in rows}
         said = [(name, f"{np.median(wrong):,.0f}" if wrong else "diverged") for name, wrong in counts.items()]
-        what = f"Median wrong of {rows[0]['checked'] or 0:,}"
+        what = f"Median wrong of {max(row['checked'] or 0 for row in rows):,}"
     judged = [row["came_true"] for row in rows if row["came_true"] is not None]
     said_in_words = ", ".join(" ".join(words) for words in said)
     return f"{plan.question} {what}: {said_in_words}; {sum(judged)} of {len(judged)} expectations came true"

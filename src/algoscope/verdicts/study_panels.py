@@ -42,7 +42,7 @@ def answer_panels(rows: Rows, seeds: Sequence[int]) -> tuple[Panel, ...]:
         name="seed",
         title="wrong, seed by seed (inputs)",
         axes=(_variants(rows), Axis("seed", tuple(seeds))),
-        values=counts / (rows[0]["checked"] or 1),
+        values=counts / np.array([[row["checked"] or 1] for row in rows]),
         unit="share wrong",
         zero="no input wrong",
         one="every input wrong",
