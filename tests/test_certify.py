@@ -152,6 +152,38 @@ def test_classes_by_pattern_add_up() -> None:
     assert sum(row["checked"] for row in facts["by_class"]) == 10_000
 
 
+@settings(max_examples=5)
+@given(seed=st.integers(0, 999))
+def test_positions_are_those_at_which_decoding_first_errs(seed: int) -> None:
+    task = Addition(n_digits=1)
+    subject, tokens = random_subject(seed, task), task.at(torch.arange(100))
+    targets = tokens[:, task.prompt_length :]
+    decoded = subject.generate_tokens(tokens[:, : task.prompt_length], 3)
+    first = (decoded != targets).long().cumsum(1).eq(1) & (decoded != targets)
+    forced = plain_logits(subject.model, tokens[:, :-1], task.answer_slice).argmax(-1) != targets
+    facts = certify(subject).facts
+    assert [row["first_wrong"] for row in facts["by_position"]] == first.sum(0).tolist()
+    assert [row["wrong"] for row in facts["by_position"]] == forced.sum(0).tolist()
+    assert sum(row["first_wrong"] for row in facts["by_position"]) == facts["wrong"] > 0
+
+
+def test_a_missed_carry_is_wrong_in_the_column_it_should_have_reached() -> None:
+    facts = certify(ShortSighted(TWO, 0)).facts
+    assert [(row["position"], row["meaning"], row["wrong"], row["first_wrong"]) for row in facts["by_position"]] == [
+        (6, "units", 0, 0), (7, "tens", 0, 0), (8, "hundreds", 450, 450), (9, "end", 0, 0)
+    ]  # fmt: skip
+
+
+def test_tokens_of_an_answer_have_names() -> None:
+    assert Addition(n_digits=3, reversed=False).answer_names == ("thousands", "hundreds", "tens", "units", "end")
+    assert Addition(n_digits=5).answer_names[-3:] == ("10^4", "10^5", "end")
+    for task in (Addition(), ag.Modular(p=7), ag.Reversal(), ag.Copying(), ag.Group()):
+        assert len(task.answer_names) == task.n_ctx - task.prompt_length
+        assert task.decode(task.at(torch.tensor([0]))[0, -1:].tolist()) == "<EOS>" or "end" not in task.answer_names
+    assert ag.Modular(p=7).answer_names == ("token 1",)
+    assert ag.Reversal().answer_names[-2:] == ("token 5", "end")
+
+
 def test_a_tie_is_decided_as_decoding_decides_it() -> None:
     class Undecided(ShortSighted):
         def answer_logits(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -211,7 +243,7 @@ def test_json_is_that_of_the_interface() -> None:
     plain = json.loads(certify(ShortSighted(TWO, 0)).to_json())
     assert {
         "subject", "task", "weights_sha256", "dtype", "domain", "wrong", "accuracy", "interval_95", "by_class",
-        "min_margin", "float_error", "robust", "counterexamples", "seconds",
+        "by_position", "min_margin", "float_error", "robust", "counterexamples", "seconds",
     } <= set(plain)  # fmt: skip
     assert set(plain["domain"]) == {"size", "method", "checked"}
     assert {"class", "size", "checked", "wrong"} <= set(plain["by_class"][0])

@@ -206,11 +206,11 @@ def _figures(finding: Finding) -> dict[str, list[list[str]]]:
     drawn: dict[str, list[list[str]]] = {}
     for row in rows_of_plots(finding.panels):
         key = row[0].beside or row[0].name
-        drawn.setdefault(key, []).append([_html(plot) for plot in row])
+        drawn.setdefault(key, []).append([plot_html(plot) for plot in row])
     return drawn
 
 
-def _html(plot: Panel) -> str:
+def plot_html(plot: Panel) -> str:
     """A place for the plot with its data inside, where the page's last script finds and draws it."""
     data = (figure(plot).to_json() or "").replace("<", "\\u003c")
     return f'<div class="plot"><script type="application/json">{data}</script></div>'

@@ -1,11 +1,17 @@
 """`algoscope study NAME`: a controlled comparison."""
 
+from pathlib import Path
+
 import click
 
+from algoscope.core.registry import Entry, Table
 from algoscope.doors.common import common, names, show_table
 from algoscope.doors.runs_commands import parse_seeds, parse_settings
 from algoscope.doors.table import PUBLIC
 from algoscope.training.table import STUDIES
+from algoscope.verdicts.study_words import WORDS, tables
+
+PAGES = Table("page", {"study": Entry("algoscope.doors.study_page:write_page", "a study on one page")})
 
 
 @click.command()
@@ -23,36 +29,25 @@ def study(
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Train the variants of the study NAME over seeds and compare them with their control: one table, one figure.
+    """Train the variants of the study NAME over seeds, certify them, and compare them with their control: a table, a
+    figure, and which predictions came true.
 
     Its members are ordinary runs, NAME-VARIANT-s<seed>; those that are whole already are not trained again.
     """
     found = PUBLIC.load("study")(
         name, seeds=parse_seeds(seeds), settings=parse_settings(settings), runs_dir=runs_dir, progress=not quiet
     )
-    if out is not None:
+    if out is not None and Path(out).suffix == ".html":
+        PAGES.load("study")(found, out)
+    elif out is not None:
         found.save(out)
     if as_json:
         click.echo(found.to_json())
         return
-    rows = [
-        (
-            row["variant"],
-            row["meaning"],
-            _steps(row["memorised"]),
-            _steps(row["generalised"]),
-            "never" if row["median"] is None else f"{row['median']:,.0f}",
-            row["outcome"] if row["variant"] != row["against"] else "",
-            f"{row['expected']} than {row['against']}: {'yes' if row['came_true'] else 'NO'}"
-            if row["expected"]
-            else "",
-        )
-        for row in found["rows"]
-    ]
-    columns = ["variant", "what is changed", "memorised", "generalised", "median", "outcome", "expected"]
-    show_table("", columns, rows, numeric=["median"])
+    for title, (headings, *rows) in tables(found.facts):
+        show_table(title, headings, rows, numeric=[heading for heading in headings if heading not in WORDS])
+        click.echo()
+    for row in found["rows"]:
+        for seed, message in row["diverged"].items():
+            click.echo(f"{row['variant']}, seed {seed}, diverged: {message}")
     click.echo(found.claim)
-
-
-def _steps(steps: list[int | None]) -> str:
-    return " ".join("never" if step is None else f"{step:,}" for step in steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 from algoscope.networks.memory import KeyValues
 from algoscope.networks.transformer import Transformer
 
-PORTION = 5000  # rows that run on from their beginnings at once; fewer keep threads waiting for each other
+PORTION = 5000  # rows that run at once; fewer keep threads waiting for each other, more leave the processor's cache
 WORTH_A_CUT = 4  # a cut is worth its gather when beginnings before it are at least this many times fewer
 
 
@@ -38,7 +38,7 @@ def shared_logits(
     start, stop, _ = at.indices(tokens.shape[1])
     cuts = find_cuts(tokens[:, : start + 1]) if model.cfg.causal else []
     if not cuts:
-        return plain_logits(model, tokens, at)
+        return torch.cat([plain_logits(model, portion, at) for portion in tokens.split(PORTION)])
     past, begin = KeyValues(), 0
     parent = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
     for cut in cuts:

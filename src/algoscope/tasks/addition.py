@@ -15,6 +15,7 @@ from algoscope.tasks.base import Task, Tokens
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
 HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
+COLUMNS = ("units", "tens", "hundreds", "thousands")  # by name, and by their power of ten beyond
 NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in the others they hold zeros and nines
 
 Operand = Int[Tensor, "batch"]
@@ -38,6 +39,11 @@ class Addition(Task):
     @property
     def prompt_length(self) -> int:
         return 2 * self.n_digits + 2
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        names = [COLUMNS[i] if i < len(COLUMNS) else f"10^{i}" for i in range(self.n_digits + 1)]
+        return (*(names if self.reversed else names[::-1]), "end")
 
     @property
     def parts(self) -> Mapping[str, slice]:

@@ -65,6 +65,13 @@ class Task(BaseModel, ABC):
         return slice(self.prompt_length - 1, self.n_ctx - 1)
 
     @property
+    def answer_names(self) -> tuple[str, ...]:
+        """What each token of an answer is, in the order of writing: by number, where the task has no names."""
+        ends = "<EOS>" in self.used_tokens
+        numbers = [f"token {i + 1}" for i in range(self.n_ctx - self.prompt_length - ends)]
+        return (*numbers, "end") if ends else tuple(numbers)
+
+    @property
     @abstractmethod
     def parts(self) -> Mapping[str, slice]:
         """The stretches of a sequence by name, in order; together they are what a model reads."""

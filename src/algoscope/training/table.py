@@ -59,5 +59,13 @@ STUDIES = Table(
             "algoscope.training.studies:grokking",
             "what shortens the wait between memorising and generalising: nine variants of grok59",
         ),
+        "design": Entry(
+            "algoscope.training.studies:design",
+            "which parts of the adder are needed, and which sums go wrong without them: twelve variants of add3",
+        ),
+        "training": Entry(
+            "algoscope.training.studies:training",
+            "what training the adder needs: weight decay, learning rate, 500 to 50,000 pairs; eight variants",
+        ),
     },
 )

@@ -44,11 +44,14 @@ def certify(
 
     The facts are those of `certify --json`. `wrong` and `accuracy` are over `domain.checked` of `domain.size` inputs;
     `interval_95` bounds the accuracy when they are a sample. `by_class` counts by the scheme `by` (the task's first
-    otherwise). `min_margin` is the smallest lead of a right token over its best rival at any answer position, in
-    logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits, over the
-    2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin
-    exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right answer
-    and what greedy decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
+    otherwise). `by_position` goes through the answer token by token: its `position` in the sequence, what it is
+    (`meaning`), of how many inputs it is `wrong` when all before it is right, and of how many it is the `first_wrong`,
+    which add up to `wrong`. `min_margin` is the smallest lead of a right token over its best rival at any answer
+    position, in logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits,
+    over the 2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest
+    margin exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right
+    answer and what greedy decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free
+    now.
 
     Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, and what
     `open_subject` raises.
@@ -62,8 +65,8 @@ def certify(
     began = time.perf_counter()
     with torch.no_grad(), threads(1), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
         chunks = domain.chunks(ROWS, subject.device)
-        for tokens, margin, wrong in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
-            count.add(tokens, margin, wrong)
+        for tokens, margin, wrong_at in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
+            count.add(tokens, margin, wrong_at)
             bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
         error = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row[None]) for row in torch.cat(count.wrong_rows)]
@@ -71,28 +74,30 @@ def certify(
     return _finding(subject, domain, names, count, error, counterexamples, seconds)
 
 
-def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch"]]:
-    """Whole sequences, the margin of each, and whether its greedy answer is wrong; all on the CPU.
+def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
+    """Whole sequences, the margin of each, and which tokens of its answer go wrong after a right beginning; all on the
+    CPU. The greedy answer is wrong where any of them is.
 
     Raises SubjectError where a margin is not a number: the answer is then not defined.
     """
     logits, targets = subject.answer_logits(tokens), tokens[:, subject.task.prompt_length :]
-    margin = margins(logits, targets)
+    leads = leads_of(logits, targets)
+    margin = leads.amin(-1)
     if not margin.isfinite().all():
         first = int((~margin.isfinite()).nonzero()[0, 0])
         shown = subject.to_string(tokens[first, : subject.task.prompt_length])
         raise SubjectError(f"{subject.name} gives a logit that is not finite for {shown}: its answer is not defined")
-    wrong = margin < 0
-    tied = (margin == 0).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
-    wrong[tied] = (logits[tied].argmax(-1) != targets[tied]).any(-1)
-    return tokens.cpu(), margin.cpu(), wrong.cpu()
+    wrong_at = leads < 0
+    tied = (leads == 0).any(-1).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
+    wrong_at[tied] = logits[tied].argmax(-1) != targets[tied]
+    return tokens.cpu(), margin.cpu(), wrong_at.cpu()
 
 
-def margins(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch"]:
-    """The smallest lead of the right token over its best rival at any position, in logits; negative: wrong there."""
+def leads_of(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch read"]:
+    """The lead of the right token over its best rival at each position, in logits; negative: wrong there."""
     right = logits.gather(-1, targets[..., None])
     rivals = logits.scatter(-1, targets[..., None], -torch.inf).amax(-1)
-    return (right[..., 0] - rivals).amin(-1)
+    return right[..., 0] - rivals
 
 
 def float_error(subject: Subject, tokens: Tokens) -> float:
@@ -110,12 +115,14 @@ class _Count:
         self.min_margin = float("inf")
         n_classes = len(task.class_names(by))
         self.size_of, self.wrong_of = torch.zeros(2, n_classes, dtype=torch.long)
+        self.wrong_at, self.first_wrong_at = torch.zeros(2, len(task.answer_names), dtype=torch.long)
         self.histogram = np.zeros(len(BINS) - 1, dtype=int)
         self.hardest, self.hardest_margins = torch.zeros(0, task.n_ctx, dtype=torch.long), torch.zeros(0)
         self.others: list[Tokens] = []
         self.wrong_rows: list[Tokens] = [self.hardest]
 
-    def add(self, tokens: Tokens, margin: Float[Tensor, "batch"], wrong: Bool[Tensor, "batch"]) -> None:
+    def add(self, tokens: Tokens, margin: Float[Tensor, "batch"], wrong_at: Bool[Tensor, "batch read"]) -> None:
+        wrong = wrong_at.any(dim=1)
         kinds = self.task.classes(tokens, self.by)
         self.size_of += torch.bincount(kinds, minlength=len(self.size_of))
         self.histogram += np.histogram(margin.numpy().clip(BINS[0], BINS[-1]), BINS)[0]
@@ -127,6 +134,9 @@ class _Count:
         self.checked += len(tokens)
         n_wrong = int(wrong.sum())
         if n_wrong:
+            self.wrong_at += wrong_at.sum(dim=0)
+            first = wrong_at[wrong].long().argmax(dim=1)
+            self.first_wrong_at += torch.bincount(first, minlength=len(self.first_wrong_at))
             self.wrong_of += torch.bincount(kinds[wrong], minlength=len(self.wrong_of))
             self.wrong_rows.append(tokens[wrong][: max(0, self.limit - min(self.wrong, self.limit))])
             self.wrong += n_wrong
@@ -172,6 +182,7 @@ def _finding(
         "accuracy": accuracy,
         "interval_95": domain.interval(count.wrong),
         "by_class": by_class,
+        "by_position": _by_position(subject.task, count),
         "min_margin": count.min_margin,
         "float_error": error,
         "robust": count.wrong == 0 and count.min_margin > 2 * error,
@@ -186,6 +197,14 @@ def _finding(
         panels=(_class_panel(facts), _margin_panel(count)),
         provenance={"subject": subject.name, "weights_sha256": facts["weights_sha256"], "seconds": seconds},
     )
+
+
+def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
+    counts = zip(task.answer_names, count.wrong_at.tolist(), count.first_wrong_at.tolist(), strict=True)
+    return [
+        {"position": task.prompt_length + i, "meaning": name, "wrong": wrong, "first_wrong": first}
+        for i, (name, wrong, first) in enumerate(counts)
+    ]
 
 
 def _class_panel(facts: Mapping[str, Any]) -> Panel:
