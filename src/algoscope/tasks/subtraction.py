@@ -110,8 +110,8 @@ class Subtraction(Task):
 
     def sequences(self, first: Operand, second: Operand) -> Tokens:
         """Whole sequences for pairs of operands: prompt, difference, end-of-sequence."""
-        width = self.n_digits + 1
-        difference = _digits((first - second) % 10**width, width)
+        sign = torch.where(first < second, 9, 0)[:, None]
+        difference = torch.cat([sign, _digits((first - second) % 10**self.n_digits, self.n_digits)], dim=1)
         parts = [
             _digits(first, self.n_digits),
             torch.full_like(first, MINUS)[:, None],
