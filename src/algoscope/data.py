@@ -4,6 +4,7 @@ Nothing has to be saved to resume: step 700 of seed 3 is the same batch whoever 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.stages import Staged
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
@@ -77,7 +79,25 @@ class FreshBatches(Batches):
 
     def _draw(self, draw: int) -> Tokens:
         generator = seeded(self.device, self.seed, draw)
+        first = draw * STEPS_A_DRAW
+        if isinstance(self.task, Staged) and first < self.data.curriculum:
+            steps = range(first, first + STEPS_A_DRAW)
+            return torch.cat([self._draw_easy(self.task, step, generator) for step in steps])
         return _drawn(self.task, STEPS_A_DRAW * self.size, generator, self.test_keys, self.data.hard_share)
+
+
+    def _draw_easy(self, task: Staged, step: int, generator: torch.Generator) -> Tokens:
+        """The batch of a step of the curriculum. Its stage grows evenly; each input has this stage or one before it,
+        all alike probable.
+        """
+        stage = min(1 + step * task.n_stages // self.data.curriculum, task.n_stages)
+
+        def cut(tokens: Tokens) -> Tokens:
+            return task.at_stage(
+                tokens, torch.randint(1, stage + 1, (len(tokens),), generator=generator, device=self.device)
+            )
+
+        return _drawn(self.task, self.size, generator, self.test_keys, self.data.hard_share, cut)
 
 
 class FixedBatches(Batches):
@@ -119,12 +139,17 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
 
 
 def _drawn(
-    task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"], hard_share: float = 0.0
+    task: Task,
+    n: int,
+    generator: torch.Generator,
+    apart_from: Int[Tensor, "keys"],
+    hard_share: float = 0.0,
+    change: Callable[[Tokens], Tokens] = lambda tokens: tokens,
 ) -> Tokens:
-    """`n` draws as the task makes them, none with a key in `apart_from`, which is sorted."""
+    """`n` draws as the task makes them, changed so, none with a key in `apart_from`, which is sorted."""
     kept = [task.sample(0, generator)]
     while sum(map(len, kept)) < n:
-        tokens = task.sample(n, generator, hard_share)
+        tokens = change(task.sample(n, generator, hard_share))
         kept.append(tokens[~_among(task.keys(tokens), apart_from)])
     return torch.cat(kept)[:n]
 

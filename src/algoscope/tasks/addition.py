@@ -12,6 +12,9 @@ from torch import Tensor
 
 from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
+from algoscope.tasks.stages import Staged
+from algoscope.tasks.strata import Stratified, WholeNumbers
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
 HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
@@ -20,7 +23,7 @@ NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in t
 Operand = Int[Tensor, "batch"]
 
 
-class Addition(Task):
+class Addition(Task, Stratified, Staged):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
@@ -96,6 +99,15 @@ class Addition(Task):
             at_edge = forced & (kind >= NINES) & (kind < 1)
             first, second = torch.where(at_edge, edge[0], first), torch.where(at_edge, edge[1], second)
         return self.sequences(self._number(first), self._number(second))
+
+    @property
+    def n_stages(self) -> int:
+        """One for each digit: at stage k both operands are below 10^k, and their upper digits are zeros."""
+        return self.n_digits
+
+    def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
+        first, second = self.operands(tokens)
+        return self.sequences(first % 10**stage, second % 10**stage)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         first, second = self.operands(tokens)
@@ -199,6 +211,16 @@ class Addition(Task):
             run = torch.where(column >= 10, 0, torch.where(extends, run + 1, -1))
             longest = torch.maximum(longest, run)
         return longest + 1
+
+    def class_sizes(self, by: str) -> tuple[int, ...]:
+        self._check_scheme(by)
+        return chain_sizes(self.n_digits) if by == "chain" else pattern_sizes(self.n_digits)
+
+    def class_members(self, by: str, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> Tokens:
+        self._check_scheme(by)
+        member = chain_member if by == "chain" else pattern_member
+        first, second = member(self.n_digits, kinds, rank)
+        return self.sequences(self._number(first.flip(1)), self._number(second.flip(1)))
 
     def _check_scheme(self, by: str) -> None:
         if by not in self.class_schemes:
