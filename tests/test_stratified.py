@@ -64,11 +64,13 @@ def test_classes_have_the_sizes_and_the_members_that_going_through_all_sums_find
     every = task.at(torch.arange(task.domain_size))
     sizes = task.class_sizes(by)
     assert sizes == tuple(torch.bincount(task.classes(every, by), minlength=len(sizes)).tolist())
-    kinds = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    ranks = np.array([rank for size in sizes for rank in range(size)], dtype=object)
+    small = [kind for kind, size in enumerate(sizes) if size <= 10_000]
+    kinds = torch.tensor([kind for kind in small for _ in range(sizes[kind])])
+    ranks = np.array([rank for kind in small for rank in range(sizes[kind])], dtype=object)
     members = task.class_members(by, kinds, ranks)
     assert torch.equal(task.classes(members, by), kinds)
-    assert torch.equal(members[task.keys(members).sort().indices], every)  # each sum once: each rank is another one
+    of_these = every[torch.isin(task.classes(every, by), torch.tensor(small))]
+    assert torch.equal(members[task.keys(members).sort().indices], of_these)  # each sum once: a rank of its own
 
 
 @pytest.mark.parametrize("by", SCHEMES)
@@ -98,7 +100,7 @@ def test_shares_are_the_published_ones() -> None:
 def test_draws_within_a_class_are_uniform(by: str, kind: int) -> None:
     task = Addition(n_digits=2)
     size = task.class_sizes(by)[kind]
-    drawn = task.sample_class(by, torch.full((10 * size,), kind), seeded(CPU, 7, kind))
+    drawn = task.sample_class(by, torch.full((5 * size,), kind), seeded(CPU, 7, kind))
     assert (task.classes(drawn, by) == kind).all()
     counts = torch.bincount(task.keys(drawn), minlength=task.domain_size)
     members = task.classes(task.at(torch.arange(task.domain_size)), by) == kind
@@ -109,7 +111,7 @@ def test_draws_within_a_class_are_uniform(by: str, kind: int) -> None:
 @pytest.mark.parametrize("by", SCHEMES)
 def test_draws_from_large_domains_are_of_their_class_and_spread_over_it(by: str) -> None:
     n_classes = len(TEN.class_sizes(by))
-    kinds = torch.arange(n_classes).repeat_interleave(-(-8_000 // n_classes))
+    kinds = torch.arange(n_classes).repeat_interleave(-(-4_000 // n_classes))
     drawn = TEN.sample_class(by, kinds, seeded(CPU, 1))
     assert torch.equal(TEN.classes(drawn, by), kinds)
     assert torch.equal(drawn, TEN.sequences(*TEN.operands(drawn)))
@@ -119,11 +121,11 @@ def test_draws_from_large_domains_are_of_their_class_and_spread_over_it(by: str)
 
 
 def test_long_whole_numbers_are_drawn_evenly() -> None:
-    sizes = np.array([3 << 100] * 6_000 + [5, 1] * 500, dtype=object)
+    sizes = np.array([3 << 100] * 2_000 + [5, 1] * 500, dtype=object)
     drawn = uniform_below(sizes, seeded(CPU, 2))
-    assert chisquare([np.sum(drawn[:6_000] >> 100 == third) for third in range(3)]).pvalue > 1e-3
-    assert chisquare([np.sum(drawn[6_000::2] == value) for value in range(5)]).pvalue > 1e-3
-    assert set(drawn[6_001::2]) == {0}
+    assert chisquare([np.sum(drawn[:2_000] >> 100 == third) for third in range(3)]).pvalue > 1e-3
+    assert chisquare([np.sum(drawn[2_000::2] == value) for value in range(5)]).pvalue > 1e-3
+    assert set(drawn[2_001::2]) == {0}
     assert (drawn < sizes).all()
 
 
@@ -132,7 +134,7 @@ def test_long_whole_numbers_are_drawn_evenly() -> None:
 
 def test_an_error_on_long_chains_is_caught_where_a_uniform_sample_misses_it() -> None:
     subject = Flawed(TEN, bad={7, 8, 9, 10})
-    assert certify(subject, sample=10_000).facts["wrong"] == 0
+    assert certify(subject, sample=10_000, n_threads=1).facts["wrong"] == 0
     facts = certify(subject, per_class=100).facts
     assert facts["domain"] == {"size": 10**20, "method": "stratified", "checked": 1_106}
     wrong = {row["class"]: row["wrong"] for row in facts["by_class"] if row["wrong"]}
@@ -169,13 +171,12 @@ def test_edge_cases_are_always_among_the_checked_and_no_part_of_the_estimate() -
 
 
 def test_classes_with_no_more_inputs_than_draws_are_checked_whole() -> None:
-    task = Addition(n_digits=3)
-    subject = Flawed(task, bad={3}, numbers=(123,))
+    subject = Flawed(Addition(n_digits=2), bad={2}, numbers=(12,))
     whole = certify(subject).facts
-    facts = certify(subject, per_class=5_000).facts
-    assert facts["by_class"][3] == whole["by_class"][3]
-    assert facts["by_class"][3]["checked"] == 4_500
-    assert [row["interval_95"] is None for row in facts["by_class"]] == [False, False, False, True, True]
+    facts = certify(subject, per_class=500).facts
+    assert facts["by_class"][2] == whole["by_class"][2]
+    assert facts["by_class"][2]["checked"] == 450
+    assert [row["interval_95"] is None for row in facts["by_class"]] == [False, False, True, True]
     low, high = facts["interval_95"]
     assert low <= whole["accuracy"] <= high
     everything = certify(subject, per_class=10**6).facts

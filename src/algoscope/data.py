@@ -87,9 +87,11 @@ class FreshBatches(Batches):
 
 
     def _draw_easy(self, task: Staged, step: int, generator: torch.Generator) -> Tokens:
-        """The batch of a step of the curriculum. Its stage grows evenly; each input has this stage or one before it,
-        all alike probable.
+        """The batch of a step in a draw that begins with the curriculum. The stage grows evenly; each input has this
+        stage or one before it, all alike probable.
         """
+        if step >= self.data.curriculum:
+            return _drawn(self.task, self.size, generator, self.test_keys, self.data.hard_share)
         stage = min(1 + step * task.n_stages // self.data.curriculum, task.n_stages)
 
         def cut(tokens: Tokens) -> Tokens:
