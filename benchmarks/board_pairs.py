@@ -1,4 +1,4 @@
-"""The pairs of the AdderBoard's test put to 10-digit adders: its 10 edge cases and 10,000 pairs of `random.Random(2025)`.
+"""The AdderBoard's test put to 10-digit adders: its 10 edge cases and 10,000 pairs of `random.Random(2025)`.
 
 Usage: python benchmarks/board_pairs.py RUN_FOLDER...
 Answers are decoded greedily, token by token, and read as a user would read them.

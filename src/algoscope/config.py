@@ -204,7 +204,7 @@ class RunConfig(Section):
             raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
         if self.data.curriculum and (self.data.source == "fixed" or not isinstance(self.task, Staged)):
             raise ValueError(
-                f"data.curriculum {self.data.curriculum} needs fresh draws of a task with stages (addition): set it to 0"
+                f"data.curriculum {self.data.curriculum} needs fresh draws of a task with stages: set it to 0"
             )
         return self
 

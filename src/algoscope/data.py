@@ -85,7 +85,6 @@ class FreshBatches(Batches):
             return torch.cat([self._draw_easy(self.task, step, generator) for step in steps])
         return _drawn(self.task, STEPS_A_DRAW * self.size, generator, self.test_keys, self.data.hard_share)
 
-
     def _draw_easy(self, task: Staged, step: int, generator: torch.Generator) -> Tokens:
         """The batch of a step in a draw that begins with the curriculum. The stage grows evenly; each input has this
         stage or one before it, all alike probable.

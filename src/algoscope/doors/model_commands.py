@@ -100,7 +100,7 @@ def show_classes(rows: Sequence[Mapping[str, Any]]) -> None:
     if len(shown) < len(rows):
         least = min(row["checked"] for row in rows)
         n_wrong = sum(row["wrong"] > 0 for row in rows)
-        click.echo(f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {n_wrong:,} of them")
+        click.echo(f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {n_wrong:,}")
 
 
 @click.command()

@@ -2,8 +2,8 @@
 
 Two digits sum to less than nine in 45 of 100 cases, to nine in 10, to ten or more in 45: the letters s, 9, c. A
 class says which letters the columns may have, so its size is a count of words of letters, each weighted by the pairs
-of digits that its letters have. Going up the columns, two numbers are enough to know the class of a word by its end: how
-many columns of nine stand above the last carry without a gap, and the longest such chain so far.
+of digits that its letters have. Going up the columns, two numbers are enough to know the class of a word by its end:
+how many columns of nine stand above the last carry without a gap, and the longest such chain so far.
 """
 
 from functools import cache

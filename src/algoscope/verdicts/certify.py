@@ -52,11 +52,13 @@ def certify(
     given: so many uniform draws within every class, all of a class that has no more. Each class then has its exact
     `size`, the row `edge` holds the task's edge cases, checked besides, and `accuracy` is estimated with the exact
     weights of the classes. `interval_95` bounds the accuracy where not all was checked, as Clopper and Pearson do, of a
-    stratified one as `stratified_interval` says. `min_margin` is the smallest lead of a right token over its best rival at any answer position, in
-    logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits, over the
-    2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin
-    exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right answer
-    and what greedy decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
+    stratified one as `stratified_interval` says.
+
+    `min_margin` is the smallest lead of a right token over its best rival at any answer position, in logits, negative
+    where the model is wrong. `float_error` is the largest difference to float64 logits, over the 2,048 inputs of
+    smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin exceeds twice that
+    error, so that rounding decides no answer. `counterexamples` show the input, the right answer and what greedy
+    decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
 
     Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, for `sample` with
     `per_class`, and for `per_class` where the task does not count its classes; and what `open_subject` raises.

@@ -1,4 +1,4 @@
-"""How wrong a model may be at most, and at least, when only some inputs were checked. Bounds hold at any sample size."""
+"""How wrong a model may be at most, and at least, when some inputs were checked: bounds that hold for any number."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -43,11 +43,11 @@ def stratified_interval(
     together if the chances that each misses add up; a class gets of it in proportion to its size a draw. Best
     where a rare class goes wrong.
 
-    *Pooled*: the number of wrong draws K is a sum of independent trials, with mean m. By Hoeffding (Ann. Math. Stat. 27,
-    1956, theorem 5) such a sum is at most k, for k <= m - 1, no more often than a binomial one with the same mean. So m
-    is at most k + 1 or what Clopper and Pearson say of N draws; and no domain has more wrong inputs, for such a
-    mean, than one whose wrong inputs lie in the classes that count most a draw. Below likewise. Best where nothing is
-    wrong: with n draws in each of some classes and the largest a share w of the domain, the bound is 4.4 w/n.
+    *Pooled*: the number of wrong draws K is a sum of independent trials, with mean m. By Hoeffding (Ann. Math.
+    Stat. 27, 1956, theorem 5) such a sum is at most k, for k <= m - 1, no more often than a binomial one with the same
+    mean. So m is at most k + 1 or what Clopper and Pearson say of N draws; and no domain has more wrong inputs, for
+    such a mean, than one whose wrong inputs lie in the classes that count most a draw. Below likewise. Best where
+    nothing is wrong: with n draws in each of some classes and the largest a share w of all, the bound is 4.4 w/n.
     """
     total = sum(sizes)
     whole = [n == size for n, size in zip(checked, sizes, strict=True)]
