@@ -1,4 +1,4 @@
-"""Short sums first: batches of a curriculum, and what a run makes of them."""
+"""Short sums first, and regular ones: batches of a curriculum, with repeated columns, and what a run makes of them."""
 
 from pathlib import Path
 
@@ -80,6 +80,30 @@ def test_a_stage_keeps_the_lower_digits() -> None:
     assert shown == ["0004+0006=01000<EOS>", "0234+0766=00010<EOS>", "1234+8766=00001<EOS>"]
 
 
+def test_repeated_columns_make_the_sums_that_chance_seldom_does() -> None:
+    plain = TASK.sample(4_000, torch.Generator().manual_seed(0))
+    tokens = TASK.repeated(plain, torch.Generator().manual_seed(1))
+    first, second = TASK.operands(tokens)
+    assert torch.equal(tokens, TASK.sequences(first, second))
+    before = TASK.operands(plain)
+    assert torch.equal(first % 10, before[0] % 10)
+    assert torch.equal(second % 10, before[1] % 10)
+    alike = (first % 1111 == 0) & (second % 1111 == 0)
+    assert alike.float().mean() == pytest.approx(0.9**3, abs=0.02)
+    assert {(0, 0), (9999, 9999), (9999, 0)} <= set(zip(first.tolist(), second.tolist(), strict=True))
+
+
+def test_a_share_of_the_draws_is_repeated_and_the_rest_is_not() -> None:
+    data = DataConfig(n_test=500, repeat_share=0.25)
+    draws = source(data)
+    tokens = torch.cat([draws.batch(step) for step in range(64)])
+    first, second = TASK.operands(tokens)
+    assert torch.equal(tokens, TASK.sequences(first, second))
+    alike = ((first % 1111 == 0) & (second % 1111 == 0)).float().mean()
+    assert alike == pytest.approx(0.25 * 0.9**3, abs=0.02)
+    assert torch.equal(source(data).batch(40), tokens[40 * 64 : 41 * 64])
+
+
 def settings(**more: object) -> dict[str, object]:
     small = {"n_digits": 3, "steps": 48, "batch": 16, "data.n_test": 16, "data.curriculum": 40}
     return {**small, "train.checkpoint_every": 16, "train.eval_every": 16, **more}
@@ -113,9 +137,11 @@ def test_it_is_refused_where_nothing_can_grow() -> None:
     for recipe in (add3_reference, grok59):
         with pytest.raises(ConfigError, match="curriculum 7 needs fresh draws of a task with stages"):
             override(recipe(), {"data.curriculum": 7})
+        with pytest.raises(ConfigError, match=r"repeat_share 0.5 needs fresh draws of a task with columns"):
+            override(recipe(), {"data.repeat_share": 0.5})
 
 
 def test_configs_written_before_there_was_one_have_none() -> None:
     plain = add3().model_dump()
-    del plain["data"]["curriculum"]
+    del plain["data"]["curriculum"], plain["data"]["repeat_share"]
     assert parse_config(plain) == add3()

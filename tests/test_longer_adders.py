@@ -20,7 +20,7 @@ def test_they_are_add3_with_two_heads_and_more_positions(recipe, n_digits: int, 
     assert config.task.n_digits == n_digits
     assert sum(count_parameters(config.model).values()) == total
     assert config.model == add3().model.model_copy(update={"n_ctx": 3 * n_digits + 4, "n_heads": 2})
-    assert config.data == add3().data
+    assert config.data == add3().data.model_copy(update={"repeat_share": 0.1})
     model = config.model
     assert (model.positions, model.normalization_type, model.act_fn, model.causal) == ("learned", "LN", "relu", True)
 

@@ -18,7 +18,7 @@ from algoscope.tasks.copying import Copying
 from algoscope.tasks.group import Group
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
-from algoscope.tasks.stages import Staged
+from algoscope.tasks.stages import Repeating, Staged
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -116,6 +116,7 @@ class DataConfig(Section):
     n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
+    repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
     curriculum: int = Field(
         0, ge=0, description="first steps, in which fresh draws grow from one digit to all; 0: whole from the start"
     )
@@ -205,6 +206,10 @@ class RunConfig(Section):
         if self.data.curriculum and (self.data.source == "fixed" or not isinstance(self.task, Staged)):
             raise ValueError(
                 f"data.curriculum {self.data.curriculum} needs fresh draws of a task with stages: set it to 0"
+            )
+        if self.data.repeat_share and (self.data.source == "fixed" or not isinstance(self.task, Repeating)):
+            raise ValueError(
+                f"data.repeat_share {self.data.repeat_share} needs fresh draws of a task with columns: set it to 0"
             )
         return self
 

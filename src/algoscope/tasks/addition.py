@@ -13,17 +13,18 @@ from torch import Tensor
 from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
-from algoscope.tasks.stages import Staged
+from algoscope.tasks.stages import Repeating, Staged
 from algoscope.tasks.strata import Stratified, WholeNumbers
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
 HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
 NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in the others they hold zeros and nines
+REPEAT = 0.9  # in a repeated draw, the chance that a column has the digits of the one below it
 
 Operand = Int[Tensor, "batch"]
 
 
-class Addition(Task, Stratified, Staged):
+class Addition(Task, Stratified, Staged, Repeating):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
@@ -108,6 +109,15 @@ class Addition(Task, Stratified, Staged):
     def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
         first, second = self.operands(tokens)
         return self.sequences(first % 10**stage, second % 10**stage)
+
+    def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
+        """Each column but the units takes the digits of the one below it with chance 0.9: 7777+2222, 9999+9999."""
+        n, device = self.n_digits, generator.device
+        again = torch.rand(len(tokens), n, generator=generator, device=device) < REPEAT
+        source = torch.where(again, 0, torch.arange(n, device=device)).cummax(dim=1).values  # units first
+        operands = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
+        first, second = (digits.flip(1).gather(1, source).flip(1) for digits in operands)
+        return self.sequences(self._number(first), self._number(second))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         first, second = self.operands(tokens)

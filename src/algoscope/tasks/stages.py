@@ -1,7 +1,8 @@
-"""What some tasks can do besides: make their inputs easier, stage by stage, for a curriculum."""
+"""What some tasks can do besides, for training: make their inputs easier stage by stage, or more regular."""
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -19,3 +20,11 @@ class Staged(ABC):
     @abstractmethod
     def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
         """The inputs cut down to the stage of their row, in the format of the whole task, with their answers."""
+
+
+class Repeating(ABC):
+    """A task whose inputs are made of like parts side by side, which chance alone seldom makes equal."""
+
+    @abstractmethod
+    def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
+        """The inputs with most parts made equal to their neighbours, with their answers."""

@@ -76,7 +76,7 @@ def _longer(recipe: str, n_digits: int, decay_steps: int, steps: int) -> RunConf
         recipe=recipe,
         task=task,
         model=small.model.model_copy(update={"n_ctx": task.n_ctx, "n_heads": 2}),
-        data=small.data,
+        data=small.data.model_copy(update={"repeat_share": 0.1}),
         optim=small.optim.model_copy(update={"decay_steps": decay_steps}),
         train=small.train.model_copy(update={"steps": steps}),
     )
