@@ -13,14 +13,16 @@ from algoscope.training.table import RECIPES
 SHORT = {"steps": 6, "batch": 16, "data.n_test": 32, "train.log_every": 2, "train.checkpoint_every": 6}
 
 
-@pytest.mark.parametrize(("recipe", "n_digits", "total"), [(add5, 5, 17_952), (add10, 10, 18_432)])
-def test_they_are_add3_with_two_heads_and_more_positions(recipe, n_digits: int, total: int) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "n_digits", "total", "repeats"), [(add5, 5, 17_952, 0.0), (add10, 10, 18_432, 0.1)]
+)
+def test_they_are_add3_with_two_heads_and_more_positions(recipe, n_digits: int, total: int, repeats: float) -> None:
     config = recipe()
     assert RECIPES.load(config.recipe)() == config
     assert config.task.n_digits == n_digits
     assert sum(count_parameters(config.model).values()) == total
     assert config.model == add3().model.model_copy(update={"n_ctx": 3 * n_digits + 4, "n_heads": 2})
-    assert config.data == add3().data.model_copy(update={"repeat_share": 0.1})
+    assert config.data == add3().data.model_copy(update={"repeat_share": repeats})
     model = config.model
     assert (model.positions, model.normalization_type, model.act_fn, model.causal) == ("learned", "LN", "relu", True)
 
