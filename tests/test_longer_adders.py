@@ -13,9 +13,7 @@ from algoscope.training.table import RECIPES
 SHORT = {"steps": 6, "batch": 16, "data.n_test": 32, "train.log_every": 2, "train.checkpoint_every": 6}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "n_digits", "total", "repeats"), [(add5, 5, 17_952, 0.0), (add10, 10, 18_432, 0.1)]
-)
+@pytest.mark.parametrize(("recipe", "n_digits", "total", "repeats"), [(add5, 5, 17_952, 0.0), (add10, 10, 18_432, 0.1)])
 def test_they_are_add3_with_two_heads_and_more_positions(recipe, n_digits: int, total: int, repeats: float) -> None:
     config = recipe()
     assert RECIPES.load(config.recipe)() == config

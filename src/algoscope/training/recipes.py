@@ -70,7 +70,7 @@ def add10() -> RunConfig:
 
 
 def _longer(recipe: str, n_digits: int, repeat_share: float, decay_steps: int, steps: int) -> RunConfig:
-    """`add3` with two heads for more digits. All columns come right at once, so it needs no curriculum."""
+    """`add3` with two heads for more digits. It needs no curriculum."""
     small, task = add3(), Addition(n_digits=n_digits)
     return RunConfig(
         recipe=recipe,
