@@ -18,6 +18,7 @@ from algoscope.tasks.copying import Copying
 from algoscope.tasks.group import Group
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
+from algoscope.tasks.stages import Repeating, Staged
 from algoscope.tasks.subtraction import Subtraction
 
 Positive = Annotated[int, Field(ge=1)]
@@ -126,6 +127,10 @@ class DataConfig(Section):
     n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
+    repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
+    curriculum: int = Field(
+        0, ge=0, description="first steps, in which fresh draws grow from one digit to all; 0: whole from the start"
+    )
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
 
@@ -235,6 +240,14 @@ class RunConfig(Section):
             raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:
             raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
+        if self.data.curriculum and (self.data.source == "fixed" or not isinstance(self.task, Staged)):
+            raise ValueError(
+                f"data.curriculum {self.data.curriculum} needs fresh draws of a task with stages: set it to 0"
+            )
+        if self.data.repeat_share and (self.data.source == "fixed" or not isinstance(self.task, Repeating)):
+            raise ValueError(
+                f"data.repeat_share {self.data.repeat_share} needs fresh draws of a task with columns: set it to 0"
+            )
         return self
 
 

@@ -4,6 +4,7 @@ Nothing has to be saved to resume: step 700 of seed 3 is the same batch whoever 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.stages import Repeating, Staged
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
@@ -77,7 +79,31 @@ class FreshBatches(Batches):
 
     def _draw(self, draw: int) -> Tokens:
         generator = seeded(self.device, self.seed, draw)
-        return _drawn(self.task, STEPS_A_DRAW * self.size, generator, self.test_keys, self.data.hard_share)
+        first = draw * STEPS_A_DRAW
+        if first < self.data.curriculum:
+            steps = range(first, first + STEPS_A_DRAW)
+            return torch.cat([self._some(self.size, generator, self._stage(step)) for step in steps])
+        return self._some(STEPS_A_DRAW * self.size, generator)
+
+    def _stage(self, step: int) -> int | None:
+        """Where in the curriculum a step is: its stage grows evenly; None after its end."""
+        if step >= self.data.curriculum or not isinstance(self.task, Staged):
+            return None
+        return 1 + step * self.task.n_stages // self.data.curriculum
+
+    def _some(self, n: int, generator: torch.Generator, stage: int | None = None) -> Tokens:
+        """`n` draws; with a `stage`, each at this or one before it, all alike probable."""
+
+        def change(tokens: Tokens) -> Tokens:
+            if self.data.repeat_share and isinstance(self.task, Repeating):
+                chosen = torch.rand(len(tokens), 1, generator=generator, device=self.device) < self.data.repeat_share
+                tokens = torch.where(chosen, self.task.repeated(tokens, generator), tokens)
+            if stage is not None and isinstance(self.task, Staged):
+                stages = torch.randint(1, stage + 1, (len(tokens),), generator=generator, device=self.device)
+                tokens = self.task.at_stage(tokens, stages)
+            return tokens
+
+        return _drawn(self.task, n, generator, self.test_keys, self.data.hard_share, change)
 
 
 class FixedBatches(Batches):
@@ -119,12 +145,18 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
 
 
 def _drawn(
-    task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"], hard_share: float = 0.0
+    task: Task,
+    n: int,
+    generator: torch.Generator,
+    apart_from: Int[Tensor, "keys"],
+    hard_share: float = 0.0,
+    change: Callable[[Tokens], Tokens] | None = None,
 ) -> Tokens:
-    """`n` draws as the task makes them, none with a key in `apart_from`, which is sorted."""
+    """`n` draws as the task makes them, changed so, none with a key in `apart_from`, which is sorted."""
     kept = [task.sample(0, generator)]
     while sum(map(len, kept)) < n:
         tokens = task.sample(n, generator, hard_share)
+        tokens = tokens if change is None else change(tokens)
         kept.append(tokens[~_among(task.keys(tokens), apart_from)])
     return torch.cat(kept)[:n]
 

@@ -1,5 +1,6 @@
 """Commands about one model: certify, report, generate, params."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from algoscope.doors.common import common, complete_subject, names, show_json, s
 from algoscope.doors.table import PUBLIC
 from algoscope.training.table import RECIPES
 
+MANY_CLASSES = 100  # more than that are not listed one by one
+
 SUBJECT = click.argument("subject", shell_complete=complete_subject)
 
 
@@ -16,6 +19,7 @@ SUBJECT = click.argument("subject", shell_complete=complete_subject)
 @SUBJECT
 @click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
 @click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
+@click.option("--per-class", type=int, metavar="N", help="Check N random inputs of every class, with intervals.")
 @click.option("--limit-counterexamples", type=click.IntRange(min=0), default=20, show_default=True, metavar="N")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: those free now]")
 @common
@@ -23,18 +27,23 @@ def certify(
     subject: str,
     by: str | None,
     sample: int | None,
+    per_class: int | None,
     limit_counterexamples: int,
     threads: int | None,
     as_json: bool,
     quiet: bool,
     runs_dir: str | None,
 ) -> int:
-    """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one."""
+    """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one.
+
+    Where there are too many inputs, every class is sampled, and its exact size weighs what is found in it.
+    """
     model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
     verdict = PUBLIC.load("certify")(
         model,
         by=by,
         sample=sample,
+        per_class=per_class,
         limit_counterexamples=limit_counterexamples,
         n_threads=threads,
         progress=not quiet,
@@ -51,13 +60,16 @@ def certify(
 def show_verdict(facts: dict[str, Any]) -> None:
     """A verdict for the terminal: the count and its scope, the classes, the margin, some counterexamples."""
     domain = facts["domain"]
-    scope = "all inputs" if domain["method"] == "exhaustive" else f"a sample of the {domain['size']:,} inputs"
+    scope = {
+        "exhaustive": "all inputs",
+        "sampled": f"a sample of the {domain['size']:,} inputs",
+        "stratified": f"draws from every class of the {domain['size']:,} inputs",
+    }[domain["method"]]
     click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
     if facts["interval_95"]:
         low, high = facts["interval_95"]
         click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
-    rows = [(row["class"], row["meaning"], row["checked"], row["wrong"]) for row in facts["by_class"]]
-    show_table("", ["class", "meaning", "checked", "wrong"], rows, numeric=["checked", "wrong"])
+    show_classes(facts["by_class"])
     sure = "rounding decides no answer" if facts["robust"] else "not above twice the float error of every answer"
     click.echo(
         f"smallest margin {facts['min_margin']:.4g} logits, float error {facts['float_error']:.2g} logits: {sure}"
@@ -70,6 +82,25 @@ def show_verdict(facts: dict[str, Any]) -> None:
             [(row["input"], row["expected"], row["got"]) for row in shown],
         )
     click.echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
+
+
+def show_classes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The classes of a verdict, with their sizes and intervals where not all of them was checked; of very many, those
+    in which something is wrong.
+    """
+    shown = rows if len(rows) <= MANY_CLASSES else [row for row in rows if row["wrong"]][:MANY_CLASSES]
+    columns = ["class", "meaning", "checked", "wrong"]
+    cells = [[row[name] for name in columns] for row in shown]
+    if any(row["interval_95"] for row in rows):
+        columns = ["class", "meaning", "size", "checked", "wrong", "right in", "to"]
+        for cell, row in zip(cells, shown, strict=True):
+            cell.insert(2, "" if row["size"] is None else row["size"])
+            cell += [f"{bound:.4%}" for bound in row["interval_95"] or []] or ["", ""]
+    show_table("", columns, cells, numeric=["size", "checked", "wrong", "right in", "to"])
+    if len(shown) < len(rows):
+        least = min(row["checked"] for row in rows)
+        n_wrong = sum(row["wrong"] > 0 for row in rows)
+        click.echo(f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {n_wrong:,}")
 
 
 @click.command()

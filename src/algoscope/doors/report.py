@@ -170,7 +170,8 @@ def _heads_to_show(subject: Subject, attributed: Callable[[], Finding]) -> list[
 def _verdict(subject: Subject, progress: bool) -> Finding:
     """What the run folder holds for these weights, unless that was a smaller sample, asked for by hand."""
     kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
-    if kept and kept.facts["domain"]["checked"] >= domain_of(subject.task).checked:
+    wanted, held = domain_of(subject.task), kept.facts["domain"] if kept else {}
+    if kept and held["method"] in (wanted.method, "exhaustive") and held["checked"] >= wanted.checked:
         return kept
     return certify(subject, progress=progress)
 

@@ -12,16 +12,20 @@ from torch import Tensor
 
 from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
+from algoscope.tasks.stages import Repeating, Staged
+from algoscope.tasks.strata import Stratified, WholeNumbers
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
 HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
 COLUMNS = ("units", "tens", "hundreds", "thousands")  # by name, and by their power of ten beyond
 NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in the others they hold zeros and nines
+REPEAT = 0.9  # in a repeated draw, the chance that a column has the digits of the one below it
 
 Operand = Int[Tensor, "batch"]
 
 
-class Addition(Task):
+class Addition(Task, Stratified, Staged, Repeating):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
@@ -101,6 +105,24 @@ class Addition(Task):
             second = torch.where(forced & (kind < NINES), 9 - first, second)
             at_edge = forced & (kind >= NINES) & (kind < 1)
             first, second = torch.where(at_edge, edge[0], first), torch.where(at_edge, edge[1], second)
+        return self.sequences(self._number(first), self._number(second))
+
+    @property
+    def n_stages(self) -> int:
+        """One for each digit: at stage k both operands are below 10^k, and their upper digits are zeros."""
+        return self.n_digits
+
+    def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
+        first, second = self.operands(tokens)
+        return self.sequences(first % 10**stage, second % 10**stage)
+
+    def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
+        """Each column but the units takes the digits of the one below it with chance 0.9: 7777+2222, 9999+9999."""
+        n, device = self.n_digits, generator.device
+        again = torch.rand(len(tokens), n, generator=generator, device=device) < REPEAT
+        source = torch.where(again, 0, torch.arange(n, device=device)).cummax(dim=1).values  # units first
+        operands = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
+        first, second = (digits.flip(1).gather(1, source).flip(1) for digits in operands)
         return self.sequences(self._number(first), self._number(second))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
@@ -205,6 +227,16 @@ class Addition(Task):
             run = torch.where(column >= 10, 0, torch.where(extends, run + 1, -1))
             longest = torch.maximum(longest, run)
         return longest + 1
+
+    def class_sizes(self, by: str) -> tuple[int, ...]:
+        self._check_scheme(by)
+        return chain_sizes(self.n_digits) if by == "chain" else pattern_sizes(self.n_digits)
+
+    def class_members(self, by: str, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> Tokens:
+        self._check_scheme(by)
+        member = chain_member if by == "chain" else pattern_member
+        first, second = member(self.n_digits, kinds, rank)
+        return self.sequences(self._number(first.flip(1)), self._number(second.flip(1)))
 
     def _check_scheme(self, by: str) -> None:
         if by not in self.class_schemes:

@@ -143,7 +143,8 @@ class Member:
     def _notice(self, row: Mapping[str, Any]) -> None:
         """What a row of metrics changes in the schedule."""
         stop_at = self.config.train.stop_at
-        self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
+        if row["step"] > self.config.data.curriculum:  # before, the batches are easier than the task
+            self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
         if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
             self.schedule = replace(self.schedule, end=row["step"])
 

@@ -13,6 +13,14 @@ RECIPES = Table(
             "algoscope.training.recipes:add3_reference",
             "the same model the usual way: 50,000 pairs, AdamW, 150 epochs, minutes",
         ),
+        "add5": Entry(
+            "algoscope.training.recipes:add5",
+            "5-digit addition, 17,952 parameters: right in every class of carry chain; under a minute",
+        ),
+        "add10": Entry(
+            "algoscope.training.recipes:add10",
+            "10-digit addition, 18,432 parameters: right in every class of carry chain; about two minutes",
+        ),
         "grok113": Entry(
             "algoscope.training.recipes:grok113",
             "addition modulo 113, 30 % of the pairs: memorised first, understood later; half an hour",

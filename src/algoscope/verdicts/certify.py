@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import SubjectError
@@ -26,7 +26,10 @@ from algoscope.training.runs import Run
 from algoscope.verdicts.domain import Domain, domain_of
 
 ROWS = 25_000  # inputs that one worker takes at once
+ROWS_OF_STRATA = 2_500  # draws begin alike too rarely to share work: fewer at once stay in the cache
 AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
+EDGE = "edge"  # the row of the edge cases that a stratified verdict checks besides its draws
+SHOWN = 100  # classes in a panel; of more, those of lowest accuracy
 BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
 
 
@@ -35,39 +38,52 @@ def certify(
     *,
     by: str | None = None,
     sample: int | None = None,
+    per_class: int | None = None,
     limit_counterexamples: int = 20,
     n_threads: int | None = None,
     runs_dir: str | None = None,
     progress: bool = False,
 ) -> Finding:
-    """Count the inputs that the subject answers wrongly: every one, or a sample where `sample` says so.
+    """Count the inputs that the subject answers wrongly: every one of at most 10^8, else among draws.
 
-    The facts are those of `certify --json`. `wrong` and `accuracy` are over `domain.checked` of `domain.size` inputs;
-    `interval_95` bounds the accuracy when they are a sample. `by_class` counts by the scheme `by` (the task's first
-    otherwise). `by_position` goes through the answer token by token: its `position` in the sequence, what it is
-    (`meaning`), of how many inputs it is `wrong` when all before it is right, and of how many it is the `first_wrong`,
-    which add up to `wrong`. `min_margin` is the smallest lead of a right token over its best rival at any answer
-    position, in logits, negative where the model is wrong. `float_error` is the largest difference to float64 logits,
-    over the 2,048 inputs of smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest
-    margin exceeds twice that error, so that rounding decides no answer. `counterexamples` show the input, the right
-    answer and what greedy decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free
-    now.
+    The facts are those of `certify --json`. `wrong` is counted over `domain.checked` of `domain.size` inputs, and
+    `by_class` by the scheme `by` (the task's first otherwise). `domain.method` is `exhaustive`; `sampled`: `sample`
+    uniform draws; or `stratified`, where the domain is too large and the task counts its classes, or `per_class` is
+    given: so many uniform draws within every class, all of a class that has no more. Each class then has its exact
+    `size`, the row `edge` holds the task's edge cases, checked besides, and `accuracy` is estimated with the exact
+    weights of the classes. `interval_95` bounds the accuracy where not all was checked, as Clopper and Pearson do, of a
+    stratified one as `stratified_interval` says.
 
-    Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, and what
-    `open_subject` raises.
+    `by_position` goes through the answer token by token: its `position` in the sequence, what it is (`meaning`), of how
+    many inputs it is `wrong` when all before it is right, and of how many it is the `first_wrong`, which add up to
+    `wrong`.
+
+    `min_margin` is the smallest lead of a right token over its best rival at any answer position, in logits, negative
+    where the model is wrong. `float_error` is the largest difference to float64 logits, over the 2,048 inputs of
+    smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin exceeds twice that
+    error, so that rounding decides no answer. `counterexamples` show the input, the right answer and what greedy
+    decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
+
+    Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, for `sample` with
+    `per_class`, and for `per_class` where the task does not count its classes; and what `open_subject` raises.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     by = subject.task.class_schemes[0] if by is None else by
-    names = subject.task.class_names(by)
-    domain = domain_of(subject.task, sample)
+    domain = domain_of(subject.task, sample, by=by, per_class=per_class)
+    edge_cases = domain.edge_cases(subject.device)
+    names = dict(subject.task.class_names(by))
+    if len(edge_cases):
+        names[EDGE] = "the task's edge cases, besides the draws; each is in a class above too"
     n_workers = (n_threads or free_cores()) if subject.device.type == "cpu" else 1
-    count = _Count(subject.task, by, limit_counterexamples, spread=max(1, domain.checked // AGAIN))
+    count = _Count(subject.task, len(names), limit_counterexamples, spread=max(1, domain.checked // AGAIN))
     began = time.perf_counter()
     with torch.no_grad(), threads(1), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
-        chunks = domain.chunks(ROWS, subject.device)
+        chunks = domain.chunks(ROWS_OF_STRATA if domain.method == "stratified" else ROWS, subject.device)
         for tokens, margin, wrong_at in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
-            count.add(tokens, margin, wrong_at)
+            count.add(tokens, margin, wrong_at, subject.task.classes(tokens, by))
             bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
+        if len(edge_cases):
+            count.add(*judged(subject, edge_cases), torch.full((len(edge_cases),), len(names) - 1))
         error = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row[None]) for row in torch.cat(count.wrong_rows)]
     seconds = time.perf_counter() - began
@@ -109,11 +125,10 @@ def float_error(subject: Subject, tokens: Tokens) -> float:
 class _Count:
     """What certification remembers while it goes through the domain."""
 
-    def __init__(self, task: Task, by: str, limit: int, spread: int) -> None:
-        self.task, self.by, self.limit, self.spread = task, by, limit, spread
+    def __init__(self, task: Task, n_classes: int, limit: int, spread: int) -> None:
+        self.limit, self.spread = limit, spread
         self.checked = self.wrong = 0
         self.min_margin = float("inf")
-        n_classes = len(task.class_names(by))
         self.size_of, self.wrong_of = torch.zeros(2, n_classes, dtype=torch.long)
         self.wrong_at, self.first_wrong_at = torch.zeros(2, len(task.answer_names), dtype=torch.long)
         self.histogram = np.zeros(len(BINS) - 1, dtype=int)
@@ -121,9 +136,14 @@ class _Count:
         self.others: list[Tokens] = []
         self.wrong_rows: list[Tokens] = [self.hardest]
 
-    def add(self, tokens: Tokens, margin: Float[Tensor, "batch"], wrong_at: Bool[Tensor, "batch read"]) -> None:
+    def add(
+        self,
+        tokens: Tokens,
+        margin: Float[Tensor, "batch"],
+        wrong_at: Bool[Tensor, "batch read"],
+        kinds: Int[Tensor, "batch"],
+    ) -> None:
         wrong = wrong_at.any(dim=1)
-        kinds = self.task.classes(tokens, self.by)
         self.size_of += torch.bincount(kinds, minlength=len(self.size_of))
         self.histogram += np.histogram(margin.numpy().clip(BINS[0], BINS[-1]), BINS)[0]
         pool, pool_margins = torch.cat([self.hardest, tokens]), torch.cat([self.hardest_margins, margin])
@@ -162,25 +182,28 @@ def _finding(
     counterexamples: list[dict[str, str]],
     seconds: float,
 ) -> Finding:
-    accuracy = 1 - count.wrong / domain.checked
+    checked_of, wrong_of = count.size_of.tolist(), count.wrong_of.tolist()
+    n_edge_cases = checked_of[-1] if EDGE in names else 0
+    n_classes = len(names) - (EDGE in names)
+    in_class = wrong_of[:n_classes]
+    sizes = [*domain.sizes(checked_of[:n_classes]), None]
+    intervals = [*domain.class_intervals(checked_of[:n_classes], in_class), None]
     by_class = [
-        {"class": name, "meaning": meaning, "size": size, "checked": size, "wrong": wrong}
-        for (name, meaning), size, wrong in zip(
-            names.items(), count.size_of.tolist(), count.wrong_of.tolist(), strict=True
+        {"class": name, "meaning": meaning, "size": size, "checked": checked, "wrong": wrong, "interval_95": interval}
+        for (name, meaning), size, checked, wrong, interval in zip(
+            names.items(), sizes, checked_of, wrong_of, intervals, strict=False
         )
     ]
-    if domain.method == "sampled":
-        for row in by_class:
-            row["size"] = None
+    n_checked = domain.checked + n_edge_cases
     facts: dict[str, Any] = {
         "subject": subject.name,
         "task": subject.task.kind,
         "weights_sha256": subject.weights_sha256,
         "dtype": str(subject.dtype).removeprefix("torch."),
-        "domain": {"size": domain.size, "method": domain.method, "checked": domain.checked},
+        "domain": {"size": domain.size, "method": domain.method, "checked": n_checked},
         "wrong": count.wrong,
-        "accuracy": accuracy,
-        "interval_95": domain.interval(count.wrong),
+        "accuracy": domain.accuracy(in_class),
+        "interval_95": domain.interval(in_class),
         "by_class": by_class,
         "by_position": _by_position(subject.task, count),
         "min_margin": count.min_margin,
@@ -189,10 +212,10 @@ def _finding(
         "counterexamples": counterexamples,
         "seconds": seconds,
     }
-    scope = "all" if domain.method == "exhaustive" else "a sample"
+    scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain.method]
     return Finding(
         kind="certify",
-        claim=f"{count.wrong:,} wrong of {domain.checked:,} inputs ({scope} of the {domain.size:,} there are)",
+        claim=f"{count.wrong:,} wrong of {n_checked:,} inputs ({scope} of the {domain.size:,} there are)",
         facts=facts,
         panels=(_class_panel(facts), _margin_panel(count)),
         provenance={"subject": subject.name, "weights_sha256": facts["weights_sha256"], "seconds": seconds},
@@ -209,9 +232,13 @@ def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
 
 def _class_panel(facts: Mapping[str, Any]) -> Panel:
     seen = [row for row in facts["by_class"] if row["checked"]]
+    title = "accuracy by class of input"
+    if len(seen) > SHOWN:
+        seen = sorted(seen, key=lambda row: -row["wrong"] / row["checked"])[:SHOWN]
+        title += f", the {SHOWN} lowest"
     return Panel(
         name="accuracy",
-        title="accuracy by class of input",
+        title=title,
         axes=(Axis("class", tuple(f"{row['class']} ({row['checked']:,})" for row in seen), "class (inputs checked)"),),
         values=np.array([1 - row["wrong"] / row["checked"] for row in seen]),
         unit="share of inputs right",
