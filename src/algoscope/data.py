@@ -14,7 +14,7 @@ from torch import Tensor
 from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
-from algoscope.tasks.stages import Repeating, Staged
+from algoscope.tasks.stages import Balanced, Repeating, Staged
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
@@ -94,7 +94,11 @@ class FreshBatches(Batches):
     def _some(self, n: int, generator: torch.Generator, stage: int | None = None) -> Tokens:
         """`n` draws; with a `stage`, each at this or one before it, all alike probable."""
 
-        def change(tokens: Tokens) -> Tokens:
+        def draw(n: int) -> Tokens:
+            if self.data.nine_share is not None and isinstance(self.task, Balanced):
+                tokens = self.task.balanced(n, generator, self.data.nine_share)
+            else:
+                tokens = self.task.sample(n, generator, self.data.hard_share)
             if self.data.repeat_share and isinstance(self.task, Repeating):
                 chosen = torch.rand(len(tokens), 1, generator=generator, device=self.device) < self.data.repeat_share
                 tokens = torch.where(chosen, self.task.repeated(tokens, generator), tokens)
@@ -103,7 +107,7 @@ class FreshBatches(Batches):
                 tokens = self.task.at_stage(tokens, stages)
             return tokens
 
-        return _drawn(self.task, n, generator, self.test_keys, self.data.hard_share, change)
+        return _drawn(self.task, n, draw, self.test_keys)
 
 
 class FixedBatches(Batches):
@@ -114,8 +118,11 @@ class FixedBatches(Batches):
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
         self.seed, self.size, self.device = seed, batch, test.device
-        draw = _distinct if task.uniform else _drawn
-        self.train = draw(task, data.n_train, seeded(test.device, seed), task.keys(test).sort().values)
+        generator, test_keys = seeded(test.device, seed), task.keys(test).sort().values
+        if task.uniform:
+            self.train = _distinct(task, data.n_train, generator, test_keys)
+        else:
+            self.train = _drawn(task, data.n_train, lambda n: task.sample(n, generator), test_keys)
         self.per_epoch = -(-len(self.train) // batch)
         self._order: tuple[int, Int[Tensor, "train"]] | None = None
 
@@ -144,19 +151,11 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
     return tokens[:n]
 
 
-def _drawn(
-    task: Task,
-    n: int,
-    generator: torch.Generator,
-    apart_from: Int[Tensor, "keys"],
-    hard_share: float = 0.0,
-    change: Callable[[Tokens], Tokens] | None = None,
-) -> Tokens:
-    """`n` draws as the task makes them, changed so, none with a key in `apart_from`, which is sorted."""
-    kept = [task.sample(0, generator)]
+def _drawn(task: Task, n: int, draw: Callable[[int], Tokens], apart_from: Int[Tensor, "keys"]) -> Tokens:
+    """`n` inputs as `draw` makes them, none with a key in `apart_from`, which is sorted."""
+    kept = [draw(0)]
     while sum(map(len, kept)) < n:
-        tokens = task.sample(n, generator, hard_share)
-        tokens = tokens if change is None else change(tokens)
+        tokens = draw(n)
         kept.append(tokens[~_among(task.keys(tokens), apart_from)])
     return torch.cat(kept)[:n]
 

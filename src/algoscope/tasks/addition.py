@@ -13,7 +13,7 @@ from torch import Tensor
 from algoscope.core.errors import UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
-from algoscope.tasks.stages import Repeating, Staged
+from algoscope.tasks.stages import Balanced, Repeating, Staged
 from algoscope.tasks.strata import Stratified, WholeNumbers
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
@@ -25,7 +25,7 @@ REPEAT = 0.9  # in a repeated draw, the chance that a column has the digits of t
 Operand = Int[Tensor, "batch"]
 
 
-class Addition(Task, Stratified, Staged, Repeating):
+class Addition(Task, Stratified, Staged, Repeating, Balanced):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
@@ -124,6 +124,16 @@ class Addition(Task, Stratified, Staged, Repeating):
         operands = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
         first, second = (digits.flip(1).gather(1, source).flip(1) for digits in operands)
         return self.sequences(self._number(first), self._number(second))
+
+    def balanced(self, n: int, generator: torch.Generator, nine_share: float) -> Tokens:
+        shape, device = (n, self.n_digits), generator.device
+        total = torch.randint(19, shape, generator=generator, device=device)
+        nine = torch.rand(shape, generator=generator, device=device) < nine_share
+        total = torch.where(nine, 9, total)
+        least, most = (total - 9).clamp(min=0), total.clamp(max=9)
+        within = torch.rand(shape, generator=generator, device=device) * (most - least + 1)
+        first = least + within.long()
+        return self.sequences(self._number(first), self._number(total - first))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         first, second = self.operands(tokens)

@@ -28,3 +28,13 @@ class Repeating(ABC):
     @abstractmethod
     def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         """The inputs with most parts made equal to their neighbours, with their answers."""
+
+
+class Balanced(ABC):
+    """A task whose inputs have columns, and whose columns can be drawn by what they sum to."""
+
+    @abstractmethod
+    def balanced(self, n: int, generator: torch.Generator, nine_share: float) -> Tokens:
+        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; the sums of the others are
+        even over all that two digits can sum to.
+        """
