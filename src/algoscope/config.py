@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from algoscope.core.errors import ConfigError
+from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.base import Task
 from algoscope.tasks.copying import Copying
@@ -22,6 +22,7 @@ from algoscope.tasks.reversal import Reversal
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal, Field(discriminator="kind")]
+BY_DIGIT = ("coupled", "abacus")  # positions whose vector depends on the digit that stands there
 
 
 class Section(BaseModel):
@@ -46,7 +47,8 @@ class ModelConfig(Section):
     gated_mlp: bool = False
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = 1e-5
-    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi", "coupled", "abacus"] | None = "learned"
+    n_ids: Positive | None = Field(None, description="learned vectors of coupled and abacus positions; None: n_ctx")
     rotary_base: float = 10_000.0
     rotary_dim: Positive | None = Field(None, description="entries of each head that turn; None: all")
     rotary_frequencies: tuple[float, ...] | None = Field(
@@ -81,6 +83,11 @@ class ModelConfig(Section):
         return self.n_kv_heads or self.n_heads
 
     @property
+    def n_places(self) -> int:
+        """Rows of the table of positions, where there is one."""
+        return self.n_ids or self.n_ctx
+
+    @property
     def rotary_size(self) -> int:
         return self.rotary_dim or self.head_size
 
@@ -94,6 +101,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
             )
+        if self.n_ids is not None and self.positions not in BY_DIGIT:
+            raise ValueError(f"n_ids {self.n_ids} is for positions {' and '.join(BY_DIGIT)}, not {self.positions}")
         if self.tied_head and self.n_logits != self.d_vocab:
             raise ValueError(
                 f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)"
@@ -115,6 +124,9 @@ class DataConfig(Section):
     n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
+    shortest: Positive | None = Field(
+        None, description="each fresh batch has one width from here to the task's own; None: always the task's"
+    )
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
 
@@ -194,11 +206,30 @@ class RunConfig(Section):
         for size, needed in least.items():
             if getattr(self.model, size) < needed:
                 raise ValueError(f"model.{size} {getattr(self.model, size)} is below the {needed} of the task")
+        self._fits_digits()
         if self.train.accumulate > self.train.batch:
             raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:
             raise ValueError(f"train.batch {self.train.batch} exceeds data.n_train {self.data.n_train}")
         return self
+
+    def _fits_digits(self) -> None:
+        """Raises ValueError for positions by digit and for widths that the task cannot have."""
+        if self.model.positions in BY_DIGIT:
+            significance = self.task.significance
+            if significance is None:
+                raise ValueError(f"model.positions {self.model.positions} number digits; {self.task.kind} has none")
+            if self.model.n_places <= max(significance):
+                raise ValueError(f"model.n_ids {self.model.n_places} is below the {max(significance) + 1} of the task")
+        shortest, width = self.data.shortest, self.task.width
+        if shortest is None:
+            return
+        if width is None:
+            raise ValueError(f"data.shortest {shortest}: the task {self.task.kind} is not asked at several widths")
+        if shortest > width:
+            raise ValueError(f"data.shortest {shortest} exceeds the width of the task, {width}")
+        if self.data.source == "fixed":
+            raise ValueError(f"data.shortest {shortest} is for data.source fresh: a fixed set has one width")
 
 
 def _task(plain: Any) -> Task:
@@ -278,7 +309,25 @@ def parse_config(plain: Any) -> RunConfig:
     try:
         return RunConfig.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "config"
-        got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+        raise _first_fault(error) from error
+
+
+def changed_task(task: Task, fields: Mapping[str, Any]) -> Task:
+    """The task with some fields changed. Raises UnknownNameError for a field that it has not, ConfigError for a value
+    that the field cannot take.
+    """
+    known = [field for field in type(task).model_fields if field != "kind"]
+    for field in fields:
+        if field not in known:
+            raise UnknownNameError(f"field of the task {task.kind}", field, known)
+    try:
+        return _task({**task.model_dump(), **fields})
+    except ValidationError as error:
+        raise _first_fault(error) from error
+
+
+def _first_fault(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "config"
+    got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
+    return ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}")

@@ -21,13 +21,17 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from algoscope.config import ModelConfig
+from algoscope.config import BY_DIGIT, ModelConfig
+from algoscope.core.errors import ConfigError
 from algoscope.core.sites import KINDS, Site, sites_of_kinds
 from algoscope.networks.kernels import in_families, join_keys, rotate, softmax_over_keys
 from algoscope.networks.memory import KeyValues
 
 Residual = Float[Tensor, "batch pos d_model"]
+Place = Int[Tensor, "pos"] | Int[Tensor, "batch pos"]
 EVERYWHERE = slice(None)
+LEARNED = ("learned", *BY_DIGIT)
+ADDED = (*LEARNED, "sinusoidal")
 
 
 class Tap:
@@ -231,13 +235,17 @@ class Look:
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out. `initialise` sets the weights from a seed."""
+    """Tokens in, logits out. `initialise` sets the weights from a seed.
+
+    `place` has the rows of the table that its positions take, where they are not counted (`networks.places`).
+    """
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.place: Int[Tensor, "pos"] | None = None
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model) if cfg.positions == "learned" else None
+        self.pos_embed = nn.Embedding(cfg.n_places, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = make_norm(cfg, "ln_final")
         self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
@@ -258,11 +266,18 @@ class Transformer(nn.Module):
         """The bias of the unembedding, where there is one."""
         return None if self.unembed is None else self.unembed.bias
 
+    @property
+    def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
+        """What each position adds to the stream where positions are learned vectors, one row a position."""
+        if self.pos_embed is None:
+            return None
+        return self.pos_embed.weight if self.place is None else self.pos_embed.weight[self.place]
+
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every place at which this model taps, in the order of `core.sites.KINDS`."""
         cfg, absent = self.cfg, set[str]()
-        if cfg.positions not in ("learned", "sinusoidal"):
+        if cfg.positions not in ADDED:
             absent |= {"pos_embed"}
         if cfg.positions != "rotary":
             absent |= {"rot_q", "rot_k"}
@@ -293,14 +308,16 @@ class Transformer(nn.Module):
         past: KeyValues | None = None,
         tap: Tap = NOBODY,
         mask: Bool[Tensor, "batch key"] | None = None,
+        place: Place | None = None,
     ) -> Float[Tensor, "batch read d_vocab"]:
         """Logits at the positions `at` of `tokens`.
 
         With `past`, the tokens follow those it remembers, and it then remembers these too. `mask` is False at padding,
-        which nothing looks at and which is not counted as a position; it covers what is remembered too. Where nobody
-        listens in the last block, it answers queries only at `at`.
+        which nothing looks at and which is not counted as a position; it covers what is remembered too. `place` stands
+        for the model's own `place`, one for all inputs or each its own. Where nobody listens in the last block, it
+        answers queries only at `at`.
         """
-        x = self.enter(tokens, 0 if past is None else past.length(0), tap, mask)
+        x = self.enter(tokens, 0 if past is None else past.length(0), tap, mask, place)
         look = self.look(tokens.shape[1], 0 if past is None else past.length(0), mask)
         last = len(self.blocks) - 1
         narrow = not tap.kinds or (tap.layers is not None and not tap.layers & {last, None})
@@ -314,12 +331,13 @@ class Transformer(nn.Module):
         first: int = 0,
         tap: Tap = NOBODY,
         mask: Bool[Tensor, "batch key"] | None = None,
+        place: Place | None = None,
     ) -> Residual:
         """The residual stream before the first block; the tokens stand at positions `first` and on."""
         x = tap("embed", None, self.embed(tokens))
-        if self.cfg.positions in ("learned", "sinusoidal"):
-            place = self._places(tokens.shape[1], first, mask)
-            x = x + tap("pos_embed", None, self._position(place).expand_as(x))
+        if self.cfg.positions in ADDED:
+            rows = self._rows(self._places(tokens.shape[1], first, mask), place)
+            x = x + tap("pos_embed", None, self._position(rows).expand_as(x))
         return x
 
     def read_out(
@@ -353,6 +371,15 @@ class Transformer(nn.Module):
         if mask is None:
             return torch.arange(first, first + n_new, device=self.embed.weight.device)
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, first:]
+
+    def _rows(self, counted: Place, place: Place | None) -> Place:
+        """The rows of the table for positions by their count. Raises ConfigError where a model needs to be told."""
+        if self.cfg.positions not in BY_DIGIT:
+            return counted
+        place = self.place if place is None else place
+        if place is None:
+            raise ConfigError(f"a model with {self.cfg.positions} positions needs a task: open it as a subject")
+        return place[..., counted]
 
     def _position(self, place: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
         if self.pos_embed is not None:

@@ -137,7 +137,9 @@ class Addition(Task):
             (five, five),
             ("1" * n, "2" * n),
         ]
-        first, second = torch.tensor([[[int(digit) for digit in number] for number in pair] for pair in pairs]).unbind(1)
+        first, second = torch.tensor([[[int(digit) for digit in number] for number in pair] for pair in pairs]).unbind(
+            1
+        )
         return self.of_digits(first, second)
 
     # ------------------------------------------------------------------ numbers and digits

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import batches, held_out
 from algoscope.networks.build import build
+from algoscope.networks.places import at_width_of, drawn_places
+from algoscope.networks.transformer import Place
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.grok import log_stablemax
 from algoscope.training.optim import Optimisers, Schedule
@@ -115,7 +118,6 @@ class _Training:
         self.optimisers = Optimisers(self.model, config.optim)
         self.test = held_out(self.task, config.data, config.seed, device)
         self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
-        self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
         self.schedule = Schedule.planned(config.optim, config.train.steps)
         self.step, self.seconds, self.examples, self.note = 0, 0.0, 0, ""
         self.losses: list[Tensor] = []
@@ -140,8 +142,9 @@ class _Training:
 
     def _advance(self) -> None:
         train = self.config.train
-        tokens = self.batches.batch(self.step)
-        loss, logits = self._gradient(tokens)
+        task, tokens = self.batches.task_at(self.step), self.batches.batch(self.step)
+        place = drawn_places(self.config.model, task, len(tokens), self.batches.chance(self.step))
+        loss, logits = self._gradient(task, tokens, place)
         share = self.schedule.share(self.step)
         self.optimisers.step(share)
         self.losses.append(loss)
@@ -151,16 +154,23 @@ class _Training:
         if self.step % train.log_every == 0 or last or is_checkpoint(self.step, train.checkpoint_every):
             self._check_losses()
         if self.step % train.log_every == 0 or last:
-            self._log(loss, logits, tokens, share, evaluate=self.step % train.eval_every == 0 or last)
+            self._log(loss, logits, task, tokens, share, evaluate=self.step % train.eval_every == 0 or last)
         if self._is_scheduled(self.step):
             self._save()
 
-    def _gradient(self, tokens: Tokens) -> tuple[Float[Tensor, ""], Float[Tensor, "batch read d_vocab"]]:
+    def _read(self, task: Task) -> slice:
+        """The positions that the loss reads."""
+        return task.answer_slice if self.config.data.loss_on == "answer" else slice(0, task.n_ctx - 1)
+
+    def _gradient(
+        self, task: Task, tokens: Tokens, place: Place | None
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch read d_vocab"]]:
         """The batch's mean loss and its logits; its gradient is added up, a part of the batch at a time."""
-        losses, logits = [], []
-        for part in tokens.chunk(self.config.train.accumulate):
-            said = self.model(part[:, :-1], at=self.at)
-            loss = mean_loss(said, part[:, 1:][:, self.at], self.config.train) * (len(part) / len(tokens))
+        losses, logits, at, n_parts = [], [], self._read(task), self.config.train.accumulate
+        places = repeat(None) if place is None else place.chunk(n_parts)
+        for part, own in zip(tokens.chunk(n_parts), places):  # noqa: B905  # None has no end
+            said = self.model(part[:, :-1], at=at, place=own)
+            loss = mean_loss(said, part[:, 1:][:, at], self.config.train) * (len(part) / len(tokens))
             loss.backward()
             losses.append(loss.detach())
             logits.append(said.detach())
@@ -179,12 +189,12 @@ class _Training:
         self.losses.clear()
 
     @torch.no_grad()
-    def _log(self, loss: Tensor, logits: Tensor, tokens: Tokens, share: float, evaluate: bool) -> None:
-        answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
+    def _log(self, loss: Tensor, logits: Tensor, task: Task, tokens: Tokens, share: float, evaluate: bool) -> None:
+        answer = logits[:, -(task.n_ctx - task.prompt_length) :]
         row = {
             "step": self.step,
             "loss": float(loss),
-            "train_accuracy": float(right(self.task, answer, tokens).float().mean()),
+            "train_accuracy": float(right(task, answer, tokens).float().mean()),
             "lr": self.config.optim.lr * share,
             "examples": self.examples,
             "seconds": round(time.perf_counter() - self.began, 3),
@@ -205,10 +215,11 @@ class _Training:
 
     def _evaluate(self) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
-        loss, n_right = 0.0, 0
+        loss, n_right, at = 0.0, 0, self._read(self.task)
+        model = at_width_of(self.model, self.task)
         for tokens in self.test.split(EVAL_CHUNK):
-            logits = self.model(tokens[:, :-1], at=self.at)
-            targets = tokens[:, 1:][:, self.at]
+            logits = model(tokens[:, :-1], at=at)
+            targets = tokens[:, 1:][:, at]
             loss += float(mean_loss(logits, targets, self.config.train)) * len(tokens)
             answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
             n_right += int(right(self.task, answer, tokens).sum())
