@@ -1,5 +1,7 @@
 """`algoscope study NAME`: a controlled comparison."""
 
+from typing import Any
+
 import click
 
 from algoscope.doors.common import common, names, show_table
@@ -35,6 +37,12 @@ def study(
     if as_json:
         click.echo(found.to_json())
         return
+    (_lengths if found.kind == "length" else _arrivals)(found)
+    click.echo(found.claim)
+
+
+def _arrivals(found: Any) -> None:
+    """When each variant arrived, beside its control."""
     rows = [
         (
             row["variant"],
@@ -51,7 +59,23 @@ def study(
     ]
     columns = ["variant", "what is changed", "memorised", "generalised", "median", "outcome", "expected"]
     show_table("", columns, rows, numeric=["median"])
-    click.echo(found.claim)
+
+
+def _lengths(found: Any) -> None:
+    """How much of each width each variant gets right, then what was predicted."""
+    columns = ["variant", "over seeds", *map(str, found["widths"])]
+    shares = [
+        (row["variant"] if over == "median" else "", over, *("" if s is None else f"{s:.3f}" for s in row[over]))
+        for row in found["rows"]
+        for over in ("median", "worst")
+    ]
+    show_table(f"share of {found['fresh']:,} sums right, by digits", columns, shares, numeric=columns[2:])
+    judged = [
+        (row["variant"], said["width"], said["says"], f"{said['median']:.3f}", "yes" if said["came_true"] else "NO")
+        for row in found["rows"]
+        for said in row["predictions"]
+    ]
+    show_table("predicted", ["variant", "digits", "median", "found", "came true"], judged, numeric=["digits", "found"])
 
 
 def _steps(steps: list[int | None]) -> str:

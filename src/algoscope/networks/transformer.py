@@ -26,9 +26,10 @@ from algoscope.core.errors import ConfigError
 from algoscope.core.sites import KINDS, Site, sites_of_kinds
 from algoscope.networks.kernels import in_families, join_keys, rotate, softmax_over_keys
 from algoscope.networks.memory import KeyValues
+from algoscope.networks.positions import score_bias, sinusoids, turns
 
 Residual = Float[Tensor, "batch pos d_model"]
-Place = Int[Tensor, "pos"] | Int[Tensor, "batch pos"]
+Place = Int[Tensor, "sequence"] | Int[Tensor, "batch sequence"]
 EVERYWHERE = slice(None)
 LEARNED = ("learned", *BY_DIGIT)
 ADDED = (*LEARNED, "sinusoidal")
@@ -243,7 +244,7 @@ class Transformer(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.place: Int[Tensor, "pos"] | None = None
+        self.place: Int[Tensor, "sequence"] | None = None
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.pos_embed = nn.Embedding(cfg.n_places, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
@@ -360,9 +361,9 @@ class Transformer(nn.Module):
         """The mask and the turns for `n_new` positions after the `first`."""
         turn = None
         if self.cfg.positions == "rotary":
-            turn = self._turn(self._places(n_new, first, mask))
+            turn = turns(self._places(n_new, first, mask), self.cfg, self.embed.weight.dtype)
         query = torch.arange(first, first + n_new, device=self.embed.weight.device)
-        return Look(self._bias(query, first + n_new, mask), turn)
+        return Look(score_bias(query, first + n_new, mask, self.cfg, self.embed.weight.dtype), turn)
 
     def _places(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None
@@ -372,7 +373,7 @@ class Transformer(nn.Module):
             return torch.arange(first, first + n_new, device=self.embed.weight.device)
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, first:]
 
-    def _rows(self, counted: Place, place: Place | None) -> Place:
+    def _rows(self, counted: Int[Tensor, "*batch pos"], place: Place | None) -> Int[Tensor, "*rows pos"]:
         """The rows of the table for positions by their count. Raises ConfigError where a model needs to be told."""
         if self.cfg.positions not in BY_DIGIT:
             return counted
@@ -384,38 +385,4 @@ class Transformer(nn.Module):
     def _position(self, place: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
         if self.pos_embed is not None:
             return self.pos_embed(place)
-        angle = place[..., None] / 10_000 ** (
-            torch.arange(0, self.cfg.d_model, 2, device=place.device) / self.cfg.d_model
-        )
-        waves = torch.stack([angle.sin(), angle.cos()], dim=-1)
-        return rearrange(waves, "... pair two -> ... (pair two)")[..., : self.cfg.d_model].to(self.embed.weight.dtype)
-
-    def _turn(self, place: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos 1 pair 2"]:
-        """Cosine and sine of place / base^(2i/rotary_dim), for each pair i."""
-        cfg, dtype = self.cfg, self.embed.weight.dtype
-        if cfg.rotary_frequencies is None:
-            even = torch.arange(0, cfg.rotary_size, 2, device=place.device, dtype=dtype)
-            frequency = 1 / cfg.rotary_base ** (even / cfg.rotary_size)
-        else:
-            frequency = torch.tensor(cfg.rotary_frequencies, device=place.device, dtype=dtype)
-        angle = place[..., None, None].to(dtype) * frequency
-        return torch.stack([angle.cos(), angle.sin()], dim=-1) * cfg.rotary_magnitude
-
-    def _bias(
-        self, query: Int[Tensor, "query"], n_keys: int, mask: Bool[Tensor, "batch key"] | None
-    ) -> Float[Tensor, "#batch #head query key"] | None:
-        """What is added to the scores of queries at these positions: the causal mask, padding, and ALiBi's slopes."""
-        alibi = self.cfg.positions == "alibi"
-        if not self.cfg.causal and not alibi and mask is None:
-            return None
-        dtype = self.embed.weight.dtype
-        ahead = torch.arange(n_keys, device=query.device) - query[:, None]
-        bias = torch.zeros(1, 1, *ahead.shape, dtype=dtype, device=query.device)
-        if alibi:
-            heads = torch.arange(1, self.cfg.n_heads + 1, device=query.device, dtype=dtype)
-            bias = -ahead.abs() * 2 ** (-8 * heads / self.cfg.n_heads)[None, :, None, None]
-        if self.cfg.causal:
-            bias = bias.masked_fill(ahead > 0, -torch.inf)
-        if mask is not None:  # padding sees itself, so that its own row is not empty
-            bias = bias.masked_fill(~mask[:, None, None, :] & (ahead != 0), -torch.inf)
-        return bias
+        return sinusoids(place, self.cfg.d_model).to(self.embed.weight.dtype)

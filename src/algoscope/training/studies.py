@@ -58,3 +58,19 @@ def grokking() -> Study:
             Variant("muon", "Muon on the matrices of the block", {"optim.name": "muon"}, "sooner"),
         ),
     )  # fmt: skip
+
+
+def length() -> Study:
+    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?"""
+    return Study(
+        name="length",
+        question="Which positions carry addition beyond the widths that were trained?",
+        recipe="add20",
+        common={"train.eval_every": 1_000},
+        variants=(
+            Variant("learned", "a vector for each position", {
+                "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, None, "learned"),
+            Variant("coupled", "a vector for each significance, shared by operands and sum", {}, None, "learned"),
+            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"}, None, "learned"),
+        ),
+    )  # fmt: skip

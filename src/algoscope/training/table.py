@@ -13,6 +13,10 @@ RECIPES = Table(
             "algoscope.training.recipes:add3_reference",
             "the same model the usual way: 50,000 pairs, AdamW, 150 epochs, minutes",
         ),
+        "add20": Entry(
+            "algoscope.training.recipes:add20",
+            "sums of 1 to 20 digits, with positions that carry to longer ones; minutes",
+        ),
         "grok113": Entry(
             "algoscope.training.recipes:grok113",
             "addition modulo 113, 30 % of the pairs: memorised first, understood later; half an hour",
@@ -50,6 +54,10 @@ STUDIES = Table(
         "grokking": Entry(
             "algoscope.training.studies:grokking",
             "what shortens the wait between memorising and generalising: nine variants of grok59",
+        ),
+        "length": Entry(
+            "algoscope.training.studies:length",
+            "which positions carry addition from 20 digits to 100: three variants of add20",
         ),
     },
 )

@@ -1,0 +1,30 @@
+"""Any study by its name: most compare when their members arrive; some are measured in a way of their own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from algoscope.core.finding import Finding
+from algoscope.training import comparing
+from algoscope.verdicts.length_study import length_study
+
+MEASURED = {"length": length_study}
+
+
+def study(
+    name: str,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    settings: Mapping[str, Any] | None = None,
+    runs_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Finding:
+    """Train every variant of a study with every seed, compare them, and say what was expected and came true.
+
+    `length` is described at `verdicts.length_study.length_study`, the others at `training.comparing.study`. Raises
+    UnknownNameError for a study that there is not, ConfigError without seeds, and what `train` raises.
+    """
+    measure = MEASURED.get(name)
+    if measure is not None:
+        return measure(seeds=seeds, settings=settings, runs_dir=runs_dir, progress=progress)
+    return comparing.study(name, seeds=seeds, settings=settings, runs_dir=runs_dir, progress=progress)
