@@ -45,6 +45,7 @@ def test_significance_counts_from_the_units() -> None:
     # 4 2 + 1 3 = 5 5 0 EOS, the sum units first
     assert Addition(n_digits=2).significance == (2, 1, 0, 2, 1, 0, 1, 2, 3, 0)
     assert Addition(n_digits=2, reversed=False).significance == (2, 1, 0, 2, 1, 0, 3, 2, 1, 0)
+    assert Addition(n_digits=2, operands_reversed=True).significance == (1, 2, 0, 1, 2, 0, 1, 2, 3, 0)
 
 
 def test_ids_by_hand() -> None:

@@ -31,6 +31,10 @@ class Addition(Task):
     n_digits: int = Field(default=3, ge=1, le=200, description="digits of each operand")
     reversed: bool = Field(default=True, description="write the sum with its units digit first")
 
+    operands_reversed: bool = Field(
+        default=False, description="write the operands with their units digit first, too: 321+654= asks for 123 + 456"
+    )
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         return (*"0123456789", "+", "=", "<EOS>", "<PAD>")
@@ -57,15 +61,16 @@ class Addition(Task):
     @property
     def significance(self) -> tuple[int, ...]:
         n = self.n_digits
-        operand, total = range(n, 0, -1), range(1, n + 2)
-        return (*operand, 0, *operand, 0, *(total if self.reversed else reversed(total)), 0)
+        operand, total = range(1, n + 1), range(1, n + 2)
+        operand = operand if self.operands_reversed else operand[::-1]
+        return (*operand, 0, *operand, 0, *(total if self.reversed else total[::-1]), 0)
 
     @property
     def width(self) -> int:
         return self.n_digits
 
     def of_width(self, width: int) -> "Addition":
-        return Addition(n_digits=width, reversed=self.reversed)
+        return self.model_copy(update={"n_digits": width})
 
     @property
     def ordinals(self) -> tuple[str, ...]:
@@ -80,11 +85,13 @@ class Addition(Task):
         if written is None:
             self.encode(text)  # names the character where the vocabulary is the trouble
             raise VocabularyError(f"{text!r} is not a sum: write it as 123+456")
-        operands = [digits.lstrip("0") or "0" for digits in written.groups()]
+        back = self.operands_reversed
+        operands = [(digits.rstrip("0") if back else digits.lstrip("0")) or "0" for digits in written.groups()]
         for digits in operands:
             if len(digits) > self.n_digits:
                 raise VocabularyError(f"{digits} in {text!r} has {len(digits)} digits; the task has {self.n_digits}")
-        return "+".join(digits.zfill(self.n_digits) for digits in operands) + "="
+        pad = str.ljust if back else str.rjust
+        return "+".join(pad(digits, self.n_digits, "0") for digits in operands) + "="
 
     def expected(self, text: str) -> str:
         prompt = torch.tensor([self.encode(self.prompt(text))])
@@ -151,6 +158,8 @@ class Addition(Task):
     def of_digits(self, first: Int[Tensor, "batch digit"], second: Int[Tensor, "batch digit"]) -> Tokens:
         """The same for operands as digits, as we write them, with their leading zeros."""
         one = torch.ones_like(first[:, :1])
+        if self.operands_reversed:
+            first, second = first.flip(1), second.flip(1)
         prompt = torch.cat([first, PLUS * one, second, EQUALS * one], dim=1)
         total = self.variables(prompt)["digit"]
         return torch.cat([prompt, total if self.reversed else total.flip(1), EOS * one], dim=1)
@@ -158,9 +167,12 @@ class Addition(Task):
     def operand_digits(
         self, tokens: Int[Tensor, "batch read"]
     ) -> tuple[Int[Tensor, "batch digit"], Int[Tensor, "batch digit"]]:
-        """The digits of the two numbers in the prompts of `tokens` (whole sequences or prompts alone)."""
+        """The digits of the two numbers in the prompts of `tokens` (whole sequences or prompts alone), as we write
+        them.
+        """
         n = self.n_digits
-        return tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
+        first, second = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
+        return (first.flip(1), second.flip(1)) if self.operands_reversed else (first, second)
 
     def operands(self, tokens: Int[Tensor, "batch read"]) -> tuple[Operand, Operand]:
         """The two numbers themselves. Raises TaskMismatchError above 18 digits, where they need more than 64 bits."""

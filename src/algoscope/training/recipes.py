@@ -66,20 +66,21 @@ def add20() -> RunConfig:
         model=ModelConfig(
             d_vocab=task.d_vocab,
             n_ctx=task.n_ctx,
-            d_model=64,
+            d_model=128,
             d_mlp=256,
             n_layers=1,
             n_heads=4,
-            d_head=32,
+            d_head=64,
             positions="coupled",
             n_ids=128,
-            init_embed_std=0.1,
+            tied_head=False,
+            init_embed_std=0.3,
             init_zero_out=True,
         ),
         data=DataConfig(source="fresh", shortest=1, hard_share=0.3, n_test=1_000),
         optim=OptimConfig(
             name="muon",
-            lr=0.003,
+            lr=0.002,
             muon_lr=0.02,
             betas=(0.9, 0.98),
             clip=1.0,
@@ -88,7 +89,7 @@ def add20() -> RunConfig:
             decay="linear",
             final_lr=0.02,
         ),
-        train=TrainConfig(steps=4_000, batch=64, eval_every=500, checkpoint_every=1_000),
+        train=TrainConfig(steps=2_500, batch=64, eval_every=500, checkpoint_every=1_000),
     )
 
 
