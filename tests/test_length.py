@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 import algoscope as ag
 from algoscope.core.errors import ConfigError, TaskMismatchError
+from algoscope.data import seeded
+from algoscope.tasks.addition import Addition
 from algoscope.training.recipes import add20
 from algoscope.verdicts import length_study as module
-from algoscope.verdicts.length_study import Prediction, accuracy_by_width, length_study, share_right
+from algoscope.verdicts.length_study import Prediction, length_study, shares_by_width, shares_right
 
 SMALL = {
     "n_digits": 3, "steps": 6, "batch": 8, "d_model": 16, "model.d_mlp": 16, "model.d_head": 4, "data.n_test": 20,
@@ -44,42 +48,55 @@ def test_every_variant_is_trained_with_every_seed(found: ag.Finding, runs: Path)
 
 def test_rows_hold_what_each_member_gets_right(found: ag.Finding, runs: Path) -> None:
     for row in found["rows"]:
-        by_hand = [
-            [share_right(ag.Run(runs / f"length-{row['variant']}-s{seed}"), w, 30) for w in WIDTHS] for seed in (0, 1)
-        ]
+        members = [ag.Run(runs / f"length-{row['variant']}-s{seed}") for seed in (0, 1)]
+        table = [[shares_right(member, width, 30) for width in WIDTHS] for member in members]
+        by_hand = [[shares["whole"] for shares in member] for member in table]
         assert row["accuracy"] == by_hand
+        for what in ("digits", "rest"):
+            assert row[what] == np.median([[shares[what] for shares in member] for member in table], axis=0).tolist()
         assert row["median"] == np.median(by_hand, axis=0).tolist()
         assert row["worst"] == np.min(by_hand, axis=0).tolist()
         assert row["predictions"] == []  # none is about these widths
-    assert [panel.name for panel in found.panels] == ["median", "worst"]
+    assert [panel.name for panel in found.panels] == ["median", "worst", "digits", "rest"]
     assert found.panels[0].values.shape == (3, 3)
     assert found.panels[0].marks[0].at == 3
     assert ag.Finding.from_json(found.to_json()).facts == json.loads(json.dumps(found.facts))
 
 
-def test_a_share_is_that_of_the_verdict_on_the_same_sums(runs: Path, found: ag.Finding, monkeypatch) -> None:
+def test_shares_are_those_of_greedy_decoding(runs: Path, found: ag.Finding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is wrong in the first digit of every other sum, and in the end of some."""
+    task = Addition(n_digits=2)
     run = ag.Run(runs / "length-coupled-s0")
-    subject = ag.open(run)
-    said = []
-    for text in ("1+2", "99+1"):
-        said.append(subject.generate(text) == subject.task.expected(text))
-    assert len(said) == 2
-    monkeypatch.setattr(module, "right", lambda task, answer, part: part[:, 0] >= 0)
-    assert share_right(run, 3, 30) == 1.0
+
+    def oracle(subject, tokens):
+        logits = F.one_hot(tokens[:, task.prompt_length :], task.d_vocab).float()
+        first, end = tokens[:, 0] % 2 == 1, tokens[:, 1] < 3
+        logits[first, 0] = logits[first, 0].roll(1, dims=-1)
+        logits[end, -1] = logits[end, -1].roll(1, dims=-1)
+        return logits
+
+    monkeypatch.setattr(module.NativeSubject, "answer_logits", oracle)
+    found_shares = shares_right(run, 2, 400)
+    rows = task.sample(400, seeded(torch.device("cpu"), module.FRESH_SEED, 2)).tolist()
+    said = {"digits": [row[0] % 2 == 0 for row in rows], "rest": [row[1] >= 3 for row in rows]}
+    said["whole"] = [digits and rest for digits, rest in zip(said["digits"], said["rest"], strict=True)]
+    assert found_shares == {what: sum(right) / 400 for what, right in said.items()}
 
 
 def test_whole_members_are_neither_trained_nor_counted_again(
     found: ag.Finding, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "share_right", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr(module, "shares_right", lambda *_: pytest.fail("counted again"))
     again = length_study(seeds=[0, 1], settings=SMALL, widths=WIDTHS, fresh=30, runs_dir=runs, progress=False)
     assert again.facts == found.facts
     with pytest.raises(BaseException, match="counted again"):
-        accuracy_by_width(ag.Run(runs / "length-coupled-s0"), WIDTHS, 31)
+        shares_by_width(ag.Run(runs / "length-coupled-s0"), WIDTHS, 31)
 
 
-def test_predictions_are_about_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = module._row("coupled", "", [[1.0, 0.2, 0.0], [1.0, 0.96, 1.0], [0.9, 0.97, 0.5]], (30, 60, 100))
+def test_predictions_are_about_the_median() -> None:
+    shares = [[1.0, 0.2, 0.0], [1.0, 0.96, 1.0], [0.9, 0.97, 0.5]]
+    members = [dict.fromkeys(module.MEASURES, share) for share in shares]
+    row = module._row("coupled", "", members, (30, 60, 100))
     assert [(said["width"], said["says"], said["came_true"]) for said in row["predictions"]] == [
         (30, "> 0.99", True),
         (60, "> 0.95", True),
@@ -96,12 +113,16 @@ def test_bad_input_is_one_line(runs: Path, found: ag.Finding) -> None:
     with pytest.raises(ConfigError, match="at least one seed"):
         ag.study("length", seeds=[], runs_dir=runs)
     with pytest.raises(TaskMismatchError, match="128 coupled positions"):
-        share_right(ag.Run(runs / "length-coupled-s0"), 128, 3)
+        shares_right(ag.Run(runs / "length-coupled-s0"), 128, 3)
 
 
 def test_the_command_prints_both_tables(runs: Path, found: ag.Finding, run, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = {"learned": 0.0, "coupled": 0.995, "abacus": 0.5}
-    monkeypatch.setattr(module, "accuracy_by_width", lambda run, widths, fresh: [shares[run.name.split("-")[1]]] * 12)
+    monkeypatch.setattr(
+        module,
+        "shares_by_width",
+        lambda run, *_: dict.fromkeys(module.MEASURES, [shares[run.name.split("-")[1]]] * 12),
+    )
     settings = [f"--set={name}={value}" for name, value in SMALL.items()]
     code, out, _ = run("study", "length", "--seeds", "0..1", *settings, "--quiet", "--runs-dir", runs)
     assert code == 0

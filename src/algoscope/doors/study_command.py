@@ -67,7 +67,7 @@ def _lengths(found: Any) -> None:
     shares = [
         (row["variant"] if over == "median" else "", over, *("" if s is None else f"{s:.3f}" for s in row[over]))
         for row in found["rows"]
-        for over in ("median", "worst")
+        for over in ("median", "worst", "digits", "rest")
     ]
     show_table(f"share of {found['fresh']:,} sums right, by digits", columns, shares, numeric=columns[2:])
     judged = [

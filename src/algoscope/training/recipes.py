@@ -57,7 +57,8 @@ def add3() -> RunConfig:
 
 def add20() -> RunConfig:
     """Sums of 1 to 20 digits, one width a batch; digits of equal significance share a position, so that it also adds
-    longer numbers: `run:NAME?n_digits=60`. One layer of four heads.
+    longer numbers: `run:NAME?n_digits=60`. One layer of four heads, which may rest: where the sum ends, no digit is left
+    to look at.
     """
     task = Addition(n_digits=20)
     return RunConfig(
@@ -73,6 +74,7 @@ def add20() -> RunConfig:
             d_head=64,
             positions="coupled",
             n_ids=128,
+            softmax_plus_one=True,
             tied_head=False,
             init_embed_std=0.3,
             init_zero_out=True,
@@ -89,7 +91,7 @@ def add20() -> RunConfig:
             decay="linear",
             final_lr=0.02,
         ),
-        train=TrainConfig(steps=2_500, batch=64, eval_every=500, checkpoint_every=1_000),
+        train=TrainConfig(steps=2_000, batch=64, eval_every=500, checkpoint_every=1_000),
     )
 
 

@@ -25,12 +25,18 @@ from algoscope.training.population import train_many
 from algoscope.training.runs import Run
 from algoscope.training.studies import Study
 from algoscope.training.table import RECIPES, STUDIES
-from algoscope.training.train import right
 
 WIDTHS = (1, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 FRESH = 1_000  # sums of each width
 FRESH_SEED = 2025
 TOKENS = 2**13  # read at once
+MEASURES = {"whole": slice(None), "digits": slice(0, -1), "rest": slice(1, None)}  # tokens of the answer
+SHOWN = {
+    "median": "sums answered right, median over seeds",
+    "worst": "sums answered right, worst seed",
+    "digits": "all digits right, wherever it ends, median",
+    "rest": "right after the first digit, median",
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,10 @@ def length_study(
     change all of them. An answer is right where all its digits and the end-of-sequence are. Sums are uniform draws, the
     same for all members; of one digit there are only 100, all of them trained on. Facts: `widths`, `trained` (the
     shortest and the longest width), `failed` (members that diverged, and why), `rows`, one for each variant:
-    `accuracy` [seed width], `median` and `worst` [width] over the seeds, `predictions` with `width`, `says`, `median`
-    and `came_true`. Panels `median` and `worst` [variant width].
+    `accuracy` [seed width], `median` and `worst` [width] over the seeds, `digits` [width] (the median share whose
+    digits are right, wherever the model ends), `rest` [width] (that of answers right after the first digit, given it),
+    `predictions` with `width`, `says`, `median` and `came_true`. Panels `median`, `worst`, `digits` and `rest`
+    [variant width].
 
     Raises ConfigError without seeds, for a width that a member's positions do not reach, and what `train_many` raises.
     """
@@ -88,10 +96,10 @@ def length_study(
         for variant in plan.variants
     }
     population = train_many(configs, runs_dir=runs_dir, resume=True, progress=progress)
-    shares: dict[str, list[float]] = {}
+    shares: dict[str, dict[str, list[float]]] = {}
     with threads(1), Bar("length", "members") if progress else Watcher() as bar:
         for name, run in population.runs.items():
-            shares[name] = accuracy_by_width(run, widths, fresh)
+            shares[name] = shares_by_width(run, widths, fresh)
             bar.advance(len(shares), len(population.runs), name)
     members = {v.name: [f"{plan.name}-{v.name}-s{seed}" for seed in seeds] for v in plan.variants}
     rows = [
@@ -115,45 +123,52 @@ def length_study(
             "failed": dict(population.failed),
             "rows": rows,
         },
-        panels=tuple(_panel(what, rows, widths, longest) for what in ("median", "worst")),
+        panels=tuple(_panel(what, rows, widths, longest) for what in SHOWN),
         provenance={"recipe": plan.recipe, "seeds": list(seeds)},
     )
 
 
-def accuracy_by_width(run: Run, widths: Sequence[int] = WIDTHS, fresh: int = FRESH) -> list[float]:
-    """The share of `fresh` sums that the run answers right, at each width. Kept in the run's folder."""
+def shares_by_width(run: Run, widths: Sequence[int] = WIDTHS, fresh: int = FRESH) -> dict[str, list[float]]:
+    """Of `fresh` sums, at each width: `whole`, the share answered right; `digits`, the share whose digits are right,
+    wherever the model ends; `rest`, the share right after the first digit, given it. Kept in the run's folder.
+    """
     asked = {"widths": list(widths), "fresh": fresh}
     sha = run.summary["weights_sha256"]
     kept = run.finding("widths", sha)
     if kept is not None and kept["asked"] == asked:
-        found: list[float] = kept["accuracy"]
+        found: dict[str, list[float]] = kept["shares"]
         return found
-    shares = [share_right(run, width, fresh) for width in widths]
+    measured = [shares_right(run, width, fresh) for width in widths]
+    shares = {what: [at_width[what] for at_width in measured] for what in MEASURES}
     finding = Finding(
         kind="widths",
-        claim=f"right at {widths[-1]} digits: {shares[-1]:.1%} of {fresh:,}",
-        facts={"asked": asked, "accuracy": shares},
+        claim=f"right at {widths[-1]} digits: {shares['whole'][-1]:.1%} of {fresh:,}",
+        facts={"asked": asked, "shares": shares},
         provenance={"subject": f"run:{run.name}", "weights_sha256": sha},
     )
     run.keep(finding)
     return shares
 
 
-def share_right(run: Run, width: int, fresh: int) -> float:
-    """The share of `fresh` uniform sums of one width that are answered right."""
+def shares_right(run: Run, width: int, fresh: int) -> dict[str, float]:
+    """What `shares_by_width` says, at one width."""
     task = run.config.task.of_width(width)
     subject = NativeSubject(f"run:{run.name}?n_digits={width}", run.model(), task)
     tokens = task.sample(fresh, seeded(torch.device("cpu"), FRESH_SEED, width))
-    portions = tokens.split(max(1, TOKENS // task.n_ctx))
+    n_right = dict.fromkeys(MEASURES, 0)
     with torch.no_grad():
-        n_right = sum(int(right(task, subject.answer_logits(part), part).sum()) for part in portions)
-    return n_right / fresh
+        for part in tokens.split(max(1, TOKENS // task.n_ctx)):
+            hit = subject.answer_logits(part).argmax(dim=-1) == part[:, task.prompt_length :]
+            for what, read in MEASURES.items():
+                n_right[what] += int(hit[:, read].all(dim=1).sum())
+    return {what: count / fresh for what, count in n_right.items()}
 
 
-def _row(variant: str, meaning: str, accuracy: list[list[float]], widths: Sequence[int]) -> dict[str, Any]:
-    """One variant; where no member is whole, its accuracies are null."""
-    table = np.array(accuracy) if accuracy else np.full((1, len(widths)), np.nan)
-    median, worst = np.median(table, axis=0), table.min(axis=0)
+def _row(variant: str, meaning: str, members: list[dict[str, list[float]]], widths: Sequence[int]) -> dict[str, Any]:
+    """One variant; where no member is whole, its shares are null."""
+    nobody = dict.fromkeys(MEASURES, [np.nan] * len(widths))
+    table = {what: np.array([member[what] for member in members or [nobody]]) for what in MEASURES}
+    median, worst = np.median(table["whole"], axis=0), table["whole"].min(axis=0)
     predictions = [
         {
             "width": prediction.width,
@@ -167,9 +182,11 @@ def _row(variant: str, meaning: str, accuracy: list[list[float]], widths: Sequen
     return {
         "variant": variant,
         "meaning": meaning,
-        "accuracy": accuracy,
+        "accuracy": [member["whole"] for member in members],
         "median": list(map(_number, median)),
         "worst": list(map(_number, worst)),
+        "digits": list(map(_number, np.median(table["digits"], axis=0))),
+        "rest": list(map(_number, np.median(table["rest"], axis=0))),
         "predictions": predictions,
     }
 
@@ -188,10 +205,9 @@ def _claim(plan: Study, rows: Sequence[Mapping[str, Any]], trained: Sequence[int
 
 def _panel(what: str, rows: Sequence[Mapping[str, Any]], widths: Sequence[int], longest: int) -> Panel:
     values = np.array([[np.nan if share is None else share for share in row[what]] for row in rows], dtype=float)
-    over = {"median": "median over seeds", "worst": "worst seed"}[what]
     return Panel(
         name=what,
-        title=f"sums answered right, {over}",
+        title=SHOWN[what],
         axes=(Axis("variant", tuple(row["variant"] for row in rows)), Axis("width", tuple(widths), "digits")),
         values=values,
         unit="share of sums right",
