@@ -192,7 +192,11 @@ def test_a_run_opens_at_other_widths(tmp_path: Path, run) -> None:
     assert (subject.task.width, subject.cfg.n_ctx, subject.origin) == (7, 25, None)
     assert subject.weights_sha256 == ag.open("run:small", runs_dir=tmp_path).weights_sha256
     assert len(subject.complete("1234567+1")[0]) == 25
-    assert ag.certify(subject, sample=20)["domain"]["size"] == 10**14
+    verdict = ag.certify(subject, sample=20)
+    assert verdict["domain"]["size"] == 10**14
+    assert verdict["note"] == "asked with n_digits=7, which it was not trained on"
+    assert "note" not in ag.certify(ag.open("run:small", runs_dir=tmp_path), sample=20).facts
+    assert ag.open("run:small?n_digits=2", runs_dir=tmp_path).note == "asked with n_digits=2"
     assert ag.lenses.attention(subject, ["1234567+7654321"]).panels
     assert ag.open("run:small@0?n_digits=1&reversed=false", runs_dir=tmp_path).task == Addition(
         n_digits=1, reversed=False
@@ -229,7 +233,9 @@ def test_learned_positions_reach_as_far_as_their_table(tmp_path: Path) -> None:
     ag.Run.create(tmp_path / "far", tiny("learned")).save_checkpoint(
         0, build(tiny("learned").model, 0).state_dict(), {}
     )
-    assert ag.open("run:far?n_digits=6", runs_dir=tmp_path).task.width == 6
+    subject = ag.open("run:far?n_digits=6", runs_dir=tmp_path)
+    assert subject.task.width == 6
+    assert subject.note.endswith("; its positions from 15 on were never trained")
 
 
 # ---------------------------------------------------------------------- what makes no sense

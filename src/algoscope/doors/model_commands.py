@@ -53,6 +53,8 @@ def show_verdict(facts: dict[str, Any]) -> None:
     domain = facts["domain"]
     scope = "all inputs" if domain["method"] == "exhaustive" else f"a sample of the {domain['size']:,} inputs"
     click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    if "note" in facts:
+        click.echo(facts["note"])
     if facts["interval_95"]:
         low, high = facts["interval_95"]
         click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")

@@ -25,7 +25,30 @@ def open_run(name: str, rest: str, directory: Path, device: str) -> NativeSubjec
     run = Run.find(where, directory)
     model = run.model(int(step) if step else None, device)
     task = _task(name, run.config, query)
-    return NativeSubject(name, model, task, run if task == run.config.task else None)
+    subject = NativeSubject(name, model, task, run if task == run.config.task else None)
+    subject.note = _note(run.config, task)
+    return subject
+
+
+def _note(config: RunConfig, task: Task) -> str:
+    """What was not trained, where the task is not the config's own."""
+    if task == config.task:
+        return ""
+    asked = [f"{field}={value}" for field, value in task.model_dump().items() if getattr(config.task, field) != value]
+    note = f"asked with {', '.join(asked)}"
+    if not _is_trained(config, task):
+        note += ", which it was not trained on"
+    if config.model.positions == "learned" and task.n_ctx > config.task.n_ctx:
+        note += f"; its positions from {config.task.n_ctx - 1} on were never trained"
+    return note
+
+
+def _is_trained(config: RunConfig, task: Task) -> bool:
+    """Is the task the config's own, or of one of the widths that its batches have?"""
+    shortest, width, longest = config.data.shortest, task.width, config.task.width
+    if shortest is None or width is None or longest is None:
+        return task == config.task
+    return shortest <= width <= longest and task == config.task.of_width(width)
 
 
 def _task(name: str, config: RunConfig, query: str) -> Task:

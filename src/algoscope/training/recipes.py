@@ -57,8 +57,8 @@ def add3() -> RunConfig:
 
 def add20() -> RunConfig:
     """Sums of 1 to 20 digits, one width a batch; digits of equal significance share a position, so that it also adds
-    longer numbers: `run:NAME?n_digits=60`. One layer of four heads, which may rest: where the sum ends, no digit is left
-    to look at.
+    longer numbers: `run:NAME?n_digits=60`. One layer of four heads, which may rest: where a sum ends, there is no
+    digit to look at.
     """
     task = Addition(n_digits=20)
     return RunConfig(

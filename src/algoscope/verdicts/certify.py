@@ -178,6 +178,8 @@ def _finding(
         "counterexamples": counterexamples,
         "seconds": seconds,
     }
+    if subject.note:
+        facts["note"] = subject.note
     scope = "all" if domain.method == "exhaustive" else "a sample"
     return Finding(
         kind="certify",
