@@ -215,6 +215,6 @@ def _panel(what: str, rows: Sequence[Mapping[str, Any]], widths: Sequence[int], 
         one="every sum right",
         view="lines",
         scale="unit",
-        beside=what,
+        beside="width",
         marks=(Mark(longest, "longest trained"),),
     )
