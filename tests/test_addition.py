@@ -1,11 +1,13 @@
 """The addition task, held to Python's own arithmetic."""
 
+import hashlib
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.data import seeded
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.modular import Modular
@@ -88,6 +90,58 @@ def test_chain_class_is_the_longest_run_of_nines_above_a_carry(a: int, b: int) -
                 run += 1
             longest = max(longest, run + 1)
     assert TASK.classes(TASK.sequences(torch.tensor([a]), torch.tensor([b])), "chain").item() == longest
+
+
+@given(operand, operand)
+def test_operands_may_be_written_units_first(a: int, b: int) -> None:
+    task = Addition(n_digits=3, operands_reversed=True)
+    text = f"{f'{a:03d}'[::-1]}+{f'{b:03d}'[::-1]}="
+    tokens = task.sequences(torch.tensor([a]), torch.tensor([b]))
+    assert task.decode(tokens[0].tolist()) == text + f"{a + b:04d}"[::-1] + "<EOS>"
+    assert task.prompt(text) == text
+    assert task.expected(text) == TASK.expected(f"{a}+{b}")
+    usual = TASK.sequences(torch.tensor([a]), torch.tensor([b]))
+    assert task.keys(tokens).equal(TASK.keys(usual))
+    assert task.classes(tokens, "chain").equal(TASK.classes(usual, "chain"))
+    assert task.prompt("1+2") == "100+200="
+
+
+@given(st.integers(19, 200), st.data())
+def test_wide_sums_are_those_that_python_computes(n_digits: int, data: st.DataObject) -> None:
+    task = Addition(n_digits=n_digits)
+    a, b = (data.draw(st.integers(0, 10**n_digits - 1)) for _ in "ab")
+    assert task.expected(f"{a}+{b}") == f"{a + b:0{n_digits + 1}d}"[::-1] + "<EOS>"
+
+
+def test_wide_sums_are_drawn_and_told_apart() -> None:
+    task = Addition(n_digits=50)
+    tokens = task.sample(2_000, seeded(CPU, 1), 0.5)
+    assert task.domain_size == 10**100
+    assert len(task.keys(tokens).unique()) == 2_000
+    for row in tokens[:20].tolist():
+        written = task.decode(row)
+        a, rest = written.split("+")
+        b, total = rest.removesuffix("<EOS>").split("=")
+        assert int(a) + int(b) == int(total[::-1])
+    changed = tokens.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 10  # a digit beyond what 64 bits hold
+    assert not task.keys(changed).eq(task.keys(tokens)).any()
+    assert task.classes(tokens, "chain").max() <= 50
+    with pytest.raises(TaskMismatchError, match="50 digits exceed 64 bits"):
+        task.operands(tokens)
+    assert task.class_schemes == ("chain",)
+    assert task.expected(task.decode(task.edge_cases()[1, : task.prompt_length].tolist())) == "0" * 50 + "1<EOS>"
+
+
+@pytest.mark.parametrize(
+    ("n_digits", "draws", "keys"),
+    [(3, "691bf2b3a654092c", "479897987ab6617b"), (18, "b9f11a39d33b1b75", "3442f217564ab643")],
+)
+def test_draws_and_keys_are_those_of_the_first_version(n_digits: int, draws: str, keys: str) -> None:
+    task = Addition(n_digits=n_digits)
+    tokens = task.sample(1_000, seeded(CPU, 7), 0.4)
+    found = [hashlib.sha256(each.numpy().tobytes()).hexdigest()[:16] for each in (tokens, task.keys(tokens))]
+    assert found == [draws, keys]
 
 
 def test_class_sizes_over_the_whole_domain() -> None:

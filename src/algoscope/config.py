@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from algoscope.core.errors import ConfigError
+from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.base import Task
 from algoscope.tasks.copying import Copying
@@ -24,6 +24,7 @@ from algoscope.tasks.subtraction import Subtraction
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal | Subtraction, Field(discriminator="kind")]
+BY_DIGIT = ("coupled", "abacus")  # positions whose vector depends on the digit that stands there
 
 
 class Section(BaseModel):
@@ -51,7 +52,8 @@ class ModelConfig(Section):
     )
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = 1e-5
-    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] | None = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi", "coupled", "abacus"] | None = "learned"
+    n_ids: Positive | None = Field(None, description="learned vectors of coupled and abacus positions; None: n_ctx")
     rotary_base: float = 10_000.0
     rotary_dim: Positive | None = Field(None, description="entries of each head that turn; None: all")
     rotary_frequencies: tuple[float, ...] | None = Field(
@@ -86,6 +88,11 @@ class ModelConfig(Section):
         return self.n_kv_heads or self.n_heads
 
     @property
+    def n_places(self) -> int:
+        """Rows of the table of positions, where there is one."""
+        return self.n_ids or self.n_ctx
+
+    @property
     def rotary_size(self) -> int:
         return self.rotary_dim or self.head_size
 
@@ -104,6 +111,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
             )
+        if self.n_ids is not None and self.positions not in BY_DIGIT:
+            raise ValueError(f"n_ids {self.n_ids} is for positions {' and '.join(BY_DIGIT)}, not {self.positions}")
         if self.tied_head and self.n_logits != self.d_vocab:
             raise ValueError(
                 f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)"
@@ -133,6 +142,9 @@ class DataConfig(Section):
     repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
     curriculum: int = Field(
         0, ge=0, description="first steps, in which fresh draws grow from one digit to all; 0: whole from the start"
+    )
+    shortest: Positive | None = Field(
+        None, description="each fresh batch has one width from here to the task's own; None: always the task's"
     )
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
@@ -239,6 +251,7 @@ class RunConfig(Section):
             raise ValueError("start updates whole matrices: model.rank must be none beside it")
         if self.start is not None and self.start.lora_rank > self.model.full_rank:
             raise ValueError(f"start.lora_rank {self.start.lora_rank} is above {self.model.full_rank}, the full rank")
+        self._fits_digits()
         if self.train.accumulate > self.train.batch:
             raise ValueError(f"train.accumulate {self.train.accumulate} exceeds train.batch {self.train.batch}")
         if self.data.source == "fixed" and self.data.n_train < self.train.batch:
@@ -259,6 +272,24 @@ class RunConfig(Section):
                 f"data.repeat_share {self.data.repeat_share} needs fresh draws of a task with columns: set it to 0"
             )
         return self
+
+    def _fits_digits(self) -> None:
+        """Raises ValueError for positions by digit and for widths that the task cannot have."""
+        if self.model.positions in BY_DIGIT:
+            significance = self.task.significance
+            if significance is None:
+                raise ValueError(f"model.positions {self.model.positions} number digits; {self.task.kind} has none")
+            if self.model.n_places <= max(significance):
+                raise ValueError(f"model.n_ids {self.model.n_places} is below the {max(significance) + 1} of the task")
+        shortest, width = self.data.shortest, self.task.width
+        if shortest is None:
+            return
+        if width is None:
+            raise ValueError(f"data.shortest {shortest}: the task {self.task.kind} is not asked at several widths")
+        if shortest > width:
+            raise ValueError(f"data.shortest {shortest} exceeds the width of the task, {width}")
+        if self.data.source == "fixed":
+            raise ValueError(f"data.shortest {shortest} is for data.source fresh: a fixed set has one width")
 
 
 def _task(plain: Any) -> Task:
@@ -338,7 +369,25 @@ def parse_config(plain: Any) -> RunConfig:
     try:
         return RunConfig.model_validate(plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "config"
-        got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}") from error
+        raise _first_fault(error) from error
+
+
+def changed_task(task: Task, fields: Mapping[str, Any]) -> Task:
+    """The task with some fields changed. Raises UnknownNameError for a field that it has not, ConfigError for a value
+    that the field cannot take.
+    """
+    known = [field for field in type(task).model_fields if field != "kind"]
+    for field in fields:
+        if field not in known:
+            raise UnknownNameError(f"field of the task {task.kind}", field, known)
+    try:
+        return _task({**task.model_dump(), **fields})
+    except ValidationError as error:
+        raise _first_fault(error) from error
+
+
+def _first_fault(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "config"
+    got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
+    return ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}")

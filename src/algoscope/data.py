@@ -19,6 +19,7 @@ from algoscope.tasks.stages import Balanced, Repeating, Staged
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
 STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
+BESIDE = 1  # marks the stream of what is drawn beside the examples
 
 
 def seeded(device: torch.device, *numbers: int) -> torch.Generator:
@@ -40,9 +41,21 @@ def held_out(task: Task, data: DataConfig, seed: int, device: torch.device) -> T
 class Batches(ABC):
     """Training data, step by step."""
 
+    task: Task
+    seed: int
+    device: torch.device
+
     @abstractmethod
     def batch(self, step: int) -> Tokens:
         """The examples of a step."""
+
+    def task_at(self, step: int) -> Task:
+        """The task that the examples of a step belong to: of their width."""
+        return self.task
+
+    def chance(self, step: int) -> torch.Generator:
+        """For what else a step draws by chance, apart from its examples."""
+        return seeded(self.device, self.seed, step, BESIDE)
 
     @abstractmethod
     def examples_before(self, step: int) -> int:
@@ -52,6 +65,8 @@ class Batches(ABC):
 def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> Batches:
     """The training batches of a run. Raises ConfigError when the fixed set would not fit beside the test set."""
     seed = seed if data.train_seed is None else data.train_seed
+    if data.shortest is not None:
+        return WidthBatches(task, data, batch, seed, test)
     if data.source == "fresh":
         return FreshBatches(task, data, batch, seed, test)
     room = task.domain_size - len(test)
@@ -110,6 +125,38 @@ class FreshBatches(Batches):
         return _drawn(self.task, n, draw, self.test_keys)
 
 
+class WidthBatches(Batches):
+    """New draws every step, all of one width: `data.shortest` to the task's own, each as often as the others.
+
+    Held-out inputs have the task's width; only there can a draw be one of them.
+    """
+
+    def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
+        assert data.shortest is not None
+        assert task.width is not None
+        self.task, self.size, self.seed, self.device = task, batch, seed, test.device
+        self.hard_share = data.hard_share
+        self.widths = [task.of_width(width) for width in range(data.shortest, task.width + 1)]
+        self.test_keys = task.keys(test).sort().values
+
+    def batch(self, step: int) -> Tokens:
+        task, generator = self._drawn(step)
+        apart_from = self.test_keys if task == self.task else self.test_keys[:0]
+        return _drawn(task, self.size, lambda n: task.sample(n, generator, self.hard_share), apart_from)
+
+    def task_at(self, step: int) -> Task:
+        return self._drawn(step)[0]
+
+    def examples_before(self, step: int) -> int:
+        return step * self.size
+
+    def _drawn(self, step: int) -> tuple[Task, torch.Generator]:
+        """The width of a step, and the generator that goes on to its examples."""
+        generator = seeded(self.device, self.seed, step)
+        place = torch.randint(len(self.widths), (), generator=generator, device=self.device)
+        return self.widths[int(place)], generator
+
+
 class FixedBatches(Batches):
     """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one.
 
@@ -117,7 +164,7 @@ class FixedBatches(Batches):
     """
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
-        self.seed, self.size, self.device = seed, batch, test.device
+        self.task, self.seed, self.size, self.device = task, seed, batch, test.device
         generator, test_keys = seeded(test.device, seed), task.keys(test).sort().values
         if task.uniform:
             self.train = _distinct(task, data.n_train, generator, test_keys)
@@ -161,5 +208,7 @@ def _drawn(task: Task, n: int, draw: Callable[[int], Tokens], apart_from: Int[Te
 
 
 def _among(keys: Int[Tensor, "batch"], some: Int[Tensor, "sorted"]) -> Bool[Tensor, "batch"]:
+    if not len(some):
+        return torch.zeros_like(keys, dtype=torch.bool)
     place = torch.searchsorted(some, keys).clamp(max=len(some) - 1)
     return some[place] == keys

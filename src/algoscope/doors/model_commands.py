@@ -66,6 +66,8 @@ def show_verdict(facts: dict[str, Any]) -> None:
         "stratified": f"draws from every class of the {domain['size']:,} inputs",
     }[domain["method"]]
     click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    if "note" in facts:
+        click.echo(facts["note"])
     if facts["interval_95"]:
         low, high = facts["interval_95"]
         click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")

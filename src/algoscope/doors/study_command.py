@@ -1,6 +1,7 @@
 """`algoscope study NAME`: a controlled comparison."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,17 +38,42 @@ def study(
     found = PUBLIC.load("study")(
         name, seeds=parse_seeds(seeds), settings=parse_settings(settings), runs_dir=runs_dir, progress=not quiet
     )
-    if out is not None and Path(out).suffix == ".html":
+    if out is not None and Path(out).suffix == ".html" and found.kind == "study":
         PAGES.load("study")(found, out)
     elif out is not None:
         found.save(out)
     if as_json:
         click.echo(found.to_json())
         return
+    if found.kind == "length":
+        _lengths(found)
+    else:
+        _variants(found)
+    click.echo(found.claim)
+
+
+def _variants(found: Any) -> None:
+    """What each variant came to, beside its control."""
     for title, (headings, *rows) in tables(found.facts):
         show_table(title, headings, rows, numeric=[heading for heading in headings if heading not in WORDS])
         click.echo()
     for row in found["rows"]:
         for seed, message in row["diverged"].items():
             click.echo(f"{row['variant']}, seed {seed}, diverged: {message}")
-    click.echo(found.claim)
+
+
+def _lengths(found: Any) -> None:
+    """How much of each width each variant gets right, then what was predicted."""
+    columns = ["variant", "over seeds", *map(str, found["widths"])]
+    shares = [
+        (row["variant"] if over == "median" else "", over, *("" if s is None else f"{s:.3f}" for s in row[over]))
+        for row in found["rows"]
+        for over in ("median", "worst", "digits", "rest")
+    ]
+    show_table(f"share of {found['fresh']:,} sums right, by digits", columns, shares, numeric=columns[2:])
+    judged = [
+        (row["variant"], said["width"], said["says"], f"{said['median']:.3f}", "yes" if said["came_true"] else "NO")
+        for row in found["rows"]
+        for said in row["predictions"]
+    ]
+    show_table("predicted", ["variant", "digits", "median", "found", "came true"], judged, numeric=["digits", "found"])

@@ -12,7 +12,7 @@ PUBLIC = Table(
         "Population": Entry("algoscope.training.population:Population", "what became of many runs"),
         "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
         "certify": Entry("algoscope.verdicts.certify:certify", "count the inputs that a model answers wrongly"),
-        "study": Entry("algoscope.verdicts.comparing:study", "a controlled comparison over seeds"),
+        "study": Entry("algoscope.verdicts.studying:study", "a controlled comparison over seeds"),
         "census": Entry("algoscope.verdicts.census:census", "what many seeds of one recipe learned"),
         "import_weights": Entry("algoscope.subjects.foreign:import_weights", "a run folder of another tool's weights"),
         "export": Entry("algoscope.subjects.exporting:export", "a model as files of another tool"),

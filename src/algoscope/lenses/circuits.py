@@ -145,9 +145,9 @@ class Circuits:
         """W_pos W_V W_O W_Q (W_pos W_K)^T over the first `n` positions: how a query to which the sender has written a
         position scores the key at each position. None where positions are not learned vectors.
         """
-        if self.model.pos_embed is None:
+        if self.model.W_pos is None:
             return None
-        place = self.model.pos_embed.weight.detach().double()[:n]
+        place = self.model.W_pos.detach().double()[:n]
         writes, reads = self.layer(sender[0]), self.layer(receiver[0])
         written = (place @ writes.W_V[sender[1]]) @ (writes.W_O[sender[1]].mT @ reads.W_Q[receiver[1]])
         return written @ (place @ reads.W_K[receiver[1]]).mT

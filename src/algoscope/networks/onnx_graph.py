@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from algoscope.core.errors import SubjectError
-from algoscope.networks.transformer import Attention, FeedForward, NoNorm, Norm, Transformer
+from algoscope.networks.transformer import ADDED, Attention, FeedForward, NoNorm, Norm, Transformer
 from algoscope.networks.transformerlens import position_table
 
 OPSET, IR_VERSION = 20, 10  # of ONNX 1.16
@@ -126,7 +126,7 @@ class _Graph:
     def _enter(self) -> str:
         model = self.model
         x = self.node("Gather", [self.constant(model.embed.weight, "embed.weight"), "tokens"], "hook_embed")
-        if self.cfg.positions in ("learned", "sinusoidal"):
+        if self.cfg.positions in ADDED:
             table = position_table(model)
             assert table is not None
             added = self.node("Gather", [self.constant(table, "pos_embed.weight"), "place"], "hook_pos_embed")

@@ -21,14 +21,19 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from algoscope.config import ModelConfig
+from algoscope.config import BY_DIGIT, ModelConfig
+from algoscope.core.errors import ConfigError
 from algoscope.core.sites import KINDS, Site, sites_of_kinds
 from algoscope.networks.kernels import in_families, join_keys, rotate, softmax_over_keys
 from algoscope.networks.low_rank import linear
 from algoscope.networks.memory import KeyValues
+from algoscope.networks.positions import score_bias, sinusoids, turns
 
 Residual = Float[Tensor, "batch pos d_model"]
+Place = Int[Tensor, "sequence"] | Int[Tensor, "batch sequence"]
 EVERYWHERE = slice(None)
+LEARNED = ("learned", *BY_DIGIT)
+ADDED = (*LEARNED, "sinusoidal")
 
 
 class Tap:
@@ -232,13 +237,17 @@ class Look:
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out. `initialise` sets the weights from a seed."""
+    """Tokens in, logits out. `initialise` sets the weights from a seed.
+
+    `place` has the rows of the table that its positions take, where they are not counted (`networks.places`).
+    """
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.place: Int[Tensor, "sequence"] | None = None
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.pos_embed = nn.Embedding(cfg.n_ctx, cfg.d_model) if cfg.positions == "learned" else None
+        self.pos_embed = nn.Embedding(cfg.n_places, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = make_norm(cfg, "ln_final")
         self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
@@ -259,11 +268,18 @@ class Transformer(nn.Module):
         """The bias of the unembedding, where there is one."""
         return None if self.unembed is None else self.unembed.bias
 
+    @property
+    def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
+        """What each position adds to the stream where positions are learned vectors, one row a position."""
+        if self.pos_embed is None:
+            return None
+        return self.pos_embed.weight if self.place is None else self.pos_embed.weight[self.place]
+
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every place at which this model taps, in the order of `core.sites.KINDS`."""
         cfg, absent = self.cfg, set[str]()
-        if cfg.positions not in ("learned", "sinusoidal"):
+        if cfg.positions not in ADDED:
             absent |= {"pos_embed"}
         if cfg.positions != "rotary":
             absent |= {"rot_q", "rot_k"}
@@ -294,14 +310,16 @@ class Transformer(nn.Module):
         past: KeyValues | None = None,
         tap: Tap = NOBODY,
         mask: Bool[Tensor, "batch key"] | None = None,
+        place: Place | None = None,
     ) -> Float[Tensor, "batch read d_vocab"]:
         """Logits at the positions `at` of `tokens`.
 
         With `past`, the tokens follow those it remembers, and it then remembers these too. `mask` is False at padding,
-        which nothing looks at and which is not counted as a position; it covers what is remembered too. Where nobody
-        listens in the last block, it answers queries only at `at`.
+        which nothing looks at and which is not counted as a position; it covers what is remembered too. `place` stands
+        for the model's own `place`, one for all inputs or each its own. Where nobody listens in the last block, it
+        answers queries only at `at`.
         """
-        x = self.enter(tokens, 0 if past is None else past.length(0), tap, mask)
+        x = self.enter(tokens, 0 if past is None else past.length(0), tap, mask, place)
         look = self.look(tokens.shape[1], 0 if past is None else past.length(0), mask)
         last = len(self.blocks) - 1
         narrow = not tap.kinds or (tap.layers is not None and not tap.layers & {last, None})
@@ -315,12 +333,13 @@ class Transformer(nn.Module):
         first: int = 0,
         tap: Tap = NOBODY,
         mask: Bool[Tensor, "batch key"] | None = None,
+        place: Place | None = None,
     ) -> Residual:
         """The residual stream before the first block; the tokens stand at positions `first` and on."""
         x = tap("embed", None, self.embed(tokens))
-        if self.cfg.positions in ("learned", "sinusoidal"):
-            place = self._places(tokens.shape[1], first, mask)
-            x = x + tap("pos_embed", None, self._position(place).expand_as(x))
+        if self.cfg.positions in ADDED:
+            rows = self._rows(self._places(tokens.shape[1], first, mask), place)
+            x = x + tap("pos_embed", None, self._position(rows).expand_as(x))
         return x
 
     def read_out(
@@ -343,9 +362,9 @@ class Transformer(nn.Module):
         """The mask and the turns for `n_new` positions after the `first`."""
         turn = None
         if self.cfg.positions == "rotary":
-            turn = self._turn(self._places(n_new, first, mask))
+            turn = turns(self._places(n_new, first, mask), self.cfg, self.embed.weight.dtype)
         query = torch.arange(first, first + n_new, device=self.embed.weight.device)
-        return Look(self._bias(query, first + n_new, mask), turn)
+        return Look(score_bias(query, first + n_new, mask, self.cfg, self.embed.weight.dtype), turn)
 
     def _places(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None
@@ -355,41 +374,16 @@ class Transformer(nn.Module):
             return torch.arange(first, first + n_new, device=self.embed.weight.device)
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, first:]
 
+    def _rows(self, counted: Int[Tensor, "*batch pos"], place: Place | None) -> Int[Tensor, "*rows pos"]:
+        """The rows of the table for positions by their count. Raises ConfigError where a model needs to be told."""
+        if self.cfg.positions not in BY_DIGIT:
+            return counted
+        place = self.place if place is None else place
+        if place is None:
+            raise ConfigError(f"a model with {self.cfg.positions} positions needs a task: open it as a subject")
+        return place[..., counted]
+
     def _position(self, place: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
         if self.pos_embed is not None:
             return self.pos_embed(place)
-        angle = place[..., None] / 10_000 ** (
-            torch.arange(0, self.cfg.d_model, 2, device=place.device) / self.cfg.d_model
-        )
-        waves = torch.stack([angle.sin(), angle.cos()], dim=-1)
-        return rearrange(waves, "... pair two -> ... (pair two)")[..., : self.cfg.d_model].to(self.embed.weight.dtype)
-
-    def _turn(self, place: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos 1 pair 2"]:
-        """Cosine and sine of place / base^(2i/rotary_dim), for each pair i."""
-        cfg, dtype = self.cfg, self.embed.weight.dtype
-        if cfg.rotary_frequencies is None:
-            even = torch.arange(0, cfg.rotary_size, 2, device=place.device, dtype=dtype)
-            frequency = 1 / cfg.rotary_base ** (even / cfg.rotary_size)
-        else:
-            frequency = torch.tensor(cfg.rotary_frequencies, device=place.device, dtype=dtype)
-        angle = place[..., None, None].to(dtype) * frequency
-        return torch.stack([angle.cos(), angle.sin()], dim=-1) * cfg.rotary_magnitude
-
-    def _bias(
-        self, query: Int[Tensor, "query"], n_keys: int, mask: Bool[Tensor, "batch key"] | None
-    ) -> Float[Tensor, "#batch #head query key"] | None:
-        """What is added to the scores of queries at these positions: the causal mask, padding, and ALiBi's slopes."""
-        alibi = self.cfg.positions == "alibi"
-        if not self.cfg.causal and not alibi and mask is None:
-            return None
-        dtype = self.embed.weight.dtype
-        ahead = torch.arange(n_keys, device=query.device) - query[:, None]
-        bias = torch.zeros(1, 1, *ahead.shape, dtype=dtype, device=query.device)
-        if alibi:
-            heads = torch.arange(1, self.cfg.n_heads + 1, device=query.device, dtype=dtype)
-            bias = -ahead.abs() * 2 ** (-8 * heads / self.cfg.n_heads)[None, :, None, None]
-        if self.cfg.causal:
-            bias = bias.masked_fill(ahead > 0, -torch.inf)
-        if mask is not None:  # padding sees itself, so that its own row is not empty
-            bias = bias.masked_fill(~mask[:, None, None, :] & (ahead != 0), -torch.inf)
-        return bias
+        return sinusoids(place, self.cfg.d_model).to(self.embed.weight.dtype)

@@ -24,13 +24,15 @@ FREE_TOKENS = 20  # how far a model of free text goes on when nobody says
 class Subject(ABC):
     """A model under study: its shape, its task, and pure runs. Nothing that is asked of it changes it.
 
-    `text` is how it reads and writes; `origin` is the run folder it came from, where there is one.
+    `text` is how it reads and writes; `origin` is the run folder it came from, where there is one; `note` is what
+    whoever reads a verdict on it should know.
     """
 
     name: str
     cfg: ModelConfig
     text: Text
     origin: Run | None
+    note: str = ""
     _task: Task | None
 
     @property

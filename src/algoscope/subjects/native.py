@@ -13,6 +13,7 @@ from algoscope.core.sites import Key, Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.folding import fold
 from algoscope.networks.memory import KeyValues
+from algoscope.networks.places import at_width_of
 from algoscope.networks.prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects.base import Mask, Subject
@@ -36,6 +37,7 @@ class NativeSubject(Subject):
         text: Text | None = None,
     ) -> None:
         assert task is not None or text is not None, "a subject needs a task, or a text to read"
+        model = model if task is None else at_width_of(model, task)
         self.name, self.model, self._task, self.origin = name, model.eval().requires_grad_(False), task, origin
         self.cfg: ModelConfig = model.cfg
         self.text: Text = text or TaskText(self.task)
@@ -163,4 +165,4 @@ class NativeSubject(Subject):
         return self.model.embed.weight.detach()
 
     def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
-        return None if self.model.pos_embed is None else self.model.pos_embed.weight.detach()
+        return None if self.model.W_pos is None else self.model.W_pos.detach()

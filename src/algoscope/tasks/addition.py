@@ -6,11 +6,12 @@ from itertools import product
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
-from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
 from algoscope.tasks.stages import Balanced, Repeating, Staged
@@ -21,6 +22,9 @@ HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
 COLUMNS = ("units", "tens", "hundreds", "thousands")  # by name, and by their power of ten beyond
 NINES = 2 / 3  # of hard draws, the share whose forced columns sum to nine; in the others they hold zeros and nines
 REPEAT = 0.9  # in a repeated draw, the chance that a column has the digits of the one below it
+AS_NUMBERS = 18  # digits of the longest operands whose sum is a 64-bit number
+PATTERNS = 12  # columns whose patterns can still be listed: 3^12 of them
+MIXER = 6_364_136_223_846_793_005  # odd: modulo 2^64 it loses nothing
 
 Operand = Int[Tensor, "batch"]
 
@@ -29,8 +33,12 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
-    n_digits: int = Field(default=3, ge=1, le=18, description="digits of each operand")
+    n_digits: int = Field(default=3, ge=1, le=200, description="digits of each operand")
     reversed: bool = Field(default=True, description="write the sum with its units digit first")
+
+    operands_reversed: bool = Field(
+        default=False, description="write the operands with their units digit first, too: 321+654= asks for 123 + 456"
+    )
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -61,6 +69,20 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
         }
 
     @property
+    def significance(self) -> tuple[int, ...]:
+        n = self.n_digits
+        operand, total = range(1, n + 1), range(1, n + 2)
+        operand = operand if self.operands_reversed else operand[::-1]
+        return (*operand, 0, *operand, 0, *(total if self.reversed else total[::-1]), 0)
+
+    @property
+    def width(self) -> int:
+        return self.n_digits
+
+    def of_width(self, width: int) -> "Addition":
+        return self.model_copy(update={"n_digits": width})
+
+    @property
     def ordinals(self) -> tuple[str, ...]:
         return tuple("0123456789")
 
@@ -73,22 +95,24 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
         if written is None:
             self.encode(text)  # names the character where the vocabulary is the trouble
             raise VocabularyError(f"{text!r} is not a sum: write it as 123+456")
-        operands = [digits.lstrip("0") or "0" for digits in written.groups()]
+        back = self.operands_reversed
+        operands = [(digits.rstrip("0") if back else digits.lstrip("0")) or "0" for digits in written.groups()]
         for digits in operands:
             if len(digits) > self.n_digits:
                 raise VocabularyError(f"{digits} in {text!r} has {len(digits)} digits; the task has {self.n_digits}")
-        return "+".join(digits.zfill(self.n_digits) for digits in operands) + "="
+        pad = str.ljust if back else str.rjust
+        return "+".join(pad(digits, self.n_digits, "0") for digits in operands) + "="
 
     def expected(self, text: str) -> str:
         prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.decode(self.sequences(*self.operands(prompt))[0, self.prompt_length :].tolist())
+        return self.decode(self.of_digits(*self.operand_digits(prompt))[0, self.prompt_length :].tolist())
 
     @property
     def domain_size(self) -> int:
         return 10 ** (2 * self.n_digits)
 
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        base = 10**self.n_digits
+        base = 10 ** min(self.n_digits, AS_NUMBERS)  # of longer sums an index of 64 bits reaches the first ones only
         return self.sequences(index // base, index % base)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
@@ -105,7 +129,7 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
             second = torch.where(forced & (kind < NINES), 9 - first, second)
             at_edge = forced & (kind >= NINES) & (kind < 1)
             first, second = torch.where(at_edge, edge[0], first), torch.where(at_edge, edge[1], second)
-        return self.sequences(self._number(first), self._number(second))
+        return self.of_digits(first, second)
 
     @property
     def n_stages(self) -> int:
@@ -113,17 +137,17 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
         return self.n_digits
 
     def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
-        first, second = self.operands(tokens)
-        return self.sequences(first % 10**stage, second % 10**stage)
+        live = torch.arange(self.n_digits, 0, -1, device=tokens.device) <= stage[:, None]
+        first, second = self.operand_digits(tokens)
+        return self.of_digits(first * live, second * live)
 
     def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         """Each column but the units takes the digits of the one below it with chance 0.9: 7777+2222, 9999+9999."""
         n, device = self.n_digits, generator.device
         again = torch.rand(len(tokens), n, generator=generator, device=device) < REPEAT
         source = torch.where(again, 0, torch.arange(n, device=device)).cummax(dim=1).values  # units first
-        operands = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
-        first, second = (digits.flip(1).gather(1, source).flip(1) for digits in operands)
-        return self.sequences(self._number(first), self._number(second))
+        first, second = (digits.flip(1).gather(1, source).flip(1) for digits in self.operand_digits(tokens))
+        return self.of_digits(first, second)
 
     def balanced(self, n: int, generator: torch.Generator, nine_share: float) -> Tokens:
         shape, device = (n, self.n_digits), generator.device
@@ -133,51 +157,71 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
         least, most = (total - 9).clamp(min=0), total.clamp(max=9)
         within = torch.rand(shape, generator=generator, device=device) * (most - least + 1)
         first = least + within.long()
-        return self.sequences(self._number(first), self._number(total - first))
+        return self.of_digits(first, total - first)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        first, second = self.operands(tokens)
-        return first * 10**self.n_digits + second  # above 9 digits it wraps modulo 2^64: rarely, keys coincide
+        """Above 9 digits they wrap modulo 2^64: rarely, keys of different inputs coincide."""
+        if self.n_digits <= AS_NUMBERS:
+            first, second = self.operands(tokens)
+            return first * 10**self.n_digits + second
+        key = torch.zeros_like(tokens[:, 0])
+        for digit in torch.cat(self.operand_digits(tokens), dim=1).unbind(1):
+            key = key * MIXER + digit + 1
+        return key
 
     def edge_cases(self) -> Tokens:
         """What people try first; for 3 digits 123+456, 999+1, 0+0, 999+999, 500+500, 111+222."""
         n = self.n_digits
-        count = "1234567890" * 4
-        nines, ones, five = 10**n - 1, (10**n - 1) // 9, 5 * 10 ** (n - 1)
+        count = "1234567890" * n
+        five = "5".ljust(n, "0")
         pairs = [
-            (int(count[:n]), int(count[n : 2 * n])),
-            (nines, 1),
-            (0, 0),
-            (nines, nines),
+            (count[:n], count[n : 2 * n]),
+            ("9" * n, "1".zfill(n)),
+            ("0" * n, "0" * n),
+            ("9" * n, "9" * n),
             (five, five),
-            (ones, 2 * ones),
+            ("1" * n, "2" * n),
         ]
-        first, second = torch.tensor(pairs).T
-        return self.sequences(first, second)
+        first, second = torch.tensor([[[int(digit) for digit in number] for number in pair] for pair in pairs]).unbind(
+            1
+        )
+        return self.of_digits(first, second)
 
     # ------------------------------------------------------------------ numbers and digits
 
     def sequences(self, first: Operand, second: Operand) -> Tokens:
         """Whole sequences for pairs of operands: prompt, sum, end-of-sequence."""
-        total = self._digits(first + second, self.n_digits + 1)
-        parts = [
-            self._digits(first, self.n_digits),
-            torch.full_like(first, PLUS)[:, None],
-            self._digits(second, self.n_digits),
-            torch.full_like(first, EQUALS)[:, None],
-            total.flip(1) if self.reversed else total,
-            torch.full_like(first, EOS)[:, None],
-        ]
-        return torch.cat(parts, dim=1)
+        return self.of_digits(self._digits(first), self._digits(second))
+
+    def of_digits(self, first: Int[Tensor, "batch digit"], second: Int[Tensor, "batch digit"]) -> Tokens:
+        """The same for operands as digits, as we write them, with their leading zeros."""
+        one = torch.ones_like(first[:, :1])
+        if self.operands_reversed:
+            first, second = first.flip(1), second.flip(1)
+        prompt = torch.cat([first, PLUS * one, second, EQUALS * one], dim=1)
+        total = self.variables(prompt)["digit"]
+        return torch.cat([prompt, total if self.reversed else total.flip(1), EOS * one], dim=1)
+
+    def operand_digits(
+        self, tokens: Int[Tensor, "batch read"]
+    ) -> tuple[Int[Tensor, "batch digit"], Int[Tensor, "batch digit"]]:
+        """The digits of the two numbers in the prompts of `tokens` (whole sequences or prompts alone), as we write
+        them.
+        """
+        n = self.n_digits
+        first, second = tokens[:, :n], tokens[:, n + 1 : 2 * n + 1]
+        return (first.flip(1), second.flip(1)) if self.operands_reversed else (first, second)
 
     def operands(self, tokens: Int[Tensor, "batch read"]) -> tuple[Operand, Operand]:
-        """The two numbers in the prompts of `tokens` (whole sequences or prompts alone)."""
-        n = self.n_digits
-        return self._number(tokens[:, :n]), self._number(tokens[:, n + 1 : 2 * n + 1])
+        """The two numbers themselves. Raises TaskMismatchError above 18 digits, where they need more than 64 bits."""
+        if self.n_digits > AS_NUMBERS:
+            raise TaskMismatchError(f"numbers of {self.n_digits} digits exceed 64 bits: read their digits instead")
+        first, second = self.operand_digits(tokens)
+        return self._number(first), self._number(second)
 
-    def _digits(self, number: Operand, n: int) -> Int[Tensor, "batch digit"]:
-        place = 10 ** torch.arange(n - 1, -1, -1, device=number.device)
-        return number[:, None] // place % 10
+    def _digits(self, number: Operand) -> Int[Tensor, "batch digit"]:
+        place = 10 ** torch.arange(min(self.n_digits, AS_NUMBERS) - 1, -1, -1, device=number.device)
+        return F.pad(number[:, None] // place % 10, (self.n_digits - len(place), 0))
 
     def _number(self, digits: Int[Tensor, "batch digit"]) -> Operand:
         place = 10 ** torch.arange(digits.shape[1] - 1, -1, -1, device=digits.device)
@@ -187,8 +231,8 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
 
     def column_sums(self, tokens: Tokens) -> Int[Tensor, "batch column"]:
         """The sum of each column on its own (0 to 18), units first."""
-        n = self.n_digits
-        return (tokens[:, :n] + tokens[:, n + 1 : 2 * n + 1]).flip(1)
+        first, second = self.operand_digits(tokens)
+        return (first + second).flip(1)
 
     def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """For each column, units first: `column_sum` (0..18, no carry in), `carry` out (0, 1), `digit` of the sum."""
@@ -207,7 +251,7 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
 
     @property
     def class_schemes(self) -> tuple[str, ...]:
-        return ("chain", "pattern")
+        return ("chain", "pattern") if self.n_digits <= PATTERNS else ("chain",)
 
     def class_names(self, by: str) -> Mapping[str, str]:
         """`chain`: S0 to Sn. `pattern`: one letter a column, units last: c carries, 9 sums to nine, s sums to less."""
@@ -246,7 +290,7 @@ class Addition(Task, Stratified, Staged, Repeating, Balanced):
         self._check_scheme(by)
         member = chain_member if by == "chain" else pattern_member
         first, second = member(self.n_digits, kinds, rank)
-        return self.sequences(self._number(first.flip(1)), self._number(second.flip(1)))
+        return self.of_digits(first.flip(1), second.flip(1))
 
     def _check_scheme(self, by: str) -> None:
         if by not in self.class_schemes:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from algoscope.core.errors import VocabularyError
+from algoscope.core.errors import TaskMismatchError, VocabularyError
 
 Tokens = Int[Tensor, "batch pos"]
 LISTED = 40  # tokens that an error lists one by one
@@ -82,6 +82,22 @@ class Task(BaseModel, ABC):
         answer is predicted, the positions that decide which it is. Empty where the task names none.
         """
         return {}
+
+    @property
+    def significance(self) -> tuple[int, ...] | None:
+        """For each position of a sequence the place of its digit within its number, 1 for the units; 0 for tokens that
+        are no digit of a number. None where the task has no digits.
+        """
+        return None
+
+    @property
+    def width(self) -> int | None:
+        """How many digits its inputs have; None where the same question is not asked at several widths."""
+        return None
+
+    def of_width(self, width: int) -> "Task":
+        """The same question at another width. Raises TaskMismatchError where there is none."""
+        raise TaskMismatchError(f"the task {self.kind} is not asked at several widths")
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 import algoscope.version as version
-from algoscope.config import RunConfig
+from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import DivergedError
 from algoscope.data import batches, held_out
+from algoscope.networks.places import drawn_places
+from algoscope.networks.transformer import Place
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.losses import mean_loss, right
 from algoscope.training.optim import Schedule
@@ -25,6 +27,16 @@ LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside tho
 EVAL_CHUNK = 2048
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The examples of a step: their task, which is the run's or of another width, and where the loss reads them."""
+
+    task: Task
+    tokens: Tokens
+    at: slice
+    place: Place | None
+
+
 class Member:
     """What a run needs beside its weights. The stack it is in computes; it asks, counts and writes down."""
 
@@ -33,7 +45,6 @@ class Member:
         self.task: Task = config.task
         self.test = held_out(self.task, config.data, config.seed, device)
         self.batches = batches(self.task, config.data, config.train.batch, config.seed, self.test)
-        self.at = self.task.answer_slice if config.data.loss_on == "answer" else slice(0, self.task.n_ctx - 1)
         self.schedule = Schedule.planned(config.optim, config.train.steps)
         self.step, self.seconds, self.examples, self.note, self.tested = 0, 0.0, 0, "", ""
         self.losses: list[Tensor] = []
@@ -68,8 +79,17 @@ class Member:
             self._finish(stack, place)
         return not self.is_done
 
-    def batch(self) -> Tokens:
-        return self.batches.batch(self.step)
+    def batch(self) -> Batch:
+        """What the next step trains on."""
+        task, tokens = self.batches.task_at(self.step), self.batches.batch(self.step)
+        place = None
+        if self.config.model.positions in BY_DIGIT:
+            place = drawn_places(self.config.model, task, len(tokens), self.batches.chance(self.step))
+        return Batch(task, tokens, self._read(task), place)
+
+    def _read(self, task: Task) -> slice:
+        """The positions that the loss reads."""
+        return task.answer_slice if self.config.data.loss_on == "answer" else slice(0, task.n_ctx - 1)
 
     def share(self) -> float:
         return self.schedule.share(self.step)
@@ -78,7 +98,7 @@ class Member:
         self,
         stack: Stack,
         place: int,
-        tokens: Tokens,
+        batch: Batch,
         loss: Float[Tensor, ""],
         logits: Float[Tensor, "batch read d_vocab"],
     ) -> bool:
@@ -88,12 +108,12 @@ class Member:
         train, share = self.config.train, self.share()
         self.losses.append(loss)
         self.step += 1
-        self.examples += len(tokens)
+        self.examples += len(batch.tokens)
         logged = self.step % train.log_every == 0 or self.is_done
         if logged or is_checkpoint(self.step, train.checkpoint_every):
             self._check_losses()
         if logged:
-            self._log(stack, place, loss, logits, tokens, share)
+            self._log(stack, place, loss, logits, batch, share)
         if self._is_scheduled(self.step):
             self.save(stack, place)
         if self.is_done:
@@ -123,12 +143,12 @@ class Member:
             )
         self.losses.clear()
 
-    def _log(self, stack: Stack, place: int, loss: Tensor, logits: Tensor, tokens: Tokens, share: float) -> None:
-        answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
+    def _log(self, stack: Stack, place: int, loss: Tensor, logits: Tensor, batch: Batch, share: float) -> None:
+        answer = logits[:, -(batch.task.n_ctx - batch.task.prompt_length) :]
         row = {
             "step": self.step,
             "loss": float(loss),
-            "train_accuracy": float(right(self.task, answer, tokens).float().mean()),
+            "train_accuracy": float(right(batch.task, answer, batch.tokens).float().mean()),
             "lr": self.config.optim.lr * share,
             "examples": self.examples,
             "seconds": round(time.perf_counter() - self.began, 3),
@@ -150,10 +170,10 @@ class Member:
 
     def _evaluate(self, stack: Stack, place: int) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
-        loss, n_right = 0.0, 0
+        loss, n_right, at = 0.0, 0, self._read(self.task)
         for tokens in self.test.split(EVAL_CHUNK):
-            logits = stack.answers(place, tokens[:, :-1], self.at)
-            loss += float(mean_loss(logits, tokens[:, 1:][:, self.at], self.config.train)) * len(tokens)
+            logits = stack.answers(place, self.task, tokens[:, :-1], at)
+            loss += float(mean_loss(logits, tokens[:, 1:][:, at], self.config.train)) * len(tokens)
             answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
             n_right += int(right(self.task, answer, tokens).sum())
         return loss / len(self.test), n_right / len(self.test)

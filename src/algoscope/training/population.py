@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from algoscope.config import RunConfig
+from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
@@ -115,8 +115,8 @@ def plan_for(
 
 def worth_stacking(config: RunConfig, device: torch.device) -> int:
     """How many members of such a config train faster together than one after another; 1: they do not."""
-    if config.start is not None:
-        return 1  # its base is its own
+    if config.start is not None or config.data.shortest is not None or config.model.positions in BY_DIGIT:
+        return 1  # a base of its own, or batches of widths of their own
     if device.type != "cpu":
         return STACK_ON_GPU
     work = sum(count_parameters(config.model).values()) * config.train.batch * config.task.n_ctx

@@ -101,6 +101,46 @@ def _longer(recipe: str, n_digits: int, repeat_share: float, decay_steps: int, s
     )
 
 
+def add20() -> RunConfig:
+    """Sums of 1 to 20 digits, one width a batch; digits of equal significance share a position, so that it also adds
+    longer numbers: `run:NAME?n_digits=60`. One layer of four heads, which may rest: where a sum ends, there is no
+    digit to look at.
+    """
+    task = Addition(n_digits=20)
+    return RunConfig(
+        recipe="add20",
+        task=task,
+        model=ModelConfig(
+            d_vocab=task.d_vocab,
+            n_ctx=task.n_ctx,
+            d_model=128,
+            d_mlp=256,
+            n_layers=1,
+            n_heads=4,
+            d_head=64,
+            positions="coupled",
+            n_ids=128,
+            softmax_plus_one=True,
+            tied_head=False,
+            init_embed_std=0.3,
+            init_zero_out=True,
+        ),
+        data=DataConfig(source="fresh", shortest=1, hard_share=0.3, n_test=1_000),
+        optim=OptimConfig(
+            name="muon",
+            lr=0.002,
+            muon_lr=0.02,
+            betas=(0.9, 0.98),
+            clip=1.0,
+            warmup_steps=50,
+            hold=0.5,
+            decay="linear",
+            final_lr=0.02,
+        ),
+        train=TrainConfig(steps=2_000, batch=64, eval_every=500, checkpoint_every=1_000),
+    )
+
+
 def grok113() -> RunConfig:
     """Memorisation first, generalisation later: the published set-up (Nanda et al., arXiv 2301.05217). One layer
     without norms, 30 % of the 12,769 pairs in one batch, weight decay 1, the loss in float64. 20,000 steps.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from algoscope.config import RunConfig
-from algoscope.networks.transformer import Transformer
+from algoscope.networks.places import at_width_of
+from algoscope.networks.transformer import Place, Transformer
+from algoscope.tasks.base import Task
 from algoscope.training.losses import mean_loss
 from algoscope.training.optim import Optimisers, State
 
@@ -48,12 +51,15 @@ class Stack:
         self.leaves = self.flat.leaves() if len(configs) > 1 else {}
 
     def gradient(
-        self, tokens: Int[Tensor, "member batch pos"], at: slice
+        self, tokens: Int[Tensor, "member batch pos"], at: slice, place: Place | None = None
     ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member batch read d_vocab"]]:
-        """Each batch's mean loss and its logits; the gradient is added up, a part of the batch at a time."""
-        losses, logits = [], []
-        for part in tokens.chunk(self.configs[0].train.accumulate, dim=1):
-            said = self._forward(part[..., :-1], at)
+        """Each batch's mean loss and its logits; the gradient is added up, a part of the batch at a time. `place`: the
+        rows that the positions of the only member take.
+        """
+        losses, logits, n_parts = [], [], self.configs[0].train.accumulate
+        places = repeat(None, n_parts) if place is None else place.chunk(n_parts)
+        for part, own in zip(tokens.chunk(n_parts, dim=1), places, strict=False):
+            said = self._forward(part[..., :-1], at, own)
             loss = self._losses(said, part[..., 1:][..., at]) * (part.shape[1] / tokens.shape[1])
             self._backward(loss.sum())
             losses.append(loss.detach())
@@ -66,11 +72,13 @@ class Stack:
         """Move every member along its gradient, at its share of its peak learning rate."""
         self.optimisers.step(shares)
 
-    def answers(self, member: int, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
-        """One member's logits, without a gradient."""
+    def answers(
+        self, member: int, task: Task, tokens: Int[Tensor, "batch pos"], at: slice
+    ) -> Float[Tensor, "batch read d_vocab"]:
+        """One member's logits on inputs of a task, without a gradient."""
         with torch.no_grad():
             weights = {name: rows[member] for name, rows in self.flat.tensors(self.optimisers.kept).items()}
-            return functional_call(self.model, weights, (tokens,), {"at": at})
+            return functional_call(at_width_of(self.model, task), weights, (tokens,), {"at": at})
 
     def weights(self, member: int) -> dict[str, Tensor]:
         """A copy of one member's tensors, in the order of the model's own."""
@@ -103,10 +111,10 @@ class Stack:
         torch._foreach_add_(list(self.flat.tensors(self.flat.grads).values()), list(found))
 
     def _forward(
-        self, tokens: Int[Tensor, "member batch pos"], at: slice
+        self, tokens: Int[Tensor, "member batch pos"], at: slice, place: Place | None
     ) -> Float[Tensor, "member batch read d_vocab"]:
         if len(self.configs) == 1:
-            return self.model(tokens[0], at=at)[None]
+            return self.model(tokens[0], at=at, place=place)[None]
 
         def one(weights: dict[str, Tensor], batch: Tensor) -> Tensor:
             return functional_call(self.model, weights, (batch,), {"at": at})

@@ -159,3 +159,19 @@ def training() -> Study:
             Variant("pairs-10000", "10,000 pairs", {"data.n_train": 10_000}, (Alike(within=0.01),)),
         ),
     )  # fmt: skip
+
+
+def length() -> Study:
+    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?"""
+    return Study(
+        name="length",
+        question="Which positions carry addition beyond the widths that were trained?",
+        recipe="add20",
+        common={"train.eval_every": 1_000},
+        variants=(
+            Variant("learned", "a vector for each position", {
+                "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, (), "learned"),
+            Variant("coupled", "a vector for each significance, shared by operands and sum", {}, (), "learned"),
+            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"}, (), "learned"),
+        ),
+    )  # fmt: skip

@@ -25,6 +25,10 @@ RECIPES = Table(
             "algoscope.training.recipes:add10",
             "10-digit addition, 18,432 parameters: right in every class of carry chain; about two minutes",
         ),
+        "add20": Entry(
+            "algoscope.training.recipes:add20",
+            "sums of 1 to 20 digits, with positions that carry to longer ones; minutes",
+        ),
         "grok113": Entry(
             "algoscope.training.recipes:grok113",
             "addition modulo 113, 30 % of the pairs: memorised first, understood later; half an hour",
@@ -78,6 +82,10 @@ STUDIES = Table(
         "training": Entry(
             "algoscope.training.studies:training",
             "what training the adder needs: weight decay, learning rate, 500 to 50,000 pairs; eight variants",
+        ),
+        "length": Entry(
+            "algoscope.training.studies:length",
+            "which positions carry addition from 20 digits to 100: three variants of add20",
         ),
     },
 )

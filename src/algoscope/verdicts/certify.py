@@ -212,6 +212,8 @@ def _finding(
         "counterexamples": counterexamples,
         "seconds": seconds,
     }
+    if subject.note:
+        facts["note"] = subject.note
     scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain.method]
     return Finding(
         kind="certify",
