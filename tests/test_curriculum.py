@@ -1,5 +1,7 @@
 """Short sums first, and regular ones: batches of a curriculum, with repeated columns, and what a run makes of them."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.data import batches, held_out
 from algoscope.tasks.addition import Addition
 from algoscope.tasks.base import Tokens
+from algoscope.training.member import Batch, Member
 from algoscope.training.recipes import add3, add3_reference, grok59
-from algoscope.training.train import _Training
 
 CPU = torch.device("cpu")
 TASK = Addition(n_digits=4)
@@ -111,15 +113,15 @@ def settings(**more: object) -> dict[str, object]:
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ag.train("add3", name="whole", settings=settings(), runs_dir=tmp_path, progress=False)
-    advance = _Training._advance
+    plain = Member.batch
 
-    def until(self: _Training) -> None:
-        advance(self)
-        if self.step == 21:
-            self.stop.set()
+    def batch(self: Member) -> Batch:
+        if self.step == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "_advance", until)
+        patch.setattr(Member, "batch", batch)
         with pytest.raises(Interrupted):
             ag.train("add3", name="cut", settings=settings(), runs_dir=tmp_path, progress=False)
     cut = ag.train("add3", name="cut", settings=settings(), resume=True, runs_dir=tmp_path, progress=False)

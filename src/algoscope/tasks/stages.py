@@ -30,11 +30,11 @@ class Repeating(ABC):
         """The inputs with most parts made equal to their neighbours, with their answers."""
 
 
-class Balanced(ABC):
-    """A task whose inputs have columns, and whose columns can be drawn by what they sum to."""
+class Columned(ABC):
+    """A task whose inputs have columns, which can be drawn by what they sum to."""
 
     @abstractmethod
-    def balanced(self, n: int, generator: torch.Generator, nine_share: float) -> Tokens:
-        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; the sums of the others are
-        even over all that two digits can sum to.
+    def by_columns(self, n: int, generator: torch.Generator, nine_share: float, even_share: float) -> Tokens:
+        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; with chance `even_share` its
+        sum is even over all that two digits can sum to; else its digits are.
         """

@@ -66,11 +66,9 @@ def add3_fast() -> RunConfig:
         recipe="add3_fast",
         task=slow.task,
         model=slow.model,
-        data=slow.data.model_copy(update={"hard_share": 0.0, "nine_share": 0.3}),
-        optim=slow.optim.model_copy(
-            update={"muon_lr": 0.02, "average": 0.95, "decay": "linear", "decay_steps": 150, "final_lr": 0.05}
-        ),
-        train=slow.train.model_copy(update={"batch": 96}),
+        data=slow.data.model_copy(update={"hard_share": 0.0, "nine_share": 0.2, "even_share": 0.4}),
+        optim=slow.optim.model_copy(update={"muon_lr": 0.02, "average": 0.95, "decay_steps": 250}),
+        train=slow.train.model_copy(update={"batch": 128}),
     )
 
 
