@@ -35,6 +35,6 @@ class Columned(ABC):
 
     @abstractmethod
     def by_columns(self, n: int, generator: torch.Generator, nine_share: float, even_share: float) -> Tokens:
-        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; with chance `even_share` its
-        sum is even over all that two digits can sum to; else its digits are.
+        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; with chance `even_share`
+        its sum is even over all that two digits can sum to; else its digits are.
         """
