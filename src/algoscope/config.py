@@ -171,6 +171,7 @@ class OptimConfig(Section):
         None, description="decay starts earlier where a logged batch is right to this share; None: it does not"
     )
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
+    rest_steps: int = Field(0, ge=0, description="steps at the final rate after an early decay, before the run ends")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
     average: Share | None = Field(
         None, description="checkpoints hold an exponential mean of the weights, which keeps this much at each step"

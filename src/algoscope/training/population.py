@@ -30,7 +30,7 @@ OWN = {  # what members of one stack may differ in; everything else decides the 
     "data": {"n_test", "train_seed", "test_seed", "hard_share", "nine_share", "even_share"},
     "optim": {
         "lr", "betas", "weight_decay", "muon_lr", "muon_momentum", "warmup_steps", "decay", "hold", "decay_at",
-        "decay_steps", "final_lr", "grokfast_strength", "grokfast_alpha", "clip", "norm_clamp", "average",
+        "decay_steps", "rest_steps", "final_lr", "grokfast_strength", "grokfast_alpha", "clip", "norm_clamp", "average",
     },
     "train": {"steps", "log_every", "eval_every", "stop_at", "checkpoint_every"},
 }  # fmt: skip
