@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from algoscope.config import DataConfig, override
+from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.data import FixedBatches, FreshBatches, batches, held_out, seeded
 from algoscope.tasks.addition import Addition
-from algoscope.training.recipes import add3
 
 CPU = torch.device("cpu")
 TASK = Addition(n_digits=2)
@@ -68,23 +67,3 @@ def test_more_training_inputs_than_there_are_is_an_error() -> None:
 def test_generators_of_different_purpose_differ() -> None:
     draws = {tuple(torch.rand(3, generator=seeded(CPU, *n)).tolist()) for n in [(0,), (1,), (0, 0), (0, 1), (1, 0)]}
     assert len(draws) == 5
-
-
-def test_columns_are_drawn_by_what_they_sum_to() -> None:
-    data = DataConfig(n_test=10, nine_share=0.3, even_share=0.5)
-    task = Addition(n_digits=3)
-    drawn = batches(task, data, 4_000, 0, held_out(task, data, 0, CPU)).batch(0)
-    assert torch.equal(drawn, task.sequences(*task.operands(drawn)))
-    found = torch.bincount(task.column_sums(drawn).flatten(), minlength=19) / drawn.shape[0] / 3
-    triangle = (10 - (torch.arange(19) - 9).abs()) / 100
-    wanted = 0.5 / 19 + 0.2 * triangle
-    wanted[9] += 0.3
-    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.01)
-    first, second = drawn[:, 2], drawn[:, 6]
-    of_nine = torch.bincount(first[first + second == 9], minlength=10).float()
-    assert (of_nine / of_nine.sum() - 0.1).abs().max() < 0.03
-    with pytest.raises(ConfigError, match="more than 1 together"):
-        override(add3(), {"data.hard_share": 0, "data.nine_share": 0.6, "data.even_share": 0.5})
-    for refused in ({}, {"data.hard_share": 0, "data.source": "fixed"}):
-        with pytest.raises(ConfigError, match="need fresh draws of a task with columns"):
-            override(add3(), {"data.nine_share": 0.1} | refused)

@@ -137,14 +137,6 @@ def test_a_model_that_has_got_it_decays_early_and_once() -> None:
     assert never.noticed(100, 1.0) == never
 
 
-def test_after_an_early_decay_the_rate_may_rest() -> None:
-    cfg = OptimConfig(hold=0.8, decay="linear", decay_at=0.9, decay_steps=50, rest_steps=30, final_lr=0.1)
-    early = Schedule.planned(cfg, 1000).noticed(100, 0.95)
-    assert early.end == 180
-    assert early.share(125) == pytest.approx(0.55)
-    assert [early.share(step) for step in (150, 165, 179)] == pytest.approx([0.1] * 3)
-
-
 def test_gradients_are_clipped_to_the_norm() -> None:
     torch.manual_seed(0)
     model = Matrices([(100, 40), (500,)])

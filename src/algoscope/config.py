@@ -18,7 +18,7 @@ from algoscope.tasks.copying import Copying
 from algoscope.tasks.group import Group
 from algoscope.tasks.modular import Modular
 from algoscope.tasks.reversal import Reversal
-from algoscope.tasks.stages import Columned, Repeating, Staged
+from algoscope.tasks.stages import Repeating, Staged
 from algoscope.tasks.subtraction import Subtraction
 
 Positive = Annotated[int, Field(ge=1)]
@@ -136,8 +136,6 @@ class DataConfig(Section):
     n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
-    nine_share: Share = Field(0.0, description="share of the columns of fresh draws that sum to nine")
-    even_share: Share = Field(0.0, description="share of the columns of fresh draws whose sums are even over 0 to 18")
     repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
     curriculum: int = Field(
         0, ge=0, description="first steps, in which fresh draws grow from one digit to all; 0: whole from the start"
@@ -146,11 +144,6 @@ class DataConfig(Section):
         None, description="each fresh batch has one width from here to the task's own; None: always the task's"
     )
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
-
-    @property
-    def by_columns(self) -> bool:
-        """Are fresh draws made column by column?"""
-        return bool(self.nine_share or self.even_share)
 
 
 class OptimConfig(Section):
@@ -171,7 +164,6 @@ class OptimConfig(Section):
         None, description="decay starts earlier where a logged batch is right to this share; None: it does not"
     )
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
-    rest_steps: int = Field(0, ge=0, description="steps at the final rate after an early decay, before the run ends")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
     average: Share | None = Field(
         None, description="checkpoints hold an exponential mean of the weights, which keeps this much at each step"
@@ -264,15 +256,6 @@ class RunConfig(Section):
         if self.data.curriculum and (self.data.source == "fixed" or not isinstance(self.task, Staged)):
             raise ValueError(
                 f"data.curriculum {self.data.curriculum} needs fresh draws of a task with stages: set it to 0"
-            )
-        if self.data.nine_share + self.data.even_share > 1:
-            raise ValueError("data.nine_share and data.even_share are more than 1 together")
-        if self.data.by_columns and (
-            self.data.source == "fixed" or self.data.hard_share or not isinstance(self.task, Columned)
-        ):
-            raise ValueError(
-                "data.nine_share and data.even_share need fresh draws of a task with columns, and data.hard_share 0: "
-                "set them to 0"
             )
         if self.data.repeat_share and (self.data.source == "fixed" or not isinstance(self.task, Repeating)):
             raise ValueError(

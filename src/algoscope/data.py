@@ -14,7 +14,7 @@ from torch import Tensor
 from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
-from algoscope.tasks.stages import Columned, Repeating, Staged
+from algoscope.tasks.stages import Repeating, Staged
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
@@ -110,10 +110,7 @@ class FreshBatches(Batches):
         """`n` draws; with a `stage`, each at this or one before it, all alike probable."""
 
         def draw(n: int) -> Tokens:
-            if self.data.by_columns and isinstance(self.task, Columned):
-                tokens = self.task.by_columns(n, generator, self.data.nine_share, self.data.even_share)
-            else:
-                tokens = self.task.sample(n, generator, self.data.hard_share)
+            tokens = self.task.sample(n, generator, self.data.hard_share)
             if self.data.repeat_share and isinstance(self.task, Repeating):
                 chosen = torch.rand(len(tokens), 1, generator=generator, device=self.device) < self.data.repeat_share
                 tokens = torch.where(chosen, self.task.repeated(tokens, generator), tokens)

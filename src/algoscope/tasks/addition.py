@@ -14,7 +14,7 @@ from torch import Tensor
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
-from algoscope.tasks.stages import Columned, Repeating, Staged
+from algoscope.tasks.stages import Repeating, Staged
 from algoscope.tasks.strata import Stratified, WholeNumbers
 
 PLUS, EQUALS, EOS, PAD = 10, 11, 12, 13
@@ -29,7 +29,7 @@ MIXER = 6_364_136_223_846_793_005  # odd: modulo 2^64 it loses nothing
 Operand = Int[Tensor, "batch"]
 
 
-class Addition(Task, Stratified, Staged, Repeating, Columned):
+class Addition(Task, Stratified, Staged, Repeating):
     """Sums of two numbers below 10^n_digits. Both operands have leading zeros, the sum n_digits + 1 digits."""
 
     kind: Literal["addition"] = "addition"
@@ -148,18 +148,6 @@ class Addition(Task, Stratified, Staged, Repeating, Columned):
         source = torch.where(again, 0, torch.arange(n, device=device)).cummax(dim=1).values  # units first
         first, second = (digits.flip(1).gather(1, source).flip(1) for digits in self.operand_digits(tokens))
         return self.of_digits(first, second)
-
-    def by_columns(self, n: int, generator: torch.Generator, nine_share: float, even_share: float) -> Tokens:
-        shape, device = (n, self.n_digits), generator.device
-        digits = torch.randint(10, (2, *shape), generator=generator, device=device)
-        total = torch.randint(19, shape, generator=generator, device=device)
-        chance = torch.rand(shape, generator=generator, device=device)
-        total = torch.where(chance < nine_share, 9, total)
-        total = torch.where(chance < nine_share + even_share, total, digits.sum(dim=0))
-        least, most = (total - 9).clamp(min=0), total.clamp(max=9)  # of the first digit; all alike probable
-        within = torch.rand(shape, generator=generator, device=device) * (most - least + 1)
-        first = least + within.long()
-        return self.of_digits(first, total - first)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         """Above 9 digits they wrap modulo 2^64: rarely, keys of different inputs coincide."""

@@ -28,13 +28,3 @@ class Repeating(ABC):
     @abstractmethod
     def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
         """The inputs with most parts made equal to their neighbours, with their answers."""
-
-
-class Columned(ABC):
-    """A task whose inputs have columns, which can be drawn by what they sum to."""
-
-    @abstractmethod
-    def by_columns(self, n: int, generator: torch.Generator, nine_share: float, even_share: float) -> Tokens:
-        """`n` inputs with their answers. Each column sums to nine with chance `nine_share`; with chance `even_share`
-        its sum is even over all that two digits can sum to; else its digits are.
-        """

@@ -243,7 +243,6 @@ class Schedule:
     cfg: OptimConfig
     begin: int
     end: int
-    rest: int = 0  # steps at the final rate before the end
 
     @classmethod
     def planned(cls, cfg: OptimConfig, steps: int) -> "Schedule":
@@ -254,8 +253,7 @@ class Schedule:
         """The schedule after a batch of this accuracy: where the model has got it, the decay starts now."""
         if self.cfg.decay_at is None or accuracy < self.cfg.decay_at or step >= self.begin:
             return self
-        rest = self.cfg.rest_steps
-        return replace(self, begin=step, end=min(self.end, step + self.cfg.decay_steps + rest), rest=rest)
+        return replace(self, begin=step, end=min(self.end, step + self.cfg.decay_steps))
 
     def share(self, step: int) -> float:
         """Of step number `step`, counted from 0."""
@@ -263,6 +261,6 @@ class Schedule:
             return (step + 1) / self.cfg.warmup_steps
         if step < self.begin:
             return 1.0
-        left = max(1 - (step - self.begin) / max(self.end - self.rest - self.begin, 1), 0.0)
+        left = 1 - (step - self.begin) / max(self.end - self.begin, 1)
         fall = left if self.cfg.decay == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
         return self.cfg.final_lr + (1 - self.cfg.final_lr) * fall

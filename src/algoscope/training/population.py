@@ -27,10 +27,10 @@ STACK_ON_GPU = 256
 SMALL_STEP = 1.5e7  # parameters times tokens of one member's step, up to which stacking pays on a CPU
 OWN = {  # what members of one stack may differ in; everything else decides the shape of the computation
     "model": {"init_embed_std", "init_matrix_std", "init_unembed_std", "init_zero_out"},
-    "data": {"n_test", "train_seed", "test_seed", "hard_share", "nine_share", "even_share"},
+    "data": {"n_test", "train_seed", "test_seed", "hard_share"},
     "optim": {
         "lr", "betas", "weight_decay", "muon_lr", "muon_momentum", "warmup_steps", "decay", "hold", "decay_at",
-        "decay_steps", "rest_steps", "final_lr", "grokfast_strength", "grokfast_alpha", "clip", "norm_clamp", "average",
+        "decay_steps", "final_lr", "grokfast_strength", "grokfast_alpha", "clip", "norm_clamp", "average",
     },
     "train": {"steps", "log_every", "eval_every", "stop_at", "checkpoint_every"},
 }  # fmt: skip

@@ -56,32 +56,6 @@ def add3() -> RunConfig:
     )
 
 
-def add3_fast() -> RunConfig:
-    """`add3` with a third of its examples to the first checkpoint that is right everywhere: batches of 96, checkpoints
-    that hold a running mean of the weights, and columns whose sums are even over 0 to 18, but for three in ten that sum
-    to nine. Among uniform digits the sums 0 and 18 are rare, and a model that tells a carry by the digit written last
-    alone is seldom wrong.
-    """
-    slow = add3()
-    return RunConfig(
-        recipe="add3_fast",
-        task=slow.task,
-        model=slow.model,
-        data=slow.data.model_copy(update={"hard_share": 0.0, "nine_share": 0.3, "even_share": 0.7}),
-        optim=slow.optim.model_copy(
-            update={
-                "muon_lr": 0.02,
-                "average": 0.95,
-                "decay": "linear",
-                "decay_steps": 150,
-                "rest_steps": 250,
-                "final_lr": 0.05,
-            }
-        ),
-        train=slow.train.model_copy(update={"batch": 96, "checkpoint_every": 20}),
-    )
-
-
 def add5() -> RunConfig:
     """Five digits, two heads a layer: 17,952 parameters. Right in every class of carry chain and in every pattern of
     columns, as far as `certify` draws from them.

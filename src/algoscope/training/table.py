@@ -13,10 +13,6 @@ RECIPES = Table(
             "algoscope.training.recipes:add3_reference",
             "the same model the usual way: 50,000 pairs, AdamW, 150 epochs, minutes",
         ),
-        "add3_fast": Entry(
-            "algoscope.training.recipes:add3_fast",
-            "the same model in a quarter of the time",
-        ),
         "add5": Entry(
             "algoscope.training.recipes:add5",
             "5-digit addition, 17,952 parameters: right in every class of carry chain; under a minute",
