@@ -65,7 +65,8 @@ def test_the_trained_adder_moves_the_units_from_the_operand_to_the_equals_sign(a
     found = ag.lenses.patch(adder, "123+456", "121+456", sites=["resid_post"])
     values = found["resid_post"].values
     assert values[1, 7] == pytest.approx(1, abs=1e-4)
-    assert values[0, 7] + values[0, 2] > 0.8, "after block 0 it is at the operand, at the equals sign, or at both"
+    assert int(values[0].argmax()) in (2, 7), "after block 0 most of it is at the operand or at the equals sign"
+    assert values[0, [2, 7]].max() > 0.5  # recoveries at two positions need not add up
     assert "resid_post" in found.claim
 
 
