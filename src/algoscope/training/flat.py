@@ -21,9 +21,10 @@ class Flat:
 
     def __init__(self, model: nn.Module, n_members: int, first: Callable[[str, Tensor], bool]) -> None:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        order = sorted(trained, key=lambda name: (not first(name, trained[name]), _shape_key(first, name, trained)))
+        ahead = sorted((n for n, p in trained.items() if first(n, p)), key=lambda n: tuple(trained[n].shape))
+        order = [*ahead, *(name for name in trained if name not in ahead)]
         self.shapes: dict[str, torch.Size] = {name: trained[name].shape for name in order}
-        self.n_first = sum(trained[name].numel() for name in order if first(name, trained[name]))
+        self.n_first = sum(trained[name].numel() for name in ahead)
         self.stretches: dict[str, slice] = {}
         end = 0
         for name, shape in self.shapes.items():
@@ -53,12 +54,6 @@ class Flat:
             if name in values:
                 parameter.data = values[name][0]
                 parameter.grad = grads[name][0]
-
-
-def _shape_key(
-    first: Callable[[str, Tensor], bool], name: str, trained: Mapping[str, Tensor]
-) -> tuple[int, ...]:  # fmt: skip
-    return tuple(trained[name].shape) if first(name, trained[name]) else ()
 
 
 def column(numbers: Sequence[float], like: Tensor) -> Float[Tensor, "member 1"]:
