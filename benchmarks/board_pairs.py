@@ -10,7 +10,7 @@ import sys
 import torch
 
 import algoscope as ag
-from algoscope.tasks.addition import Addition
+from algoscope.tasks.digits.addition import Addition
 
 LARGEST = 9_999_999_999
 EDGE_CASES = (

@@ -13,7 +13,7 @@ import torch
 import algoscope as ag
 import harness
 from algoscope.core.threads import threads
-from algoscope.subjects.base import Subject
+from algoscope.subjects.subject import Subject
 
 ROWS = 4000
 DECODED = 200

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 import harness
 from algoscope.core.threads import threads
 from algoscope.subjects.huggingface import convert
-from algoscope.subjects.native import NativeSubject
+from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 
 ROUNDS, REPEATS = 7, 3
@@ -39,7 +39,7 @@ def main() -> None:
     for name, config in SHAPES.items():
         torch.manual_seed(0)
         bare = AutoModelForCausalLM.from_config(config).eval()
-        subject = NativeSubject(name, convert(bare), text=Numbers(config.vocab_size))
+        subject = Subject(name, convert(bare), text=Numbers(config.vocab_size))
         for n_threads in (len(os.sched_getaffinity(0)), 1):
             for batch, n_pos in ((1, 15), (1, 64), (8, 64)):
                 tokens = torch.randint(config.vocab_size, (batch, n_pos), generator=torch.Generator().manual_seed(0))
@@ -50,7 +50,7 @@ def main() -> None:
                     for _ in range(REPEATS):
                         bare(tokens)
 
-                def through(tokens: torch.Tensor = tokens, subject: NativeSubject = subject) -> None:
+                def through(tokens: torch.Tensor = tokens, subject: Subject = subject) -> None:
                     for _ in range(REPEATS):
                         subject(tokens)
 

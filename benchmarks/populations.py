@@ -22,11 +22,11 @@ import harness
 from algoscope.config import RunConfig, override
 from algoscope.data import Batches, batches, held_out
 from algoscope.networks.build import build
+from algoscope.recipes.addition import add3
+from algoscope.runs.run_folder import Run
+from algoscope.training.model_stack import Stack, Start
 from algoscope.training.optim import Schedule
 from algoscope.training.population import plan_for, train_many
-from algoscope.training.recipes import add3
-from algoscope.training.runs import Run
-from algoscope.training.stack import Stack, Start
 from sides.plain import Plain
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ def fresh(code: str) -> Callable[[], object]:
 
 def main() -> None:
     harness.heading("Start-up (P6)")
-    helped = "import sys; from algoscope.doors.cli import main; sys.argv = ['algoscope', '--help']; main()"
+    helped = "import sys; from algoscope.doors.cli.main import main; sys.argv = ['algoscope', '--help']; main()"
     taken = harness.alternate(
         {
             "empty interpreter": fresh("pass"),

@@ -21,9 +21,9 @@ import algoscope as ag
 import harness
 from algoscope.data import batches, held_out
 from algoscope.networks.build import build
+from algoscope.recipes.addition import add3_reference
 from algoscope.training.losses import right
 from algoscope.training.optim import Schedule
-from algoscope.training.recipes import add3_reference
 from sides.plain import Plain
 
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser
 
 import algoscope as ag
-from algoscope.doors.cli import main
+from algoscope.doors.cli.main import main
 from browser import browser as launch
 
 settings.register_profile("ours", deadline=None, max_examples=30, print_blob=True)

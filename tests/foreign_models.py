@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from algoscope.subjects.foreign import Imported, read_imported
-from algoscope.tasks.modular import Modular
+from algoscope.tasks.groups.modular import Modular
 
 Weights = dict[str, Tensor]
 P = 9

@@ -10,8 +10,8 @@ FILES = sorted((SOURCE / "algoscope").rglob("*.py"))
 LAYERS = {  # a module or package, and the layer it stands on
     "core": 0, "version": 0,
     "tasks": 1, "config": 1, "data": 1,
-    "networks": 2,
-    "training": 3,
+    "networks": 2, "planted": 2,
+    "runs": 3, "recipes": 3, "formats": 3, "training": 3,
     "subjects": 4,
     "lenses": 5,
     "verdicts": 6,
@@ -82,7 +82,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_these_rules_can_fail() -> None:
-    assert wrong_way({"algoscope.core.files": {"algoscope.doors.cli"}})
+    assert wrong_way({"algoscope.core.files": {"algoscope.doors.cli.main"}})
     assert wrong_way({"algoscope.tasks.base": {"algoscope"}})
     assert cycles({"a": {"b"}, "b": {"a"}})
 

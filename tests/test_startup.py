@@ -25,7 +25,7 @@ def test_listing_names_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["recipes"], ["lenses"]])
 def test_command_line_answers_without_torch(args: list[str]) -> None:
-    code = f"from algoscope.doors.cli import main\ntry: main({args!r})\nexcept SystemExit as e: assert not e.code"
+    code = f"from algoscope.doors.cli.main import main\ntry: main({args!r})\nexcept SystemExit as e: assert not e.code"
     assert "torch" not in loaded_by(code)
 
 

@@ -1,5 +1,5 @@
 """`python -m algoscope` is the `algoscope` command."""
 
-from algoscope.doors.cli import main
+from algoscope.doors.cli.main import main
 
 main()

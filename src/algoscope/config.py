@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import InitErrorDetails
 
 from algoscope.core.errors import ConfigError, UnknownNameError
-from algoscope.tasks.addition import Addition
 from algoscope.tasks.base import Task
-from algoscope.tasks.copying import Copying
-from algoscope.tasks.group import Group
-from algoscope.tasks.modular import Modular
-from algoscope.tasks.reversal import Reversal
+from algoscope.tasks.digits.addition import Addition
+from algoscope.tasks.digits.subtraction import Subtraction
+from algoscope.tasks.groups.group import Group
+from algoscope.tasks.groups.modular import Modular
 from algoscope.tasks.stages import Repeating, Staged
-from algoscope.tasks.subtraction import Subtraction
+from algoscope.tasks.strings.copying import Copying
+from algoscope.tasks.strings.reversal import Reversal
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from algoscope.core.finding import Finding
-from algoscope.doors.report import report
+from algoscope.doors.report.report import report
+from algoscope.recipes.addition import add3
+from algoscope.runs.run_folder import Run, runs_directory
 from algoscope.subjects.opening import open_subject
-from algoscope.training.recipes import add3
-from algoscope.training.runs import Run, runs_directory
 from algoscope.training.train import train
-from algoscope.verdicts.certify import certify
+from algoscope.verdicts.certification.certify import certify
 
 NAME = "demo"
 

@@ -6,10 +6,9 @@ from typing import Any
 from algoscope.config import ModelConfig
 from algoscope.core.errors import UnknownNameError
 from algoscope.networks.parameters import SHAPES, count_parameters, counts_of
-from algoscope.subjects.base import Subject
-from algoscope.subjects.native import NativeSubject
+from algoscope.recipes.table import RECIPES
 from algoscope.subjects.opening import open_subject
-from algoscope.training.table import RECIPES
+from algoscope.subjects.subject import Subject
 
 
 def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def _counts(what: str | ModelConfig | Subject, runs_dir: str | Path | None) -> d
         return count_parameters(what)
     if isinstance(what, Subject) or ":" in what:
         subject = open_subject(what, runs_dir=runs_dir)
-        return counts_of(subject.model) if isinstance(subject, NativeSubject) else count_parameters(subject.cfg)
+        return counts_of(subject.model)
     if what in SHAPES:
         return count_parameters(SHAPES[what])
     if what in RECIPES:

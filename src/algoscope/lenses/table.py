@@ -9,75 +9,75 @@ LENSES = Table(
     "lens",
     {
         "answers": Entry(
-            "algoscope.lenses.answer_digits:answers",
+            "algoscope.lenses.reading.answers:answers",
             "answers decoded token by token: edge cases, your own inputs, random draws",
         ),
         "attention": Entry(
-            "algoscope.lenses.attention_maps:attention",
+            "algoscope.lenses.heads.attention_maps:attention",
             "where each head of each layer looks, for chosen inputs",
         ),
         "looks": Entry(
-            "algoscope.lenses.where_heads_look:looks",
+            "algoscope.lenses.heads.attention_by_part:looks",
             "which part of the input each head looks at where the answer is read, over all inputs; entropy by layer",
         ),
         "alignment": Entry(
-            "algoscope.lenses.source_alignment:alignment",
+            "algoscope.lenses.heads.source_attention:alignment",
             "do heads look where the answer can be read, by position alone, and do they bring it from there",
         ),
         "patch": Entry(
-            "algoscope.lenses.patching:patch",
+            "algoscope.lenses.interventions.activation_patching:patch",
             "copy activations between a clean and a corrupt run: which sites carry the answer",
         ),
         "roles": Entry(
-            "algoscope.lenses.head_roles:roles",
+            "algoscope.lenses.heads.head_roles:roles",
             "what every head looks at over many inputs: the token before, an earlier copy, all alike",
         ),
         "ablate": Entry(
-            "algoscope.lenses.ablation:ablate",
+            "algoscope.lenses.interventions.ablation:ablate",
             "take away each head, feed-forward, layer and embedding: what is lost, by class of input",
         ),
         "induction": Entry(
-            "algoscope.lenses.induction_heads:induction",
+            "algoscope.lenses.induction_circuit.induction_heads:induction",
             "repeated random tokens: which heads find what followed before, what feeds them, what they are worth",
         ),
         "phase": Entry(
-            "algoscope.lenses.induction_phase:phase",
+            "algoscope.lenses.induction_circuit.phase_change:phase",
             "the scores of the induction lens over the checkpoints of a run: when heads form, how fast the loss falls",
         ),
         "logit": Entry(
-            "algoscope.lenses.logit_lens:logit",
+            "algoscope.lenses.reading.logit_lens:logit",
             "what the model would say after the embedding and after every block",
         ),
         "attribution": Entry(
-            "algoscope.lenses.logit_attribution:attribution",
+            "algoscope.lenses.reading.logit_attribution:attribution",
             "how many logits each head, feed-forward and embedding adds to the answer",
         ),
         "paths": Entry(
-            "algoscope.lenses.path_patching:paths",
+            "algoscope.lenses.interventions.path_patching:paths",
             "path patching: which heads and feed-forwards one receiver hears the answer from, directly",
         ),
         "embeddings": Entry(
-            "algoscope.lenses.embedding_geometry:embeddings",
+            "algoscope.lenses.parameters.embedding_geometry:embeddings",
             "token and position embeddings: PCA, cosine similarity, effective dimension, before and after training",
         ),
         "weights": Entry(
-            "algoscope.lenses.weight_spectra:weights",
+            "algoscope.lenses.parameters.weight_spectra:weights",
             "singular values, effective and stable rank of every matrix and of every head's circuits, before and after",
         ),
         "clock": Entry(
-            "algoscope.lenses.clock_or_pizza:clock",
+            "algoscope.lenses.modular_arithmetic.clock_or_pizza:clock",
             "modular addition: clock or pizza, by gradients and by one circle at a time",
         ),
         "fourier": Entry(
-            "algoscope.lenses.fourier_lens:fourier",
+            "algoscope.lenses.modular_arithmetic.fourier_lens:fourier",
             "modular arithmetic and groups: the frequencies or representations that carry the answer, and their share",
         ),
         "progress": Entry(
-            "algoscope.lenses.progress_measures:progress_measures",
+            "algoscope.lenses.modular_arithmetic.progress_measures:progress_measures",
             "the measures of the fourier lens over the checkpoints of a run, with the phases marked",
         ),
         "timeline": Entry(
-            "algoscope.lenses.when_it_formed:timeline",
+            "algoscope.lenses.over_training.timeline_lens:timeline",
             "losses, classes, roles, frequencies, ranks or any number over a run's checkpoints: what formed when",
         ),
     },

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from algoscope.networks.lora import whole
 from algoscope.networks.transformer import Norm, Transformer
-from algoscope.networks.updates import whole
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 import torch
 
 from algoscope.config import ModelConfig, StartConfig
+from algoscope.networks.lora import add_updates
 from algoscope.networks.transformer import Transformer
-from algoscope.networks.updates import add_updates
 
 SHAPES: dict[str, ModelConfig] = {
     "gpt2": ModelConfig(

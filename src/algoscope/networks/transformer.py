@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from algoscope.config import BY_DIGIT, ModelConfig
 from algoscope.core.errors import ConfigError
 from algoscope.core.sites import KINDS, Site, sites_of_kinds
-from algoscope.networks.kernels import in_families, join_keys, rotate, softmax_over_keys
+from algoscope.networks.attention_kernels import in_families, join_keys, rotate, softmax_over_keys
+from algoscope.networks.kv_cache import KeyValues
 from algoscope.networks.low_rank import linear
-from algoscope.networks.memory import KeyValues
-from algoscope.networks.positions import score_bias, sinusoids, turns
+from algoscope.networks.position_encodings import score_bias, sinusoids, turns
 
 Residual = Float[Tensor, "batch pos d_model"]
 Place = Int[Tensor, "sequence"] | Int[Tensor, "batch sequence"]
@@ -319,15 +319,15 @@ class Transformer(nn.Module):
         for the model's own `place`, one for all inputs or each its own. Where nobody listens in the last block, it
         answers queries only at `at`.
         """
-        x = self.enter(tokens, 0 if past is None else past.length(0), tap, mask, place)
+        x = self.embed_tokens(tokens, 0 if past is None else past.length(0), tap, mask, place)
         look = self.look(tokens.shape[1], 0 if past is None else past.length(0), mask)
         last = len(self.blocks) - 1
         narrow = not tap.kinds or (tap.layers is not None and not tap.layers & {last, None})
         for i, block in enumerate(self.blocks):
             x = block(x, at if narrow and i == last else EVERYWHERE, look, past, tap, i)
-        return self.read_out(x, tap, EVERYWHERE if narrow else at)
+        return self.to_logits(x, tap, EVERYWHERE if narrow else at)
 
-    def enter(
+    def embed_tokens(
         self,
         tokens: Int[Tensor, "batch pos"],
         first: int = 0,
@@ -342,7 +342,7 @@ class Transformer(nn.Module):
             x = x + tap("pos_embed", None, self._position(rows).expand_as(x))
         return x
 
-    def read_out(
+    def to_logits(
         self,
         x: Residual,
         tap: Tap = NOBODY,

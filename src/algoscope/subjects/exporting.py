@@ -7,24 +7,23 @@ from pathlib import Path
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.files import write_atomically
 from algoscope.core.registry import Entry, Table
-from algoscope.networks.transformerlens import NAMINGS
-from algoscope.networks.updates import whole
-from algoscope.subjects.base import Subject
-from algoscope.subjects.native import NativeSubject
+from algoscope.formats.transformerlens import NAMINGS
+from algoscope.networks.lora import whole
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
-from algoscope.training.runs import Run
+from algoscope.subjects.subject import Subject
 
 FORMATS = Table(
     "export format",
     {
         "transformerlens": Entry(
-            "algoscope.networks.transformerlens:files",
+            "algoscope.formats.transformerlens:files",
             "FILE.safetensors under the names of TransformerLens, and FILE.json with its config",
         ),
         "huggingface": Entry(
-            "algoscope.networks.huggingface:files", "a folder that AutoModelForCausalLM.from_pretrained loads"
+            "algoscope.formats.huggingface:files", "a folder that AutoModelForCausalLM.from_pretrained loads"
         ),
-        "onnx": Entry("algoscope.networks.onnx_graph:files", "FILE.onnx, a graph whose values have the names of sites"),
+        "onnx": Entry("algoscope.formats.onnx:files", "FILE.onnx, a graph whose values have the names of sites"),
     },
 )
 ENDINGS = {"transformerlens": ".safetensors", "huggingface": "", "onnx": ".onnx"}
@@ -61,7 +60,6 @@ def export(
     except ModuleNotFoundError as error:
         raise SubjectError(f"--to {to} needs the package {error.name}: pip install 'algoscope[{to}]'") from error
     opened = open_subject(subject, runs_dir=runs_dir)
-    assert isinstance(opened, NativeSubject)
     options = {"naming": naming or "legacy"} if to == "transformerlens" else {}
     written: Mapping[Path, bytes | str] = write(whole(opened.model), out, _facts(opened), **options)
     for path, content in written.items():
@@ -69,7 +67,7 @@ def export(
     return tuple(written)
 
 
-def _facts(subject: NativeSubject) -> dict[str, str]:
+def _facts(subject: Subject) -> dict[str, str]:
     """What the files say about where they come from; every value is text."""
     facts = {"subject": subject.name, "weights_sha256": subject.weights_sha256}
     if subject.has_task:

@@ -13,18 +13,18 @@ import torch
 import algoscope.version as version
 from algoscope.config import SHORT, ModelConfig, RunConfig, override, parse_config
 from algoscope.core.errors import SubjectError, TaskMismatchError, UnknownNameError
-from algoscope.networks.inferring import Inferred, bias_after_product, infer, settle
-from algoscope.networks.layout_reading import read_layout
-from algoscope.networks.layouts import LAYOUTS
-from algoscope.networks.prefixes import shared_logits
+from algoscope.formats.checkpoint_files import ForeignFile, read_foreign
+from algoscope.formats.config_inference import Inferred, bias_after_product, infer, settle
+from algoscope.formats.layout_reading import read_layout
+from algoscope.formats.layouts import LAYOUTS
+from algoscope.formats.transformerlens import ACTIVATIONS
+from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
-from algoscope.networks.transformerlens import ACTIVATIONS
-from algoscope.subjects.foreign_files import ForeignFile, read_foreign
-from algoscope.subjects.native import NativeSubject
+from algoscope.runs.run_folder import Run, load_model, runs_directory, weights_hash
+from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.tasks.table import TASKS
 from algoscope.training.losses import mean_loss, right
-from algoscope.training.runs import Run, load_model, runs_directory, weights_hash
 
 ASKED = 2_000  # inputs that an imported model answers at once, to show whether it was understood
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
@@ -95,7 +95,7 @@ def import_weights(
     return run
 
 
-def open_foreign(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A model from `PATH?task=T&FIELD=VALUE...`, percent-encoded where a value has `&`, `=` or `%`.
 
     Beside the fields that `import_weights` takes as settings there are `layout`, `act` and `causal` (true or false).
@@ -115,7 +115,7 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> NativeSu
     layout, act = given.pop("layout", None), given.pop("act", None)
     masked = None if causal is None else causal == "true"
     found = read_imported(Path(path), task, given, layout, act, masked)
-    return NativeSubject(name, found.model.to(device), found.config.task)
+    return Subject(name, found.model.to(device), found.config.task)
 
 
 def read_imported(

@@ -17,9 +17,9 @@ from transformers.utils import logging
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
-from algoscope.networks.huggingface import GPT2_PARTS, LLAMA_PARTS
+from algoscope.formats.huggingface import GPT2_PARTS, LLAMA_PARTS
 from algoscope.networks.transformer import Transformer
-from algoscope.subjects.native import NativeSubject
+from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers, Text
 
 Weights = Mapping[str, Tensor]
@@ -32,7 +32,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the text
 
 
-def open_hf(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+def open_hf(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A causal model of a supported family, in float32. Raises SubjectError where it is not there or not supported,
     CheckpointError where its weights are damaged or incomplete.
     """
@@ -52,7 +52,7 @@ def open_hf(name: str, rest: str, directory: Path, device: str) -> NativeSubject
         if report["missing_keys"]:
             raise CheckpointError(f"{name}: weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")
         text = _find_tokenizer(rest, config, offline)
-    return NativeSubject(name, convert(source).to(device), text=text)
+    return Subject(name, convert(source).to(device), text=text)
 
 
 def convert(source: Any) -> Transformer:

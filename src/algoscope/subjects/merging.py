@@ -7,12 +7,11 @@ import torch
 
 import algoscope.version as version
 from algoscope.core.errors import SubjectError
-from algoscope.networks.updates import whole
-from algoscope.subjects.base import Subject
+from algoscope.networks.lora import whole
+from algoscope.runs.run_folder import Run, runs_directory, weights_hash
 from algoscope.subjects.foreign import answers_of
-from algoscope.subjects.native import NativeSubject
 from algoscope.subjects.opening import open_subject
-from algoscope.training.runs import Run, runs_directory, weights_hash
+from algoscope.subjects.subject import Subject
 
 
 def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: str | Path | None = None) -> Run:
@@ -26,7 +25,7 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
     """
     opened = open_subject(subject, runs_dir=runs_dir)
     origin = opened.origin
-    if not isinstance(opened, NativeSubject) or origin is None:
+    if origin is None:
         raise SubjectError(f"{opened.name} is no run: merge takes one, such as run:sub3_lora-s0")
     plain = whole(opened.model)
     if plain is opened.model:

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from algoscope.core.errors import SubjectError
-from algoscope.subjects.base import Subject
-from algoscope.subjects.native import NativeSubject
+from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
-from algoscope.training.runs import Run, runs_directory
 
 
 def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
@@ -23,7 +22,7 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
     if isinstance(name, Subject):
         return name
     if isinstance(name, Run):
-        return NativeSubject(f"run:{name.name}", name.model(device=device), name.config.task, name)
+        return Subject(f"run:{name.name}", name.model(device=device), name.config.task, name)
     form, _, rest = name.partition(":")
     if form not in FORMS or not rest:
         known = ", ".join(entry.summary for entry in FORMS.values())

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from algoscope.networks.planted import Planted
-from algoscope.networks.table import PLANTED
-from algoscope.subjects.native import NativeSubject
+from algoscope.planted.models import Planted
+from algoscope.planted.table import PLANTED
+from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Letters
 
 
-def open_planted(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+def open_planted(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A planted model by name. Raises UnknownNameError for one that there is not."""
     return subject_of(PLANTED.load(rest)(), name, device)
 
 
-def subject_of(planted: Planted, name: str, device: str = "cpu") -> NativeSubject:
+def subject_of(planted: Planted, name: str, device: str = "cpu") -> Subject:
     """A planted model, or a shuffled copy of one, under a lens."""
     text = None if planted.task else Letters(planted.vocabulary)
-    return NativeSubject(name, planted.model.to(device), planted.task, text=text)
+    return Subject(name, planted.model.to(device), planted.task, text=text)

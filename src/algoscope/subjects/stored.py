@@ -8,12 +8,12 @@ from urllib.parse import unquote
 
 from algoscope.config import RunConfig, changed_task
 from algoscope.core.errors import CheckpointError, SubjectError, TaskMismatchError
-from algoscope.subjects.native import NativeSubject
+from algoscope.runs.run_folder import Run, load_model, read_config, read_tensors
+from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
-from algoscope.training.runs import Run, load_model, read_config, read_tensors
 
 
-def open_run(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A run by name or path, at its newest or a given checkpoint, asked its own task or another.
 
     Asked another task, it has no `origin`: what the run folder keeps was said about its own.
@@ -25,7 +25,7 @@ def open_run(name: str, rest: str, directory: Path, device: str) -> NativeSubjec
     run = Run.find(where, directory)
     model = run.model(int(step) if step else None, device)
     task = _task(name, run.config, query)
-    subject = NativeSubject(name, model, task, run if task == run.config.task else None)
+    subject = Subject(name, model, task, run if task == run.config.task else None)
     subject.note = _note(run.config, task)
     return subject
 
@@ -60,7 +60,7 @@ def _task(name: str, config: RunConfig, query: str) -> Task:
     return task
 
 
-def open_file(name: str, rest: str, directory: Path, device: str) -> NativeSubject:
+def open_file(name: str, rest: str, directory: Path, device: str) -> Subject:
     """Weights in a safetensors file, with a run's config beside them."""
     rest, _, query = rest.partition("?")
     path = Path(rest)
@@ -72,4 +72,4 @@ def open_file(name: str, rest: str, directory: Path, device: str) -> NativeSubje
     if config_path is None:
         raise CheckpointError(f"no config beside {path}: expected {beside[0].name} or {beside[1].name}")
     config = read_config(config_path)
-    return NativeSubject(name, load_model(config, weights, path).to(device), _task(name, config, query))
+    return Subject(name, load_model(config, weights, path).to(device), _task(name, config, query))

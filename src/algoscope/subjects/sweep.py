@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.sites import KINDS, Site
-from algoscope.networks.memory import KeyValues
+from algoscope.networks.kv_cache import KeyValues
 from algoscope.networks.transformer import EVERYWHERE, NOBODY, Tap, Transformer
 from algoscope.subjects.cache import Recorder
 from algoscope.subjects.edits import Edit, Patch
@@ -198,10 +198,12 @@ class _Base:
         x = _join(x, None if entering is None else entering[:, :, at])
         parts: list[Tensor] = []
         if x is not None:
-            parts.append(self._rows(model.read_out(x.flatten(0, 1), among=self.among)))
+            parts.append(self._rows(model.to_logits(x.flatten(0, 1), among=self.among)))
         if joining[last, AT_THE_END]:
             tap = _RowEdits(joining[last, AT_THE_END], self.n_inputs)
-            ends = model.read_out(tap.spread(final), tap, slice(start + at.start, start + at.stop, at.step), self.among)
+            ends = model.to_logits(
+                tap.spread(final), tap, slice(start + at.start, start + at.stop, at.step), self.among
+            )
             parts.append(self._rows(ends))
         reached = torch.cat(parts, dim=1)
         if unread:
@@ -212,7 +214,7 @@ class _Base:
     def _unchanged(self, n: int) -> Float[Tensor, "batch read d_vocab"]:
         """The base run's logits at the first `n` positions read."""
         final = self.values[Site("resid_post", self.model.cfg.n_layers - 1)]
-        return self.model.read_out(final[:, list(self.read[:n])], among=self.among)
+        return self.model.to_logits(final[:, list(self.read[:n])], among=self.among)
 
     # ------------------------------------------------------------------ where edits join
 

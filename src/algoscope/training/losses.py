@@ -7,7 +7,7 @@ from torch import Tensor
 
 from algoscope.config import TrainConfig
 from algoscope.tasks.base import Task, Tokens
-from algoscope.training.grok import log_stablemax
+from algoscope.training.grokking_methods import log_stablemax
 
 SMALL_VOCABULARY = 32
 

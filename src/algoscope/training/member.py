@@ -14,14 +14,14 @@ import algoscope.version as version
 from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import DivergedError
 from algoscope.data import batches, held_out
-from algoscope.networks.places import drawn_places
+from algoscope.networks.digit_positions import drawn_places
 from algoscope.networks.transformer import Place
+from algoscope.runs.run_folder import Run, load_model, weights_hash
 from algoscope.tasks.base import Task, Tokens
+from algoscope.training.initial_weights import first_model
 from algoscope.training.losses import mean_loss, right
+from algoscope.training.model_stack import Stack, Start
 from algoscope.training.optim import Schedule
-from algoscope.training.runs import Run, load_model, weights_hash
-from algoscope.training.stack import Stack, Start
-from algoscope.training.starting import first_model
 
 LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
 EVAL_CHUNK = 2048

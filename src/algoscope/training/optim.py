@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from algoscope.config import OptimConfig
 from algoscope.core.errors import CheckpointError
-from algoscope.training.flat import Flat, Rows, column
-from algoscope.training.grok import NormClamp, SlowGradient, keep_perpendicular
+from algoscope.training.grokking_methods import NormClamp, SlowGradient, keep_perpendicular
+from algoscope.training.stacked_weights import Flat, Rows, column
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Newton-Schulz coefficients of the Muon authors: steep at zero, near 1 above
 SMALL_MATRIX = 4096  # entries up to which matrices of all shapes are padded to one and orthogonalised together

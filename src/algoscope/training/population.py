@@ -17,10 +17,10 @@ from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
-from algoscope.training.runs import Run, runs_directory
-from algoscope.training.starting import settled
+from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.training.initial_weights import settled
 from algoscope.training.train import find_device, finishing_the_step, open_run
-from algoscope.training.workers import Tally, one_by_one, share_out
+from algoscope.training.worker_pool import Tally, one_by_one, share_out
 
 STACK_UP_TO = 16  # members of a stack on a CPU
 STACK_ON_GPU = 256

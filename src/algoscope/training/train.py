@@ -13,11 +13,11 @@ from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFolderError
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
+from algoscope.recipes.table import RECIPES
+from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.training.initial_weights import settled
 from algoscope.training.member import Member
-from algoscope.training.runs import Run, runs_directory
-from algoscope.training.stack import Stack
-from algoscope.training.starting import settled
-from algoscope.training.table import RECIPES
+from algoscope.training.model_stack import Stack
 
 
 def train(

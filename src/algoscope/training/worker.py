@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from algoscope.core.errors import AlgoscopeError, Interrupted
-from algoscope.training.runs import Run
+from algoscope.runs.run_folder import Run
 from algoscope.training.train import train_together
-from algoscope.training.workers import Telling
+from algoscope.training.worker_pool import Telling
 
 SAY_EVERY = 0.5  # seconds
 

@@ -1,0 +1,60 @@
+"""`algoscope census NAME...`: what many seeds of one recipe learned."""
+
+import click
+
+from algoscope.doors.cli.common import common, complete_run, show_table
+from algoscope.doors.cli.runs_commands import parse_seeds
+from algoscope.doors.table import PUBLIC
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_run)
+@click.option("--seeds", metavar="A..B", help="These seeds of a recipe; those that are not there yet are trained.")
+@click.option("--threshold", type=float, default=0.1, show_default=True, help="Distance that still counts as the same.")
+@click.option("--n-inputs", type=click.IntRange(min=2), default=256, show_default=True, help="Inputs to compare on.")
+@click.option("--sample", type=int, help="Certify this many random inputs instead of all.")
+@click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+@common
+def census(
+    names: tuple[str, ...],
+    seeds: str | None,
+    threshold: float,
+    n_inputs: int,
+    sample: int | None,
+    out: str | None,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> int:
+    """Compare runs that differ in their seed: outcomes, heads matched across seeds, how many distinct solutions, and
+    what in the first steps foretold them. A recipe's name stands for all its runs.
+    """
+    found = PUBLIC.load("census")(
+        names,
+        seeds=() if seeds is None else parse_seeds(seeds),
+        threshold=threshold,
+        n_inputs=n_inputs,
+        sample=sample,
+        runs_dir=runs_dir,
+        progress=not quiet,
+    )
+    if out is not None:
+        found.save(out)
+    if as_json:
+        click.echo(found.to_json())
+    else:
+        table = found["table"]
+        show_table("", table["columns"], table["rows"], numeric=["wrong", "jump", "loss", "solution", "from typical"])
+        for outcome in ("jump", "solution"):
+            click.echo(_foretelling(outcome, found["foretold"][outcome]))
+        click.echo(found.claim)
+    return 0 if found["holds"] else 1
+
+
+def _foretelling(outcome: str, said: dict[str, object]) -> str:
+    if "strongest" not in said:
+        return f"{outcome}: {said['verdict']}"
+    return (
+        f"{outcome}: {said['verdict']}; left-out runs are missed by {said['error']:.3g}, trivially by "
+        f"{said['trivial_error']:.3g}; {said['shuffled_claims']} of {said['shuffled_trials']} shuffled outcomes claimed"
+    )

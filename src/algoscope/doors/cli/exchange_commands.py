@@ -1,0 +1,103 @@
+"""Commands that turn weights into other forms: import, export, merge."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
+from algoscope.doors.cli.runs_commands import parse_settings
+from algoscope.doors.table import PUBLIC
+from algoscope.tasks.table import TASKS
+
+
+@click.command("import")
+@click.argument("file", type=click.Path())
+@click.option("--task", required=True, shell_complete=names(TASKS), help="The task that the model was made for.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the task (p=59) or model.FIELD=VALUE."
+)
+@click.option(
+    "--layout",
+    metavar="NAME",
+    help="How its matrices are turned, where names and shapes do not tell: transformerlens, grokking, "
+    "transformerlens-current or transformerlens-gpt2.",
+)
+@click.option("--act", metavar="NAME", help="Its activation, which weights do not show.  [default: by layout]")
+@click.option("--causal/--no-causal", default=None, help="Is there a mask?  [default: by a stored one, else causal]")
+@click.option("--name", help="Name of the run.  [default: as the file]")
+@common
+def import_(
+    file: str,
+    task: str,
+    settings: tuple[str, ...],
+    layout: str | None,
+    act: str | None,
+    causal: bool | None,
+    name: str | None,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> None:
+    """Make a run folder of weights that another tool has written, and say what was inferred and what was assumed.
+
+    FILE is .safetensors, or a state dictionary saved with torch.save. A config of TransformerLens beside it (the same
+    name, ending in .json) is read too.
+    """
+    run = PUBLIC.load("import_weights")(
+        file,
+        task,
+        settings=parse_settings(settings),
+        layout=layout,
+        act=act,
+        causal=causal,
+        name=name,
+        runs_dir=runs_dir,
+    )
+    summary: dict[str, Any] = run.summary
+    if as_json:
+        show_json({"run": run.name, "path": str(run.path), **summary})
+        return
+    found = summary["imported"]
+    shown = [(row["what"], "-" if row["value"] is None else str(row["value"]), row["how"]) for row in found["account"]]
+    show_table("", ["what", "value", "how"], shown)
+    for line in found["left_out"]:
+        click.echo(f"left out: {line}")
+    click.echo(
+        f"{run.path}: {summary['parameters']:,} parameters, right on {summary['test_accuracy']:.2%} of the inputs that "
+        f"were tried; next: algoscope certify run:{run.name}"
+    )
+
+
+@click.command()
+@click.argument("subject", shell_complete=complete_subject)
+@click.option("--to", required=True, metavar="FORMAT", help="transformerlens, huggingface or onnx.")
+@click.option("--out", required=True, type=click.Path(), metavar="PATH", help="A file, or a folder for huggingface.")
+@click.option("--naming", metavar="NAME", help="Of transformerlens: legacy or current.  [default: legacy]")
+@common
+def export(
+    subject: str, to: str, out: str, naming: str | None, as_json: bool, quiet: bool, runs_dir: str | None
+) -> None:
+    """Write SUBJECT as files that another tool loads, with the same logits there."""
+    written: tuple[Path, ...] = PUBLIC.load("export")(subject, to, out, naming=naming, runs_dir=runs_dir)
+    if as_json:
+        show_json({"files": [str(path) for path in written]})
+    else:
+        click.echo(f"written: {', '.join(map(str, written))}")
+
+
+@click.command()
+@click.argument("subject", shell_complete=complete_subject)
+@click.option("--name", help="Name of the run.  [default: NAME-merged]")
+@common
+def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Write SUBJECT, a run with low-rank updates or factors, as a run with whole matrices and the same logits."""
+    run = PUBLIC.load("merge")(subject, name=name, runs_dir=runs_dir)
+    summary: dict[str, Any] = run.summary
+    if as_json:
+        show_json({"run": run.name, "path": str(run.path), **summary})
+    else:
+        click.echo(
+            f"{run.path}: {summary['parameters']:,} parameters in whole matrices, right on "
+            f"{summary['test_accuracy']:.2%} of the inputs that were tried; next: algoscope certify run:{run.name}"
+        )

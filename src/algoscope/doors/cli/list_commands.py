@@ -1,0 +1,56 @@
+"""Commands that list what there is. Only `recipes NAME` and `doctor` load PyTorch."""
+
+from typing import Any
+
+import click
+
+from algoscope.core.registry import Table
+from algoscope.doors.cli.common import common, names, show_json, show_table
+from algoscope.doors.table import PUBLIC
+from algoscope.lenses.table import LENSES
+from algoscope.recipes.table import RECIPES
+from algoscope.tasks.table import TASKS
+
+
+def _list(table: Table, as_json: bool) -> None:
+    rows = [(name, entry.summary) for name, entry in table.items()]
+    if as_json:
+        show_json([{"name": name, "summary": summary} for name, summary in rows])
+    else:
+        show_table("", [table.kind, "what it is"], rows)
+
+
+@click.command()
+@click.argument("recipe", required=False, shell_complete=names(RECIPES))
+@common
+def recipes(recipe: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """List the recipes; with a RECIPE, print its complete config: the fields that --set takes."""
+    if recipe is None:
+        _list(RECIPES, as_json)
+    else:
+        click.echo(RECIPES.load(recipe)().model_dump_json(indent=None if as_json else 2))
+
+
+@click.command()
+@common
+def tasks(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """List the tasks."""
+    _list(TASKS, as_json)
+
+
+@click.command()
+@common
+def lenses(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """List the lenses."""
+    _list(LENSES, as_json)
+
+
+@click.command()
+@common
+def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Versions, devices, measured threads, and what is missing and how to get it."""
+    found: list[dict[str, Any]] = PUBLIC.load("checkup")(runs_dir)
+    if as_json:
+        show_json(found)
+    else:
+        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in found])

@@ -1,0 +1,104 @@
+"""The `algoscope` command: a table of subcommands, each loaded only when it is called.
+
+Standard output carries the result (with `--json` one JSON document and nothing else), standard error the progress and
+the one line of an error. Exit codes: 0 done, 1 done and a verdict does not hold, 2 bad input, 3 interrupted.
+"""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from algoscope.core.errors import AlgoscopeError
+from algoscope.core.registry import Entry, Table
+from algoscope.version import __version__
+
+COMMANDS = Table(
+    "command",
+    {
+        "demo": Entry("algoscope.doors.cli.demo_command:demo", "train, certify, look, report: the main job"),
+        "train": Entry("algoscope.doors.cli.runs_commands:train", "train a recipe into a run folder"),
+        "runs": Entry("algoscope.doors.cli.runs_commands:runs", "list, show and remove runs"),
+        "certify": Entry(
+            "algoscope.doors.cli.model_commands:certify", "count every input that a model answers wrongly"
+        ),
+        "lens": Entry("algoscope.doors.cli.lens_command:lens", "look inside a model"),
+        "patch": Entry("algoscope.doors.cli.patch_command:patch", "which sites carry what tells two inputs apart"),
+        "ablate": Entry("algoscope.doors.cli.ablate_command:ablate", "what is lost without each part of a model"),
+        "report": Entry("algoscope.doors.cli.model_commands:report", "write one offline page about a model"),
+        "generate": Entry("algoscope.doors.cli.model_commands:generate", "answer a prompt, token by token"),
+        "params": Entry("algoscope.doors.cli.model_commands:params", "count parameters by component"),
+        "import": Entry("algoscope.doors.cli.exchange_commands:import_", "make a run of another tool's weights"),
+        "export": Entry("algoscope.doors.cli.exchange_commands:export", "write a model for another tool"),
+        "merge": Entry("algoscope.doors.cli.exchange_commands:merge", "write updates or factors as whole matrices"),
+        "recipes": Entry("algoscope.doors.cli.list_commands:recipes", "the runs that have a name"),
+        "tasks": Entry("algoscope.doors.cli.list_commands:tasks", "the questions a model can be asked"),
+        "lenses": Entry("algoscope.doors.cli.list_commands:lenses", "the ways to look inside"),
+        "study": Entry("algoscope.doors.cli.study_command:study", "a controlled comparison: one table, one figure"),
+        "census": Entry("algoscope.doors.cli.census_command:census", "many seeds of one recipe: what each learned"),
+        "selfcheck": Entry(
+            "algoscope.doors.cli.selfcheck_command:selfcheck", "the lenses on models of known mechanism"
+        ),
+        "doctor": Entry("algoscope.doors.cli.list_commands:doctor", "versions, device, threads, what is missing"),
+    },
+)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are rows of a table; help prints the summaries without loading a command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return COMMANDS.load(name) if name in COMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS and not ctx.resilient_parsing:
+            COMMANDS[name]  # raises with the known names
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="algoscope")
+def cli() -> None:
+    """Train small transformers on algorithmic tasks, open them up, and certify what they learned.
+
+    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH, file:PATH.safetensors or
+    foreign:PATH?task=T.
+    Exit codes: 0 done; 1 done, and a verdict does not hold; 2 bad input; 3 interrupted.
+    Tab completion: eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)" (or zsh_source, fish_source).
+    """
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(args, prog_name="algoscope", standalone_mode=False)
+        sys.stdout.flush()
+    except AlgoscopeError as error:
+        code = _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        code = _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", 3)
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo("algoscope: " + " ".join(message.split()), err=True)
+    return code

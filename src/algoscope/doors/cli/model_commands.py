@@ -1,0 +1,171 @@
+"""Commands about one model: certify, report, generate, params."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
+from algoscope.doors.table import PUBLIC
+from algoscope.recipes.table import RECIPES
+
+MANY_CLASSES = 100  # more than that are not listed one by one
+
+SUBJECT = click.argument("subject", shell_complete=complete_subject)
+
+
+@click.command()
+@SUBJECT
+@click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
+@click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
+@click.option("--per-class", type=int, metavar="N", help="Check N random inputs of every class, with intervals.")
+@click.option("--limit-counterexamples", type=click.IntRange(min=0), default=20, show_default=True, metavar="N")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: those free now]")
+@common
+def certify(
+    subject: str,
+    by: str | None,
+    sample: int | None,
+    per_class: int | None,
+    limit_counterexamples: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> int:
+    """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one.
+
+    Where there are too many inputs, every class is sampled, and its exact size weighs what is found in it.
+    """
+    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
+    verdict = PUBLIC.load("certify")(
+        model,
+        by=by,
+        sample=sample,
+        per_class=per_class,
+        limit_counterexamples=limit_counterexamples,
+        n_threads=threads,
+        progress=not quiet,
+    )
+    if model.origin is not None and sample is None:
+        model.origin.keep(verdict)
+    if as_json:
+        click.echo(verdict.to_json())
+    else:
+        show_verdict(verdict.facts)
+    return 0 if verdict.facts["wrong"] == 0 else 1
+
+
+def show_verdict(facts: dict[str, Any]) -> None:
+    """A verdict for the terminal: the count and its scope, the classes, the margin, some counterexamples."""
+    domain = facts["domain"]
+    scope = {
+        "exhaustive": "all inputs",
+        "sampled": f"a sample of the {domain['size']:,} inputs",
+        "stratified": f"draws from every class of the {domain['size']:,} inputs",
+    }[domain["method"]]
+    click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    if "note" in facts:
+        click.echo(facts["note"])
+    if facts["interval_95"]:
+        low, high = facts["interval_95"]
+        click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
+    show_classes(facts["by_class"])
+    sure = "rounding decides no answer" if facts["robust"] else "not above twice the float error of every answer"
+    click.echo(
+        f"smallest margin {facts['min_margin']:.4g} logits, float error {facts['float_error']:.2g} logits: {sure}"
+    )
+    shown = facts["counterexamples"]
+    if shown:
+        show_table(
+            f"{len(shown)} of {facts['wrong']:,} counterexamples",
+            ["input", "expected", "got"],
+            [(row["input"], row["expected"], row["got"]) for row in shown],
+        )
+    click.echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
+
+
+def show_classes(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The classes of a verdict, with their sizes and intervals where not all of them was checked; of very many, those
+    in which something is wrong.
+    """
+    shown = rows if len(rows) <= MANY_CLASSES else [row for row in rows if row["wrong"]][:MANY_CLASSES]
+    columns = ["class", "meaning", "checked", "wrong"]
+    cells = [[row[name] for name in columns] for row in shown]
+    if any(row["interval_95"] for row in rows):
+        columns = ["class", "meaning", "size", "checked", "wrong", "right in", "to"]
+        for cell, row in zip(cells, shown, strict=True):
+            cell.insert(2, "" if row["size"] is None else row["size"])
+            cell += [f"{bound:.4%}" for bound in row["interval_95"] or []] or ["", ""]
+    show_table("", columns, cells, numeric=["size", "checked", "wrong", "right in", "to"])
+    if len(shown) < len(rows):
+        least = min(row["checked"] for row in rows)
+        n_wrong = sum(row["wrong"] > 0 for row in rows)
+        click.echo(f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {n_wrong:,}")
+
+
+@click.command()
+@SUBJECT
+@click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
+@click.option("--clean", default="", metavar="TEXT", help="The prompt to look at.  [default: an edge case of the task]")
+@click.option("--corrupt", default="", metavar="TEXT", help="What to compare it with.  [default: a near neighbour]")
+@common
+def report(
+    subject: str,
+    out: str | None,
+    clean: str,
+    corrupt: str,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> None:
+    """Write one offline HTML page about SUBJECT: training, verdict, edge cases, one prompt under attention, logit lens,
+    attribution and patching, the roles of heads, ablation, embeddings, parameters.
+    """
+    path: Path = PUBLIC.load("report")(
+        subject, out, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet
+    )
+    if as_json:
+        show_json({"report": str(path)})
+    else:
+        click.echo(f"report: {path}")
+
+
+@click.command()
+@SUBJECT
+@click.argument("text")
+@click.option("--tokens", type=click.IntRange(min=1), metavar="N", help="New tokens of a model of free text.")
+@click.option("--no-cache", is_flag=True, help="Compute every position anew for each token.")
+@common
+def generate(
+    subject: str, text: str, tokens: int | None, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None
+) -> None:
+    """Answer the prompt TEXT (such as 123+456), or go on after it, token by token."""
+    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
+    answer = model.generate(text, tokens, use_cache=not no_cache)
+    if not as_json:
+        click.echo(answer)
+    elif model.has_task:
+        show_json({"prompt": model.task.prompt(text), "answer": answer, "expected": model.task.expected(text)})
+    else:
+        show_json({"prompt": text, "answer": answer})
+
+
+@click.command()
+@click.argument("what", metavar="SUBJECT|RECIPE|gpt2|llama3-8b", shell_complete=names(RECIPES))
+@common
+def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Count parameters by component, from the config alone, and set the model beside GPT-2 small and Llama 3 8B."""
+    found = PUBLIC.load("params")(what, runs_dir=runs_dir)
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (row["name"], row["parameters"], f"{row['parameters'] / found['total']:.1%}") for row in found["components"]
+    ]
+    total = ("total", found["total"], "100.0%")
+    show_table("", ["component", "parameters", "share"], [*rows, total], numeric=["parameters", "share"])
+    click.echo()
+    scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in found["scale"]]
+    show_table("", ["scale", "parameters", "times this model"], scale, numeric=["parameters", "times this model"])

@@ -1,0 +1,156 @@
+"""Commands about runs: train them, list them, show one, remove one."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from algoscope.core.errors import ConfigError, DivergedError
+from algoscope.doors.cli.common import common, complete_run, names, show_json, show_table
+from algoscope.doors.table import PUBLIC
+from algoscope.recipes.table import RECIPES
+
+
+@click.command()
+@click.argument("recipe", shell_complete=names(RECIPES))
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a config field (lr=0.01).")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data.  [default: the recipe's, 0]")
+@click.option("--seeds", metavar="A..B", help="Train every seed from A to B together, one run each (NAME-s<seed>).")
+@click.option("--name", help="Name of the run.  [default: RECIPE-s<seed>]")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--workers", type=click.IntRange(min=1), help="With --seeds: processes.  [default: the free cores]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@common
+def train(
+    recipe: str,
+    settings: tuple[str, ...],
+    seed: int | None,
+    seeds: str | None,
+    name: str | None,
+    resume: bool,
+    workers: int | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
+) -> None:
+    """Train RECIPE into a run folder. Ctrl-C finishes the step and keeps a run that --resume can go on with."""
+    if seed is not None and seeds is not None:
+        raise ConfigError("--seed and --seeds exclude each other: give one")
+    if workers is not None and seeds is None:
+        raise ConfigError("--workers shares many runs out: give --seeds A..B with it")
+    changes = parse_settings(settings)
+    where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
+    if seeds is None:
+        run = PUBLIC.load("train")(recipe, seed=seed, name=name, settings=changes, **where)
+        _say_trained([run], as_json, alone=True)
+        return
+    config = PUBLIC.load("override")(RECIPES.load(recipe)(), changes)
+    members = {f"{name or recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
+    found = PUBLIC.load("train_many")(members, workers=workers, **where)
+    _say_trained(found.runs.values(), as_json, alone=False)
+    if found.failed:
+        why = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
+        raise DivergedError(f"{len(found.failed)} of {len(members)} runs failed: {why}")
+
+
+def _say_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
+    done = [{"run": run.name, "path": str(run.path), **run.summary} for run in runs]
+    if as_json:
+        show_json(done[0] if alone else done)
+        return
+    for row in done:
+        click.echo(
+            f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
+            f"{row['seconds']:.1f} s; next: algoscope certify run:{row['run']}"
+        )
+
+
+def parse_settings(settings: tuple[str, ...]) -> Mapping[str, str]:
+    """`("lr=0.01",)` as a mapping. Raises ConfigError for one without an equals sign."""
+    for setting in settings:
+        if "=" not in setting:
+            raise ConfigError(f"--set {setting!r} has no value: write --set FIELD=VALUE")
+    return dict(setting.split("=", 1) for setting in settings)
+
+
+def parse_seeds(text: str) -> range:
+    """`0..3` as 0, 1, 2, 3."""
+    match = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ConfigError(f"--seeds {text!r}: write the first and the last, such as 0..19")
+    return range(int(match[1]), int(match[2]) + 1)
+
+
+@click.group(invoke_without_command=True)
+@common
+@click.pass_context
+def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """List the runs; `show NAME` and `rm NAME` look at one and remove one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    rows = [describe(run) for run in PUBLIC.load("Run").all(directory(runs_dir))]
+    if as_json:
+        show_json(rows)
+    elif not rows:
+        click.echo(f"no runs in {directory(runs_dir)}: train one with `algoscope train RECIPE`")
+    else:
+        columns = ["run", "recipe", "seed", "state", "steps", "test_accuracy", "wrong"]
+        show_table("", columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
+
+
+@runs.command()
+@click.argument("name", shell_complete=complete_run)
+@common
+def show(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Everything about one run: its state, config, checkpoints, curves and findings."""
+    run = PUBLIC.load("Run").find(name, directory(runs_dir))
+    rows = run.metrics()
+    curves = PUBLIC.load("curves")(rows) if any("test_accuracy" in row for row in rows) else None
+    facts = {
+        **describe(run),
+        "path": str(run.path),
+        "checkpoints": run.steps,
+        "curves": {"claim": curves.claim, **curves.facts} if curves else None,
+        "findings": [finding.claim for finding in run.findings()],
+        "summary": run.summary,
+        "config": run.config.model_dump(),
+    }
+    if as_json:
+        show_json(facts)
+    else:
+        show_table("", ["field", "value"], [(key, str(value)) for key, value in facts.items()])
+
+
+@runs.command()
+@click.argument("name", shell_complete=complete_run)
+@common
+def rm(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Remove a run folder."""
+    run = PUBLIC.load("Run").find(name, directory(runs_dir))
+    run.remove()
+    if as_json:
+        show_json({"removed": str(run.path)})
+    else:
+        click.echo(f"removed {run.path}")
+
+
+def directory(runs_dir: str | None) -> Path:
+    found: Path = PUBLIC.load("runs_directory")(runs_dir)
+    return found
+
+
+def describe(run: Any) -> dict[str, Any]:
+    """One row about a run, whole or not."""
+    verdicts = [finding.facts["wrong"] for finding in run.findings() if finding.kind == "certify"]
+    return {
+        "run": run.name,
+        "recipe": run.config.recipe,
+        "seed": run.config.seed,
+        "state": "whole" if run.is_whole else f"stopped at {run.newest_step or 0}",
+        "steps": run.summary.get("steps", run.newest_step or 0),
+        "test_accuracy": run.summary.get("test_accuracy"),
+        "wrong": verdicts[0] if verdicts else None,
+    }

@@ -1,0 +1,126 @@
+"""Checkpoint files of other tools: named tensors, and the config where one is in the file or beside it.
+
+Safetensors hold nothing but tensors. A file of `torch.save` is read by PyTorch's reader that knows tensors and plain
+containers only; one that needs code to be read is refused.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algoscope.core.errors import CheckpointError
+from algoscope.formats.config_inference import Said
+from algoscope.formats.transformerlens import is_config, understand
+from algoscope.runs.run_folder import read_tensors
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+NESTED = ("model", "state_dict", "model_state_dict", "weights")
+CONFIGS = ("config", "cfg")
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """What is in a file: its tensors, all floats of one type, and what it says of the model beside them."""
+
+    path: Path
+    sha256: str
+    weights: Mapping[str, Tensor]
+    said: Said
+    dtype: str
+    """How the floats were saved, and how they are now."""
+
+
+def read_foreign(path: Path) -> ForeignFile:
+    """The tensors of a file that another tool has written, on the CPU.
+
+    In a file of `torch.save`, tensors may lie under `model`, `state_dict`, `model_state_dict` or `weights`, and a
+    config of TransformerLens beside them under `config` or `cfg`; beside a file, such a config is read from the JSON
+    file of its name. Floats of 16 bits become float32, which is exact.
+
+    Raises CheckpointError for a file that is missing, truncated, of another kind, that needs code to be read, or that
+    holds a number that is not finite.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no file at {path}")
+    config: Any = None
+    if path.suffix == ".safetensors":
+        weights = read_tensors(path)
+    elif path.suffix in PICKLED:
+        weights, config = _tensors_in(_load(path), path)
+    else:
+        raise CheckpointError(f"{path}: weights are read from .safetensors, {', '.join(PICKLED)} files")
+    by = f"the config in {path.name}"
+    beside = path.with_suffix(".json")
+    if config is None and beside.is_file():
+        config, by = _json(beside), beside.name
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    said = understand(config, by) if is_config(config) else Said({}, by)
+    converted, dtype = _of_one_type(weights, path)
+    return ForeignFile(path, sha256, converted, said, dtype)
+
+
+def _load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of the file
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the library has no common class for the many ways a file can be damaged
+        if "weights only load failed" not in str(error).lower():
+            raise CheckpointError(
+                f"{path} is not a whole file of torch.save ({_first_line(error)}); restore it"
+            ) from error
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"the class {needed[1]}" if needed else "more than tensors"
+        raise CheckpointError(
+            f"{path} needs code to be read ({what}), which is never run: save the model's state_dict() alone"
+        ) from error
+
+
+def _tensors_in(loaded: Any, path: Path, config: Any = None) -> tuple[dict[str, Tensor], Any]:
+    """Named tensors, and the config beside them."""
+    if isinstance(loaded, Mapping):
+        config = next((loaded[key] for key in CONFIGS if is_config(loaded.get(key))), config)
+        inside = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), Mapping)), None)
+        if inside is not None:
+            return _tensors_in(inside, path, config)
+        tensors = {str(key): value.detach() for key, value in loaded.items() if isinstance(value, Tensor)}
+        if tensors and len(tensors) == len(loaded):
+            return tensors, config
+        what = f"a dictionary of {', '.join(map(repr, list(loaded)[:4]))}" if loaded else "an empty dictionary"
+    else:
+        what = f"a {type(loaded).__name__}" + (f" of {len(loaded)}" if isinstance(loaded, list | tuple) else "")
+    raise CheckpointError(f"{path} holds {what}, not named tensors: save the state_dict() of one model")
+
+
+def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    if not floats:
+        raise CheckpointError(f"{path} holds no floating-point tensor")
+    for name, value in floats.items():
+        if not value.isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
+            raise CheckpointError(f"{path}: {name} has a value that is not finite")
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
+    wanted = torch.float64 if "float64" in kinds else torch.float32
+    converted = {name: value.to(wanted) if name in floats else value for name, value in weights.items()}
+    name = str(wanted).removeprefix("torch.")
+    return converted, name if kinds == [name] else f"{name}, exactly, from {' and '.join(kinds)}"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:120]

@@ -1,0 +1,289 @@
+"""Foreign weights under our names: which layout they have, what sizes their shapes tell, what is not part of the model.
+
+Names settle the family of a layout. Where several layouts share their names, every way to turn the matrices is tried,
+and exactly one has to fit all shapes; what the shapes leave open is refused, with the option that settles it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from torch import Tensor
+
+from algoscope.core.errors import CheckpointError
+from algoscope.formats.layouts import BUFFERS, LAYOUTS, OURS, TOGETHER, UNGATED, Layout, turn
+
+SETTINGS = "what is said of it"
+
+
+class MisfitError(Exception):  # never leaves this module
+    """Shapes that a layout cannot have."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of named axes, and the weight that told each of them. `joined`: products not yet taken apart."""
+
+    of: Mapping[str, int]
+    told_by: Mapping[str, str]
+    joined: Mapping[tuple[str, ...], tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Weights of a known layout under our names, and what was noticed on the way."""
+
+    layout: str
+    """Its name, or `mixed`: the matrices are not all turned as in one layout."""
+    how: str
+    """How the layout was found."""
+    names: Layout
+    """A layout with the names that the file has."""
+    weights: Mapping[str, Tensor]
+    parts: frozenset[str]
+    sizes: Sizes
+    n_layers: int
+    buffers: Mapping[str, Tensor]
+    left_out: tuple[str, ...]
+    """One line for each thing in the file that is not a weight of the model."""
+
+    def every(self, part: str) -> list[Tensor]:
+        """The weights of a part in every block, in our axes; none where the file has no such part."""
+        if part not in self.parts:
+            return []
+        name = (OURS if "gate" in self.parts else UNGATED)[part][0]
+        if "*" not in name:
+            return [self.weights[name]]
+        return [self.weights[name.replace("*", str(layer))] for layer in range(self.n_layers)]
+
+    def name(self, part: str) -> str:
+        """What the file calls a part, or would call it, in its first block."""
+        return self.names.rows.get(part, OURS[part])[0].replace("*", "0")
+
+
+def read_layout(weights: Mapping[str, Tensor], layout: str | None, given: Mapping[str, int], source: str) -> Reading:
+    """Foreign weights under our names.
+
+    `layout` names one of `LAYOUTS`; without it the names and shapes have to settle it. `given` are sizes that are
+    known otherwise (`head`, `kv_head`, `d_head`). Raises CheckpointError, naming `source`, for names that no layout
+    has, parts that are missing, shapes that disagree, and shapes that more than one layout fits.
+    """
+    weights, left_out = _without_prefix(weights)
+    buffers = {name: value for name, value in weights.items() if name.rsplit(".", 1)[-1] in BUFFERS}
+    rest = {name: value for name, value in weights.items() if name not in buffers}
+    candidates = [LAYOUTS[layout]] if layout else list(LAYOUTS.values())
+    placed = {one.name: _placed(rest, one) for one in candidates}
+    most = max(len(found) for found in placed.values())
+    if most == 0:
+        raise CheckpointError(
+            f"{source}: no weight in it has a name of {'the layout' if layout else 'a layout'} "
+            f"{', '.join(one.name for one in candidates)}; it has {_some(rest)}{_hint(rest)}"
+        )
+    candidates = [one for one in candidates if len(placed[one.name]) == most]
+    where = placed[candidates[0].name]
+    left_out += _aliases(rest, where, source)
+    whole = [name for name in where if not rest[name].is_floating_point()]
+    if whole:
+        raise CheckpointError(f"{source}: {whole[0]} is of the type {rest[whole[0]].dtype}: weights are floats")
+    parts = _complete(where, candidates[0], source)
+    candidates = [one for one in candidates if one.needs <= parts]
+    shapes = {name: tuple(rest[name].shape) for name in where}
+    axes, sizes, chosen, how = _settled(where, shapes, candidates, weights, given, source, named=bool(layout))
+    ours = OURS if "gate" in parts else UNGATED
+    laid = {}
+    for name, (part, layer) in where.items():
+        here, wanted = ours[part]
+        laid[here.replace("*", str(layer))] = turn(rest[name], axes[part], wanted, sizes.of)
+    n_layers = 1 + max(layer for _, layer in where.values() if layer is not None)
+    names = LAYOUTS.get(chosen, candidates[0])
+    return Reading(chosen, how, names, laid, parts, sizes, n_layers, buffers, tuple(left_out))
+
+
+# ---------------------------------------------------------------------- names
+
+
+def _placed(weights: Iterable[str], layout: Layout) -> dict[str, tuple[str, int | None]]:
+    """Part and layer of each weight whose name the layout has; an underscore before the last word is passed over."""
+    part_of = {name: part for part, (name, _) in layout.rows.items()}
+    found: dict[str, tuple[str, int | None]] = {}
+    for name in weights:
+        layer = re.match(r"blocks\.(\d+)\.", name)
+        key = re.sub(r"^blocks\.\d+\.", "blocks.*.", name)
+        part = part_of.get(key) or part_of.get(re.sub(r"\._(\w+)$", r".\1", key))
+        if part is not None:
+            found[name] = part, int(layer[1]) if layer else None
+    return found
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights without what stands before every name, such as `model.`"""
+    embeddings = {row.rows["embed"][0] for row in LAYOUTS.values()}
+    prefixes = {
+        name[: -len(known)] for name in weights for known in embeddings if name == known or name.endswith("." + known)
+    }
+    for prefix in sorted(prefixes, key=len):
+        if prefix and all(name.startswith(prefix) for name in weights):
+            return {name[len(prefix) :]: value for name, value in weights.items()}, [f"{prefix!r} before every name"]
+    return dict(weights), []
+
+
+def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source: str) -> list[str]:
+    """A line for each weight of unknown name that is a known one saved again. Raises CheckpointError for others."""
+    lines, unknown = [], []
+    for name in weights:
+        if name in where:
+            continue
+        value = weights[name]
+        turned = (value, value.T) if value.ndim == 2 else (value,)
+        twin = next((k for k in where for t in turned if t.shape == weights[k].shape and t.equal(weights[k])), None)
+        if twin is None or (value == value.flatten()[:1]).all():  # constants are alike by chance
+            unknown.append(name)
+        else:
+            lines.append(f"{name}, which is {twin} again")
+    if unknown:
+        raise CheckpointError(
+            f"{source} has {_some(unknown)}, which its layout has no place for: it is another kind of model; known "
+            f"layouts: {', '.join(LAYOUTS)}"
+        )
+    return lines
+
+
+def _complete(where: Mapping[str, tuple[str, int | None]], layout: Layout, source: str) -> frozenset[str]:
+    """The parts that the file has. Raises CheckpointError for one without which there is no model, and for blocks that
+    differ.
+    """
+    blocks: dict[int, set[str]] = {}
+    for part, layer in where.values():
+        if layer is not None:
+            blocks.setdefault(layer, set()).add(part)
+    every = set[str]().union(*blocks.values())
+    needed = {"q", "k", "v", "o"} | ({"in", "out"} if every & {"in", "out", "gate"} else set())
+    for layer in range(max(blocks, default=0) + 1):
+        missing = (every | needed) - blocks.get(layer, set())
+        if missing:
+            names = [layout.rows[part][0].replace("*", str(layer)) for part in layout.rows if part in missing]
+            raise CheckpointError(f"{source} lacks {_some(names)}; it has blocks {sorted(blocks) or 'none'}")
+    parts = every | {part for part, layer in where.values() if layer is None}
+    if "embed" not in parts:
+        raise CheckpointError(f"{source} lacks {layout.rows['embed'][0]!r}, the token embedding")
+    return frozenset(parts)
+
+
+# ---------------------------------------------------------------------- shapes
+
+
+def _settled(
+    where: Mapping[str, tuple[str, int | None]],
+    shapes: Mapping[str, tuple[int, ...]],
+    candidates: list[Layout],
+    weights: Iterable[str],
+    given: Mapping[str, int],
+    source: str,
+    named: bool,
+) -> tuple[dict[str, str], Sizes, str, str]:
+    """The axes of each part, the sizes, the layout's name, and how it was found."""
+    part_of = {name: part for name, (part, _) in where.items()}
+    present = set(part_of.values())
+    fitting: dict[tuple[tuple[str, str], ...], tuple[Sizes, str]] = {}
+    signed = ""
+    words = {name.rsplit(".", 1)[-1].lstrip("_") for name in weights}
+    pure = {one.name: {part: axes for part, (_, axes) in one.rows.items() if part in present} for one in candidates}
+    trials = [*pure.items(), *(("mixed", axes) for axes in _mixtures(candidates, present))]
+    misfits = []
+    for name, axes in trials:
+        try:
+            sizes = solve(shapes, part_of, axes, given)
+        except MisfitError as misfit:
+            misfits += [f"as {name}, {misfit}"] if name in LAYOUTS else []
+            continue
+        fitting.setdefault(tuple(sorted(axes.items())), (sizes, name))
+        signs = words & LAYOUTS[name].signs if name in LAYOUTS else None
+        if signs and not signed:
+            signed = min(signs)
+            fitting = {tuple(sorted(axes.items())): (sizes, name)}
+            break
+    if not fitting:
+        raise CheckpointError(f"{source}: its shapes fit no known layout: {'; '.join(misfits)}")
+    if len(fitting) > 1:
+        raise CheckpointError(f"{source}: {_either(fitting, part_of, shapes)}")
+    (axes_found, (sizes, name)) = next(iter(fitting.items()))
+    how = "as asked for (--layout)" if named else f"the only one with {signed}" if signed else "names and shapes fit"
+    return dict(axes_found), sizes, name, how
+
+
+def _mixtures(candidates: list[Layout], present: set[str]) -> Iterator[dict[str, str]]:
+    """Every way to turn the groups of parts as one or the other layout does; only the names with a W_ are mixed."""
+    if len(candidates) < 2 or candidates[0].family != "W_":
+        return
+    for choice in product(candidates, repeat=len(TOGETHER)):
+        turned = dict(zip(TOGETHER, choice, strict=True))
+        axes = {part: axes for part, (_, axes) in candidates[0].rows.items() if part in present}
+        yield axes | {part: one.rows[part][1] for group, one in turned.items() for part in group if part in present}
+
+
+def solve(
+    shapes: Mapping[str, tuple[int, ...]],
+    part_of: Mapping[str, str],
+    axes: Mapping[str, str],
+    given: Mapping[str, int],
+) -> Sizes:
+    """The size of every axis. Raises MisfitError where the shapes disagree with the axes or with each other."""
+    of, told_by = dict(given), dict.fromkeys(given, SETTINGS)
+    joined: list[tuple[tuple[str, ...], int, str]] = []
+
+    def tell(axis: str, size: int, name: str) -> None:
+        if of.setdefault(axis, size) != size:
+            raise MisfitError(f"{axis} is {size} in {name} {list(shapes[name])}, {of[axis]} by {told_by[axis]}")
+        if told_by.get(axis) in (None, SETTINGS):
+            told_by[axis] = name
+
+    for name, shape in shapes.items():
+        words = [tuple(word.strip("()").split()) for word in re.findall(r"\([^)]*\)|\S+", axes[part_of[name]])]
+        if len(words) != len(shape):
+            raise MisfitError(f"{name} {list(shape)} is not [{axes[part_of[name]]}]")
+        for word, size in zip(words, shape, strict=True):
+            if len(word) == 1:
+                tell(word[0], size, name)
+            else:
+                joined.append((word, size, name))
+    open_ones: dict[tuple[str, ...], tuple[int, str]] = {}
+    for (outer, inner), size, name in [*joined, *joined]:  # twice: a size may become known on the way
+        known, missing = (outer, inner) if outer in of else (inner, outer)
+        if known not in of:
+            if open_ones.setdefault((outer, inner), (size, name))[0] != size:
+                raise MisfitError(f"{outer}*{inner} is {size} in {name}, {open_ones[outer, inner][0]} elsewhere")
+            continue
+        if size % of[known]:
+            raise MisfitError(f"{size} in {name} {list(shapes[name])} is not a multiple of {known} {of[known]}")
+        tell(missing, size // of[known], name)
+        open_ones.pop((outer, inner), None)
+    return Sizes(of, told_by, open_ones)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def _either(
+    fitting: Mapping[tuple[tuple[str, str], ...], tuple[Sizes, str]],
+    part_of: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> str:
+    """That the shapes do not settle the layout, which weight shows it, and the option that does."""
+    ways = [dict(axes) for axes in fitting]
+    name = next(name for name, part in part_of.items() if len({way[part] for way in ways}) > 1)
+    could = " or ".join(sorted({f"[{way[part_of[name]]}]" for way in ways}))
+    layouts = [layout for _, layout in fitting.values() if layout in LAYOUTS]
+    which = "|".join(layouts or LAYOUTS)
+    return f"{name} {list(shapes[name])} could be {could}, and no other weight tells: say --layout {which}"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:3])) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _hint(names: Iterable[str]) -> str:
+    if any(name.startswith(("transformer.h.", "model.layers.", "gpt_neox.layers.")) for name in names):
+        return "; these are names of Hugging Face: open the folder with its config.json as hf:PATH"
+    return f"; known layouts: {', '.join(LAYOUTS)}"

@@ -1,0 +1,210 @@
+"""TransformerLens: its config in our words and ours in its words, and the files that its models load.
+
+Source: transformer-lens 3.9.0, `HookedTransformerConfig` and `TransformerBridgeConfig`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor
+
+from algoscope.config import ModelConfig
+from algoscope.core.errors import CheckpointError, SubjectError
+from algoscope.formats.config_inference import Said
+from algoscope.formats.layouts import write_layout
+from algoscope.networks.transformer import Tap, Transformer
+
+NAMINGS = {"legacy": "transformerlens", "current": "transformerlens-current"}
+ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu",
+    "swish": "silu",
+}  # fmt: skip
+NORMS = {"LN": "LN", "LNPre": "LN", "RMS": "RMS", "RMSPre": "RMS", None: None}
+POSITIONS = {"standard": "learned", "rotary": "rotary", "alibi": "alibi"}
+KNOWN: dict[str, Mapping[Any, str | None]] = {
+    "act_fn": ACTIVATIONS,
+    "normalization_type": NORMS,
+    "positional_embedding_type": POSITIONS,
+}
+UNKNOWN_TO_US = {
+    "attn_scores_soft_cap": (-1.0, 0.0, None), "output_logits_soft_cap": (-1.0, 0.0, None),
+    "use_local_attn": (False, None), "post_embedding_ln": (False, None), "rotary_adjacent_pairs": (False, None),
+    "use_normalization_before_and_after": (False, None), "use_NTK_by_parts_rope": (False, None),
+    "use_yarn_rope": (False, None), "rotary_scaling_factor": (1.0, None), "num_experts": (None,),
+    "scale_attn_by_inverse_layer_idx": (False, None), "use_attention_sinks": (False, None),
+    "use_logn_attn": (False, None), "rope_scaling": (None,),
+}  # fmt: skip
+"""Fields of its config that our model has nothing for, with the values at which they do nothing."""
+
+
+def is_config(plain: Any) -> bool:
+    """Whether a value is a config of TransformerLens as plain JSON values."""
+    return isinstance(plain, Mapping) and {"d_model", "n_layers", "n_ctx"} <= set(plain)
+
+
+def understand(plain: Mapping[str, Any], by: str) -> Said:
+    """What its config says of a model, in our words. Raises CheckpointError for a model that ours cannot be."""
+    for name, harmless in UNKNOWN_TO_US.items():
+        if plain.get(name, harmless[0]) not in harmless:
+            raise CheckpointError(f"{by} has {name} {plain[name]}: no model of ours does that")
+    for name, known in KNOWN.items():
+        if name in plain and plain[name] not in known and not (name == "act_fn" and plain.get("attn_only")):
+            raise CheckpointError(f"{by} has {name} {plain[name]!r}; known: {', '.join(map(str, known))}")
+    fields: dict[str, Any] = {name: plain[name] for name in ("d_model", "n_layers", "n_ctx", "eps") if name in plain}
+    if plain.get("act_fn") in ACTIVATIONS:
+        fields["act_fn"] = ACTIVATIONS[plain["act_fn"]]
+    if "normalization_type" in plain:
+        fields["normalization_type"] = NORMS[plain["normalization_type"]]
+    fields["positions"] = POSITIONS[plain.get("positional_embedding_type", "standard")]
+    if fields["positions"] == "rotary":
+        fields["rotary_dim"] = plain.get("rotary_dim") or plain.get("d_head")
+        fields["rotary_base"] = float(plain.get("rotary_base", 10_000))
+    fields["causal"] = plain.get("attention_dir", "causal") == "causal"
+    fields["parallel"] = bool(plain.get("parallel_attn_mlp", False))
+    fields["attn_scale"] = _scale(plain)
+    if plain.get("n_heads", -1) > 0:
+        fields["n_heads"] = plain["n_heads"]
+    return Said(fields, by, folded=str(plain.get("normalization_type")).endswith("Pre"))
+
+
+def _scale(plain: Mapping[str, Any]) -> float | None:
+    """What scores are multiplied by; it says what they are divided by."""
+    if not plain.get("use_attn_scale", True):
+        return 1.0
+    divisor = plain.get("attn_scale", -1.0)
+    d_head = plain.get("d_head")
+    if divisor is None or divisor <= 0 or (d_head and math.isclose(divisor, math.sqrt(d_head), rel_tol=1e-6)):
+        return None
+    return 1 / float(divisor)
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def files(model: Transformer, out: Path, facts: Mapping[str, str], naming: str) -> dict[Path, bytes | str]:
+    """The weights as safetensors in its `naming`, and its config beside them, ending in `.json`.
+
+    `legacy` is for `HookedTransformer.load_state_dict(weights, strict=False)` (its buffers are not in the file),
+    `current` for `TransformerBridge.boot_native(config).load_state_dict(weights)`. Biases that the model has not are
+    zeros there, positions that are not learned a table where that is the same. `facts` go into the file's metadata as
+    one JSON value: of several, safetensors writes first now this one, now that.
+
+    Raises SubjectError for a model that TransformerLens cannot be.
+    """
+    cfg = model.cfg
+    _check(model, naming)
+    weights = _with_its_biases(model, naming)
+    table = position_table(model)
+    if table is not None:
+        weights["pos_embed.weight"] = table
+    weights.setdefault("unembed.weight", model.W_U.detach())
+    sizes = {"head": cfg.n_heads, "kv_head": cfg.kv_heads, "d_head": cfg.head_size}
+    written = write_layout(weights, NAMINGS[naming], sizes)
+    config = json.dumps(describe(cfg), indent=2)
+    return {out: save(written, metadata={"algoscope": json.dumps(facts)}), out.with_suffix(".json"): config}
+
+
+def describe(cfg: ModelConfig) -> dict[str, Any]:
+    """The fields of its config: what `HookedTransformerConfig(**fields)` takes."""
+    fields = {
+        "n_layers": cfg.n_layers, "d_model": cfg.d_model, "n_ctx": cfg.n_ctx, "d_head": cfg.head_size,
+        "n_heads": cfg.n_heads, "d_vocab": cfg.d_vocab, "d_vocab_out": cfg.n_logits, "eps": cfg.eps,
+        "act_fn": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == cfg.act_fn),
+        "normalization_type": cfg.normalization_type, "attn_only": cfg.d_mlp is None,
+        "attention_dir": "causal" if cfg.causal else "bidirectional", "parallel_attn_mlp": cfg.parallel,
+        "positional_embedding_type": cfg.positions if cfg.positions in ("rotary", "alibi") else "standard",
+        "gated_mlp": cfg.gated_mlp, "use_qk_norm": cfg.qk_norm, "init_weights": False, "default_prepend_bos": False,
+    }  # fmt: skip
+    if cfg.d_mlp is not None:
+        fields["d_mlp"] = cfg.d_mlp
+    if cfg.kv_heads != cfg.n_heads:
+        fields["n_key_value_heads"] = cfg.kv_heads
+    if cfg.positions == "rotary":
+        fields |= {"rotary_dim": cfg.rotary_size, "rotary_base": cfg.rotary_base}
+    if cfg.attn_scale is not None:
+        fields |= {"use_attn_scale": True, "attn_scale": 1 / cfg.attn_scale}
+    return fields
+
+
+class _Positions(Tap):
+    """Hears what positions add to the stream."""
+
+    kinds = frozenset({"pos_embed"})
+
+    def __init__(self) -> None:
+        self.heard: Tensor | None = None
+
+    def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
+        if kind in self.kinds:
+            self.heard = value[0]
+        return value
+
+
+@torch.no_grad()
+def position_table(model: Transformer) -> Float[Tensor, "pos d_model"] | None:
+    """What each position adds to the stream: learned, or sinusoids, or nothing; None where attention tells positions
+    apart instead (rotary, ALiBi).
+    """
+    cfg, listener = model.cfg, _Positions()
+    model.embed_tokens(torch.zeros(1, cfg.n_ctx, dtype=torch.long, device=model.embed.weight.device), tap=listener)
+    if listener.heard is not None:
+        return listener.heard.clone()
+    return None if cfg.positions is not None else torch.zeros(cfg.n_ctx, cfg.d_model).to(model.embed.weight)
+
+
+def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
+    """Our weights, and zeros for the biases that its models always have."""
+    cfg = model.cfg
+    weights = {name: value.detach() for name, value in model.state_dict().items()}
+
+    def fill(name: str, size: int) -> None:
+        weights.setdefault(name, model.embed.weight.new_zeros(size))
+
+    for layer in range(cfg.n_layers):
+        attn, mlp = f"blocks.{layer}.attn", f"blocks.{layer}.mlp"
+        for letter, heads in {"q": cfg.n_heads, "k": cfg.kv_heads, "v": cfg.kv_heads}.items():
+            fill(f"{attn}.{letter}.bias", heads * cfg.head_size)
+        fill(f"{attn}.o.bias", cfg.d_model)
+        if cfg.gated_mlp:
+            for matrix in ("w_in", "w_linear", *(["w_out"] if naming == "current" else [])):
+                weights.pop(f"{mlp}.{matrix}.bias", None)  # zeros: see _check
+        if cfg.d_mlp is not None and not (cfg.gated_mlp and naming == "current"):
+            fill(f"{mlp}.{'w_linear' if cfg.gated_mlp else 'w_in'}.bias", cfg.d_mlp)
+            fill(f"{mlp}.w_out.bias", cfg.d_model)
+    fill("unembed.bias", cfg.n_logits)
+    return weights
+
+
+def _check(model: Transformer, naming: str) -> None:
+    """Raises SubjectError for what TransformerLens has nothing for, in either naming or in the current one."""
+    cfg = model.cfg
+    sound = {name: bool(value.any()) for name, value in model.state_dict().items() if name.endswith("bias")}
+
+    def biased(*ends: str) -> bool:
+        return any(loud for name, loud in sound.items() if name.endswith(ends))
+
+    regular = cfg.rotary_frequencies is None and cfg.rotary_magnitude == 1.0
+    cannot = {
+        "adds one to the softmax's denominator": cfg.softmax_plus_one,
+        "multiplies scores by 0": cfg.attn_scale == 0.0,
+        "has rotary frequencies of its own": cfg.positions == "rotary" and not regular,
+        "has ALiBi's slopes without a causal mask": cfg.positions == "alibi" and not cfg.causal,
+        "has biases inside a gated feed-forward": cfg.gated_mlp and biased("w_in.bias", "w_linear.bias"),
+    }
+    if naming == "current":
+        cannot |= {
+            "has rotary positions or ALiBi: write --naming legacy": cfg.positions in ("rotary", "alibi"),
+            "has a bias in its unembedding: write --naming legacy": biased("unembed.bias"),
+            "norms its queries and keys: write --naming legacy": cfg.qk_norm,
+            "is parallel: write --naming legacy": cfg.parallel,
+            "has a bias after a gated feed-forward: write --naming legacy": cfg.gated_mlp and biased("w_out.bias"),
+        }
+    for what, true in cannot.items():
+        if true:
+            raise SubjectError(f"TransformerLens has no such model in its {naming} naming: it {what}")

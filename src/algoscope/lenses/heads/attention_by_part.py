@@ -1,0 +1,384 @@
+"""The looks lens: which part of its input does each head look at from where the answer is read, over all inputs?"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.data import seeded
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.groups.binary import Binary
+
+ITSELF, SPREAD, BOTH, MIXED = "itself", "spread", "both operands", "mixed"
+OPERANDS = ("first operand", "second operand")  # as tasks name them
+ASKED = ("5 8", "90 90", "50 0")  # shown where the task can be asked them: a sum, one that wraps, and one with 0
+SHOWN = 3  # of a task's edge cases where it cannot
+PORTION = 2**24  # numbers of attention kept at once
+
+
+def looks(
+    subject: str | Run | Subject,
+    inputs: Sequence[str] = (),
+    *,
+    at_most: int = 20_000,
+    threshold: float = 0.4,
+    spread_threshold: float = 0.75,
+    stable: float = 0.9,
+    fall: float = 0.1,
+    seed: int = 0,
+    runs_dir: str | None = None,
+) -> Finding:
+    """Class every head of every layer by the part of the input that it looks at where the answer is read, over all
+    inputs of the task where there are at most `at_most`, else over as many random ones.
+
+    The queries are the answer positions (`=` alone in modular arithmetic), each input followed by its right answer. The
+    parts are those of the task, but the key that is the query's own position is `itself`; an operand is an operand
+    even there (the form `ab`). A head's share of a part is the mean over the queries; its score there is
+    (share - chance) / (1 - chance), chance being the share that even attention over the visible keys gives: 0 = as much
+    as that, 1 = all. Its entropy is -sum a ln a over the keys, and as a share of ln n for n visible keys: 0 = one key,
+    1 = all alike.
+
+    The class is, from the means over the inputs: the part of the highest score, if that reaches `threshold` (0.4, as
+    for `roles`; one of four keys then has at least 0.55 of the attention, more than the others together); else
+    `spread`, if the mean entropy reaches `spread_threshold` of ln n (0.75: of four keys, as much as 2.8 alike have);
+    else `both operands`, if the score of the two together reaches `threshold`; else `mixed`. The same rule classes the
+    head on each single input; `agreement` is the share of inputs whose class is the head's, and the head is stable
+    where that is at least `stable`. A head that looks by content is not.
+
+    `broad_early_sharp_late` compares the entropy shares of the heads of the first and the last layer: their mean
+    difference, its standard error over the heads (Welch), and low and high two errors below and above. It is `true` if
+    low is above 0 and the difference at least `fall`, `false` if high is below `fall`, else `unclear`, as it is where a
+    layer has a single head; `one layer` where there are no two to compare.
+
+    `inputs` are those shown one by one, each followed by the model's own answer; by default 5 and 8, 90 and 90, 50 and
+    0, or the task's first edge cases. Panels: `attention` [layer head input part], `classes` [layer head] (the class,
+    and its agreement), `entropy` [layer head], `entropy by layer` [layer], `shares` [head part] (means over the inputs,
+    and their standard deviations in words), `shares by layer` [part layer] (means over the heads). Facts: `heads`,
+    `layers`, `counts` of classes, `broad_early_sharp_late`, `covered` {inputs, of, method, wrong}, `thresholds`, and
+    `inputs`.
+
+    Raises TaskMismatchError for a model of free text, ConfigError for fewer than two inputs to class heads by, and
+    VocabularyError for an input that is not a prompt of the task.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    tokens, method = inputs_of(subject, at_most, seed)
+    seen = parts_seen(subject.task, subject.cfg.causal)
+    measured = _measured(subject, tokens, seen)
+    bounds = {"part": threshold, "spread": spread_threshold, "stable": stable, "fall": fall}
+    heads = _heads(subject, seen, measured, bounds)
+    layers = _layers(seen, measured)
+    falls = fall_between(measured.entropy[:, 0].mean(axis=0), measured.entropy[:, -1].mean(axis=0), fall)
+    texts = list(inputs) or _default_inputs(subject.task)
+    shown = np.stack([_of_one(subject, text, seen) for text in texts], axis=2)
+    facts = {
+        "subject": subject.name,
+        "queries": list(_query_labels(subject)),
+        "parts": list(seen.names),
+        "covered": {
+            "inputs": len(tokens),
+            "of": subject.task.domain_size,
+            "method": method,
+            "wrong": measured.wrong,
+        },
+        "counts": dict(Counter(head["class"] for head in heads)),
+        "heads": heads,
+        "layers": layers,
+        "broad_early_sharp_late": falls if len(layers) > 1 else {"verdict": "one layer"},
+        "thresholds": bounds,
+        "inputs": [
+            {"input": text, "got": subject.generate(text), "expected": subject.task.expected(text)} for text in texts
+        ],
+    }
+    return Finding(
+        kind="looks",
+        claim=_claim(facts),
+        facts=facts,
+        panels=_panels(subject, seen, measured, facts, shown),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    )
+
+
+# ---------------------------------------------------------------------- inputs
+
+
+def inputs_of(subject: Subject, at_most: int, seed: int) -> tuple[Tokens, str]:
+    """Every input of the subject's task with its right answer (`exhaustive`), or `at_most` random ones (`sampled`).
+
+    Raises ConfigError for fewer than two.
+    """
+    task = subject.task
+    if at_most < 2:
+        raise ConfigError(f"at_most is {at_most}: what heads do over inputs takes at least 2")
+    if task.domain_size <= at_most:
+        return task.at(torch.arange(task.domain_size, device=subject.device)), "exhaustive"
+    return task.sample(at_most, seeded(subject.device, seed)), "sampled"
+
+
+def _default_inputs(task: Task) -> list[str]:
+    if isinstance(task, Binary) and all(map(task.valid, ASKED)):
+        return [task.prompt(text) for text in ASKED]
+    return [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_cases()[:SHOWN]]
+
+
+def _query_labels(subject: Subject) -> tuple[str, ...]:
+    """Positions at which the answer is read, by the parts that they lie in."""
+    parts = subject.task.parts.items()
+    places = range(subject.task.n_ctx - 1)[subject.task.answer_slice]
+    return tuple(next(name for name, part in parts if part.start <= place < part.stop) for place in places)
+
+
+# ---------------------------------------------------------------------- parts and measures
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The parts of a sequence as the answer positions see them: `masks` says which visible keys are of each."""
+
+    names: tuple[str, ...]
+    masks: Bool[Tensor, "part query key"]
+
+    @property
+    def n_visible(self) -> Int[Tensor, "query"]:
+        """Each key that is visible is of exactly one part."""
+        return self.masks.sum(dim=(0, 2))
+
+    @property
+    def chance(self) -> Float[np.ndarray, "part"]:
+        """The share of each part under even attention."""
+        found: Float[np.ndarray, "part"] = (self.masks.sum(dim=2).double() / self.n_visible).mean(dim=1).numpy()
+        return found
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return (*self.names, SPREAD, BOTH, MIXED)
+
+    def scores(self, shares: Float[np.ndarray, "*rows part"]) -> Float[np.ndarray, "*rows part"]:
+        """0 = as much as under even attention, 1 = all."""
+        found: Float[np.ndarray, "*rows part"] = (shares - self.chance) / (1 - self.chance)
+        return found
+
+
+def parts_seen(task: Task, causal: bool) -> Seen:
+    """The task's parts, and `itself`, from its answer positions; a part of which they see nothing is left out."""
+    key = torch.arange(task.n_ctx - 1)
+    query = key[task.answer_slice][:, None]
+    visible = key <= query if causal else torch.ones_like(key <= query)
+    operands = torch.tensor(task.places if isinstance(task, Binary) else (), dtype=torch.long)
+    itself = (key == query) & ~torch.isin(key, operands)
+    masks = {name: (key >= part.start) & (key < part.stop) & visible & ~itself for name, part in task.parts.items()} | {
+        ITSELF: itself
+    }
+    masks = {name: mask for name, mask in masks.items() if mask.any()}
+    return Seen(tuple(masks), torch.stack(list(masks.values())))
+
+
+def shares_and_entropy(
+    pattern: Float[Tensor, "batch head query key"], seen: Seen
+) -> tuple[Float[Tensor, "batch head part"], Float[Tensor, "batch head"], Float[Tensor, "batch head"]]:
+    """Of the attention of the answer positions: the share on each part, the entropy in nats, and as a share of ln n of
+    the n visible keys; means over the queries. Where a head may rest, its entropy is that of the keys it does look at,
+    times how much it looks.
+    """
+    masks, n_visible = seen.masks.to(pattern.device, pattern.dtype), seen.n_visible.to(pattern.device, pattern.dtype)
+    shares = einsum(pattern, masks, "b h q k, part q k -> b h part") / pattern.shape[2]
+    entropy = torch.special.entr(pattern).sum(dim=-1) - torch.special.entr(pattern.sum(dim=-1))
+    return shares, entropy.mean(dim=-1), (entropy / n_visible.log()).mean(dim=-1)
+
+
+def classes(
+    shares: Float[np.ndarray, "*rows part"],
+    entropy: Float[np.ndarray, "*rows"],
+    seen: Seen,
+    bounds: Mapping[str, float],
+) -> Int[np.ndarray, "*rows"]:
+    """The class of a head, on the mean or on single inputs, by its number in `class_names` (see `looks`)."""
+    score, n_parts = seen.scores(shares), len(seen.names)
+    both = np.full(entropy.shape, -np.inf)
+    if set(OPERANDS) <= set(seen.names):
+        places = [seen.names.index(name) for name in OPERANDS]
+        chance = seen.chance[places].sum()
+        if chance < 1:
+            both = (shares[..., places].sum(axis=-1) - chance) / (1 - chance)
+    otherwise = np.where(both >= bounds["part"], n_parts + 1, n_parts + 2)
+    otherwise = np.where(entropy >= bounds["spread"], n_parts, otherwise)
+    found: Int[np.ndarray, "*rows"] = np.where(score.max(-1) >= bounds["part"], score.argmax(-1), otherwise)
+    return found
+
+
+def fall_between(
+    first: Float[np.ndarray, "head"], last: Float[np.ndarray, "head"], least: float
+) -> dict[str, float | str | None]:
+    """By how much the mean of `last` is below that of `first`, and whether that is a fall of at least `least`."""
+    difference = float(first.mean() - last.mean())
+    if min(len(first), len(last)) < 2:
+        return {"difference": difference, "error": None, "low": None, "high": None, "verdict": "unclear"}
+    error = math.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
+    low, high = difference - 2 * error, difference + 2 * error
+    verdict = "true" if low > 0 and difference >= least else "false" if high < least else "unclear"
+    return {"difference": difference, "error": error, "low": low, "high": high, "verdict": verdict}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Every head on every input: shares of the parts, entropy as a share of ln n, and in nats; and how many inputs are
+    answered wrongly.
+    """
+
+    shares: Float[np.ndarray, "input layer head part"]
+    entropy: Float[np.ndarray, "input layer head"]
+    nats: Float[np.ndarray, "input layer head"]
+    wrong: int
+
+
+def _measured(subject: Subject, tokens: Tokens, seen: Seen) -> _Measured:
+    layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
+    each: list[list[Tensor]] = []
+    wrong = 0
+    numbers = len(layers) * subject.cfg.n_heads * tokens.shape[1] ** 2
+    for portion in tokens.split(max(1, PORTION // numbers)):
+        logits, cache = subject.run(portion[:, :-1], record=[("pattern", layer) for layer in layers], at=at)
+        wrong += int((logits.argmax(dim=-1) != portion[:, subject.task.prompt_length :]).any(dim=1).sum())
+        by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen) for layer in layers]
+        each.append([torch.stack(values, dim=1).cpu() for values in zip(*by_layer, strict=True)])
+    shares, nats, entropy = (torch.cat(values).numpy() for values in zip(*each, strict=True))
+    return _Measured(shares, entropy, nats, wrong)
+
+
+def _of_one(subject: Subject, text: str, seen: Seen) -> Float[np.ndarray, "layer head part"]:
+    """Shares on one input, followed by the model's own answer."""
+    read, at = subject.lay_out(text), subject.task.answer_slice
+    layers = range(subject.cfg.n_layers)
+    cache = subject.run(read, record=[("pattern", layer) for layer in layers], at=at)[1]
+    each = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen)[0][0] for layer in layers]
+    found: Float[np.ndarray, "layer head part"] = torch.stack(each).cpu().numpy()
+    return found
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[str, float]) -> list[dict[str, Any]]:
+    names = seen.class_names
+    mean, deviation = measured.shares.mean(axis=0), measured.shares.std(axis=0)
+    whole = classes(mean, measured.entropy.mean(axis=0), seen, bounds)
+    single = classes(measured.shares, measured.entropy, seen, bounds)
+    score = seen.scores(mean)
+    heads = []
+    for layer, head in np.ndindex(whole.shape):
+        counted = np.bincount(single[:, layer, head], minlength=len(names)) / len(single)
+        agreement = float(counted[whole[layer, head]])
+        heads.append(
+            {
+                "layer": layer,
+                "head": head,
+                "name": f"L{layer}H{head}",
+                "class": names[whole[layer, head]],
+                "agreement": agreement,
+                "stable": agreement >= bounds["stable"],
+                "by_input": {name: float(share) for name, share in zip(names, counted, strict=True) if share},
+                "shares": dict(zip(seen.names, mean[layer, head].tolist(), strict=True)),
+                "spread": dict(zip(seen.names, deviation[layer, head].tolist(), strict=True)),
+                "scores": dict(zip(seen.names, score[layer, head].tolist(), strict=True)),
+                "entropy_nats": float(measured.nats[:, layer, head].mean()),
+                "entropy_share": float(measured.entropy[:, layer, head].mean()),
+                "entropy_spread": float(measured.entropy[:, layer, head].std()),
+            }
+        )
+    return heads
+
+
+def _layers(seen: Seen, measured: _Measured) -> list[dict[str, Any]]:
+    """Means over the heads of each layer; `entropy_spread` is the standard deviation over them."""
+    by_head, shares = measured.entropy.mean(axis=0), measured.shares.mean(axis=(0, 2))
+    return [
+        {
+            "layer": layer,
+            "entropy_nats": float(measured.nats[:, layer].mean()),
+            "entropy_share": float(by_head[layer].mean()),
+            "entropy_spread": float(by_head[layer].std()),
+            "shares": dict(zip(seen.names, shares[layer].tolist(), strict=True)),
+        }
+        for layer in range(len(by_head))
+    ]
+
+
+def _claim(facts: Mapping[str, Any]) -> str:
+    covered, falls = facts["covered"], facts["broad_early_sharp_late"]
+    every = "all" if covered["method"] == "exhaustive" else "a random"
+    counted = ", ".join(f"{n} {name}" for name, n in sorted(facts["counts"].items(), key=lambda one: -one[1]))
+    unstable = sum(not head["stable"] for head in facts["heads"])
+    said = (
+        f"{len(facts['heads'])} heads over {every} {covered['inputs']:,} inputs ({covered['wrong']:,} answered wrongly)"
+    )
+    said += f": {counted}; {unstable or 'none'} of them change{'s' * (unstable == 1)} class with the input"
+    if falls["verdict"] == "one layer":
+        return said
+    first, last = facts["layers"][0], facts["layers"][-1]
+    ends = f"entropy {first['entropy_share']:.2f} of the most in layer 0, {last['entropy_share']:.2f} in the last"
+    return f"{said}; broad early, sharp late: {falls['verdict']} ({ends})"
+
+
+# ---------------------------------------------------------------------- panels
+
+
+def _panels(
+    subject: Subject,
+    seen: Seen,
+    measured: _Measured,
+    facts: Mapping[str, Any],
+    shown: Float[np.ndarray, "layer head input part"],
+) -> tuple[Panel, ...]:
+    cfg, heads = subject.cfg, facts["heads"]
+    grid = (Axis("layer", tuple(range(cfg.n_layers))), Axis("head", tuple(range(cfg.n_heads))))
+    layer = Axis("layer", tuple(f"L{number}" for number in range(cfg.n_layers)))
+    part = Axis("part", seen.names, "part looked at")
+    texts = Axis("input", tuple(one["input"] for one in facts["inputs"]))
+    names = Axis("head", tuple(head["name"] for head in heads))
+    agreement = np.array([head["agreement"] for head in heads]).reshape(cfg.n_layers, cfg.n_heads)
+    named = np.array([head["class"] for head in heads], dtype=object).reshape(agreement.shape)
+    mean, deviation = (values.reshape(len(heads), -1) for values in (measured.shares.mean(0), measured.shares.std(0)))
+    entropy = measured.entropy.mean(axis=0)
+    by_layer = measured.shares.mean(axis=(0, 2)).T
+    looked: dict[str, Any] = {"unit": "share of attention", "zero": "never looked at", "one": "all attention"}
+    broad: dict[str, Any] = {
+        "unit": "share of the largest entropy",
+        "zero": "always a single key",
+        "one": "all visible keys alike",
+    }
+    alike: dict[str, Any] = {
+        "unit": "share of inputs",
+        "zero": "no input shows the class",
+        "one": "every input shows it",
+    }
+    varied = _numbers(mean) + "±" + _numbers(deviation)
+    return (
+        _panel("attention", "", (*grid, texts, part), shown, _numbers(shown), **looked),
+        _panel("shares", "share ± deviation over inputs", (names, part), mean, varied, beside="heads", **looked),
+        _panel("classes", "class, and how many inputs show it", grid, agreement, named, beside="heads", **alike),
+        Panel("entropy by layer", (layer,), entropy.mean(1), view="lines", scale="unit", beside="entropy", **broad),
+        _panel("entropy", "entropy of each head", grid, entropy, _numbers(entropy), beside="entropy", **broad),
+        Panel("shares by layer", (part, layer), by_layer, view="lines", scale="unit", title="share by layer", **looked),
+    )
+
+
+def _panel(
+    name: str, title: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."], words: np.ndarray, **meaning: Any
+) -> Panel:
+    return Panel(name, axes, values, title=title, view="heatmap", scale="unit", site="pattern", words=words, **meaning)
+
+
+def _numbers(values: Float[np.ndarray, "..."]) -> np.ndarray:
+    return np.vectorize(lambda value: f"{value:.2f}", otypes=[object])(values)

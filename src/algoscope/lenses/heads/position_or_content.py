@@ -1,0 +1,141 @@
+"""Contents swapped and positions kept: what of a head's attention stays, and what its output then says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from algoscope.networks.attention_kernels import softmax_over_keys
+from algoscope.subjects.edits import Patch
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+
+PARTS = ("position-position", "position-content", "content-position", "content-content")  # of the query, of the key
+SIDES = ("both", "query", "key")  # whose contents are those of another input
+
+
+@dataclass(frozen=True)
+class Where:
+    """The sources of an answer, of what `what` names, as masks: `there` says which keys are the source of each answer
+    position.
+    """
+
+    what: str
+    sources: Mapping[int, tuple[int, ...]]
+    there: Bool[Tensor, "query key"]
+    visible: Bool[Tensor, "query key"]
+
+    @property
+    def queries(self) -> tuple[int, ...]:
+        return tuple(self.sources)
+
+    @property
+    def chance(self) -> Float[np.ndarray, "query"]:
+        """The share of the source under even attention."""
+        found: Float[np.ndarray, "query"] = (self.there.sum(dim=1).double() / self.visible.sum(dim=1)).numpy()
+        return found
+
+
+def patterns(
+    subject: Subject, tokens: Tokens, queries: list[int], edits: Sequence[Patch] = ()
+) -> tuple[Float[Tensor, "batch key d_vocab"], Float[Tensor, "batch layer head query key"]]:
+    """Logits, and the attention of every head at some positions, in float64."""
+    layers = range(subject.cfg.n_layers)
+    logits, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], edits=edits)
+    return logits, torch.stack([cache["pattern", layer][:, :, queries].double() for layer in layers], dim=1)
+
+
+def pattern_change(
+    subject: Subject, tokens: Tokens, queries: Sequence[int]
+) -> Float[np.ndarray, "side layer head query"]:
+    """The total variation distance, mean over inputs, between each head's attention at some positions and the same
+    with the queries and keys of the row before, with its queries only, and with its keys only: `SIDES`.
+    """
+    chosen = list(queries)
+    pattern = patterns(subject, tokens, chosen)[1]
+    found = torch.stack([_distance(pattern, pattern.roll(1, dims=0))] * len(SIDES))
+    for side, site in (("query", "q"), ("key", "k")):
+        for layer in range(subject.cfg.n_layers):
+            own = subject.run(tokens[:, :-1], record=[(site, layer)])[1][site, layer]
+            edits = [Patch((site, layer), value=own.roll(1, dims=0))]
+            moved = patterns(subject, tokens, chosen, edits)[1]
+            found[SIDES.index(side), layer] = _distance(pattern, moved)[layer]
+    return found.cpu().numpy()
+
+
+def _distance(
+    one: Float[Tensor, "batch layer head query key"], other: Float[Tensor, "batch layer head query key"]
+) -> Float[Tensor, "layer head query"]:
+    return 0.5 * (one - other).abs().sum(dim=-1).mean(dim=0)
+
+
+def score_parts(
+    subject: Subject, tokens: Tokens, where: Where
+) -> tuple[Float[np.ndarray, "layer head part"] | None, Float[np.ndarray, "layer head"] | None]:
+    """The shares of `PARTS` in the variation of each head's scores over the visible keys (NaN where they do not vary),
+    and the attention on the source, mean over the positions, if the first part were all; None and None for models that
+    normalise queries and keys.
+
+    With q = mean q + rest of q at each position, and k likewise, q k is the sum of four products. What is added to the
+    scores by position (ALiBi) is in the first. The share of a part is sum(part score) / sum(score score), each less its
+    mean over the visible keys of its query.
+    """
+    if subject.cfg.qk_norm:
+        return None, None
+    shares, alone = [], []
+    for layer in range(subject.cfg.n_layers):
+        parts = _products(subject, tokens, where, layer)
+        visible = where.visible.to(parts.device)
+        pattern = softmax_over_keys(parts[0].mean(dim=0, keepdim=True).masked_fill(~visible, -torch.inf))[0]
+        alone.append((pattern * where.there.to(parts.device)).sum(dim=-1).mean(dim=-1))
+        seen = visible / visible.sum(dim=-1, keepdim=True)
+        centred = (parts - (parts * seen).sum(dim=-1, keepdim=True)) * visible
+        score = centred.sum(dim=0)
+        shares.append((centred * score).sum(dim=(1, 3, 4)) / (score * score).sum(dim=(0, 2, 3)))
+    return torch.stack(shares).mT.cpu().numpy(), torch.stack(alone).cpu().numpy()
+
+
+def _products(subject: Subject, tokens: Tokens, where: Where, layer: int) -> Float[Tensor, "part batch head query key"]:
+    """The four products that a layer's scores are the sum of, at the answer positions, in float64."""
+    cfg, queries = subject.cfg, list(where.queries)
+    turned = "rot_" if cfg.positions == "rotary" else ""
+    sites = [(f"{turned}q", layer), (f"{turned}k", layer), ("attn_scores", layer)]
+    cache = subject.run(tokens[:, :-1], record=sites)[1]
+    q, k, scores = (cache[site].double() for site in sites)
+    k = k.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=2)
+    q = q[:, queries] * (cfg.head_size**-0.5 if cfg.attn_scale is None else cfg.attn_scale)
+    (q_place, q_content), (k_place, k_content) = ((x.mean(0, keepdim=True), x - x.mean(0)) for x in (q, k))
+    three = [
+        torch.einsum("bqhd,bkhd->bhqk", *(x.expand(len(tokens), -1, -1, -1) for x in (left, right)))
+        for left, right in ((q_place, k_content), (q_content, k_place), (q_content, k_content))
+    ]
+    score = scores[:, :, queries].masked_fill(~where.visible.to(scores.device), 0.0)
+    return torch.stack([score - sum(three), *three])
+
+
+def swapped(subject: Subject, tokens: Tokens, query: int, heads: Sequence[tuple[int, int]]) -> dict[str, float | None]:
+    """What is said after a position where some heads give, there, what they give in the row before."""
+    layers = sorted({layer for layer, _ in heads})
+    read = slice(query, query + 1)
+    cache = subject.run(tokens[:, :-1], record=[("z", layer) for layer in layers])[1]
+    edits = [
+        Patch(
+            ("z", layer),
+            value=cache["z", layer].roll(1, dims=0),
+            head=tuple(head for place, head in heads if place == layer),
+            pos=query,
+        )
+        for layer in layers
+    ]
+    said = subject.run(tokens[:, :-1], edits=edits, at=read)[0][:, 0].argmax(dim=-1)
+    own, other = tokens[:, query + 1], tokens[:, query + 1].roll(1)
+    apart = own != other
+    if not apart.any():
+        return {"kept": None, "follows": None}
+    return {
+        "kept": float((said == own)[apart].double().mean()),
+        "follows": float((said == other)[apart].double().mean()),
+    }

@@ -1,0 +1,327 @@
+"""The alignment lens: does a head look where the answer stands, by position alone, and does it bring it from there?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.data import seeded
+from algoscope.lenses.heads.attention_by_part import inputs_of
+from algoscope.lenses.heads.position_or_content import (
+    PARTS,
+    SIDES,
+    Where,
+    pattern_change,
+    patterns,
+    score_parts,
+    swapped,
+)
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task, Tokens
+
+MOSTLY = 0.9  # a share of inputs that counts as all
+PORTION = 2**24  # numbers of attention kept at once
+
+
+def alignment(
+    subject: str | Run | Subject,
+    *,
+    what: str = "",
+    at_most: int = 50_000,
+    n_pairs: int = 2_000,
+    threshold: float = 0.5,
+    same: float = 0.1,
+    seed: int = 0,
+    runs_dir: str | None = None,
+) -> Finding:
+    """Say whether heads look at the positions from which a task's answer can be read (`Task.sources`, of them `what`,
+    or the first), whether position alone leads them there, and whether the answer follows from what they bring.
+
+    `share`: of every head at every answer position, the attention on the source, mean over all inputs of the task (over
+    `at_most` random ones of a larger one), each followed by its right answer; 0 none, 1 all; `chance` is what even
+    attention over the visible keys gives, `lowest` the lowest over inputs of the mean over the positions. A head is
+    aligned at a position where its share is at least `threshold` (0.5: more than on all other keys together).
+
+    Over `n_pairs` pairs of inputs, contents swapped and positions kept:
+
+    - `change`: queries, keys, or both are those of the other input. The total variation distance between a head's
+      attention with and without it: 0 = it stays, 1 = all of it goes elsewhere.
+    - `score_parts`: queries and keys are each what they are on average at their position plus the rest, their content;
+      the score is the sum of four products. The share of each in the variation of the score over the visible keys; they
+      add up to 1. `share_by_position` is the share on the source with the first product alone. Not for models that
+      normalise queries and keys.
+    - `swapped`: at each answer position, all heads that are aligned there (the best where none is) give the output that
+      they have in the other input. Of the pairs whose right tokens differ there, the share still right (`kept`, 1 =
+      these heads are not needed) and the share that says the other input's right token (`follows`, 1 = the answer is
+      what they bring).
+
+    `verdict`: `not aligned` unless some head is aligned at every answer position; `by position alone` where the
+    `change` (both) of the aligned heads there is at most `same`, else `by content too`. `causal`: `carried` where
+    `follows` is at least 0.9 at every position, `needed` where `kept` is at most 0.1 and 0.9 were right before, else
+    `neither`; a head can look at the source and bring something else.
+
+    Panels: `pattern` [layer head query key] (mean over the inputs; a dot at the source), `share` [head position],
+    `change` [head side], `swapped` [measure position], `score parts` [head part].
+
+    Raises TaskMismatchError for a model of free text and for a task that names no sources, UnknownNameError for a
+    source that it does not name, SubjectError for a model that is not causal and so sees the answer, ConfigError for
+    fewer than two inputs or pairs.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    where = _where(subject, what)
+    if n_pairs < 2:
+        raise ConfigError(f"n_pairs is {n_pairs}: to swap contents takes at least 2 inputs")
+    tokens, method = inputs_of(subject, at_most, seed)
+    looked = _looked(subject, tokens, where)
+    order = torch.randperm(len(tokens), generator=seeded(torch.device("cpu"), seed, 1))[:n_pairs]
+    pairs = tokens[order.to(tokens.device)]
+    change = pattern_change(subject, pairs, where.queries)
+    parts, by_position = score_parts(subject, pairs, where)
+    positions = _positions(subject, pairs, where, looked, change[0], threshold)
+    facts = {
+        "subject": subject.name,
+        "what": where.what,
+        "covered": {"inputs": len(tokens), "of": subject.task.domain_size, "method": method, "pairs": len(pairs)},
+        "chance": float(where.chance.mean()),
+        "heads": _heads(looked, change, parts, by_position),
+        "positions": positions,
+        "verdict": _verdict(positions, same),
+        "causal": _causal(positions),
+        "thresholds": {"aligned": threshold, "same": same, "mostly": MOSTLY},
+    }
+    return Finding(
+        kind="alignment",
+        claim=_claim(facts),
+        facts=facts,
+        panels=_panels(subject, where, looked, change, parts, positions),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    )
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def _where(subject: Subject, what: str) -> Where:
+    task = subject.task
+    if not task.sources:
+        raise TaskMismatchError(
+            f"{task.kind} does not name the positions from which its answers can be read: the alignment lens takes a "
+            "task that does, such as reversal"
+        )
+    if what and what not in task.sources:
+        raise UnknownNameError("source", what, task.sources)
+    if not subject.cfg.causal:
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+    what = what or next(iter(task.sources))
+    sources = dict(sorted(task.sources[what].items()))
+    key = torch.arange(task.n_ctx - 1)
+    there = torch.stack([torch.isin(key, torch.tensor(keys)) for keys in sources.values()])
+    return Where(what, sources, there, key <= torch.tensor(list(sources))[:, None])
+
+
+# ---------------------------------------------------------------------- over all inputs
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What heads do over all inputs, and the share of inputs whose answer is right at each position."""
+
+    pattern: Float[np.ndarray, "layer head query key"]
+    share: Float[np.ndarray, "layer head query"]
+    lowest: Float[np.ndarray, "layer head"]
+    right: Float[np.ndarray, "query"]
+
+
+def _looked(subject: Subject, tokens: Tokens, where: Where) -> _Looked:
+    cfg, queries = subject.cfg, list(where.queries)
+    there = where.there.to(subject.device)
+    total = torch.zeros(cfg.n_layers, cfg.n_heads, len(queries), there.shape[1], dtype=torch.double)
+    n_right, lowest = torch.zeros(len(queries)), torch.ones(cfg.n_layers, cfg.n_heads, dtype=torch.double)
+    for portion in tokens.split(max(1, PORTION // (cfg.n_layers * cfg.n_heads * tokens.shape[1] ** 2))):
+        logits, pattern = patterns(subject, portion, queries)
+        total += pattern.sum(dim=0).cpu()
+        means = (pattern * there).sum(dim=-1).mean(dim=-1)  # [batch layer head]
+        lowest = torch.minimum(lowest, means.amin(dim=0).cpu())
+        n_right += (logits[:, queries].argmax(dim=-1) == _targets(portion, queries)).sum(dim=0).cpu()
+    pattern = total / len(tokens)
+    share = (pattern * where.there).sum(dim=-1)
+    return _Looked(pattern.numpy(), share.numpy(), lowest.numpy(), (n_right / len(tokens)).double().numpy())
+
+
+def _targets(tokens: Tokens, queries: list[int]) -> Int[Tensor, "batch query"]:
+    """The right token at each position."""
+    return tokens[:, [query + 1 for query in queries]]
+
+
+def _aligned(share: Float[np.ndarray, "layer head query"], threshold: float) -> list[list[tuple[int, int]]]:
+    """For each position the heads that are aligned there, best first; the best where none is."""
+    found = []
+    for values in np.moveaxis(share, -1, 0):
+        order = np.argsort(-values, axis=None, kind="stable").tolist()
+        places = [divmod(flat, values.shape[1]) for flat in order]
+        found.append([place for place in places if values[place] >= threshold] or places[:1])
+    return found
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _positions(
+    subject: Subject,
+    pairs: Tokens,
+    where: Where,
+    looked: _Looked,
+    change: Float[np.ndarray, "layer head query"],
+    threshold: float,
+) -> list[dict[str, Any]]:
+    """What is found at each answer position; `share` is that of its best head, `change` the largest of its heads."""
+    found = []
+    for i, (query, heads) in enumerate(zip(where.queries, _aligned(looked.share, threshold), strict=True)):
+        share = float(looked.share[(*heads[0], i)])
+        found.append(
+            {
+                "query": query,
+                "sources": list(where.sources[query]),
+                "heads": [f"L{layer}H{head}" for layer, head in heads],
+                "share": share,
+                "chance": float(where.chance[i]),
+                "aligned": share >= threshold,
+                "change": float(max(change[(*place, i)] for place in heads)),
+                "right": float(looked.right[i]),
+                **swapped(subject, pairs, query, heads),
+            }
+        )
+    return found
+
+
+def _heads(
+    looked: _Looked,
+    change: Float[np.ndarray, "side layer head query"],
+    parts: Float[np.ndarray, "layer head part"] | None,
+    by_position: Float[np.ndarray, "layer head"] | None,
+) -> list[dict[str, Any]]:
+    heads = []
+    for layer, head in np.ndindex(looked.lowest.shape):
+        said = {
+            "name": f"L{layer}H{head}",
+            "share": float(looked.share[layer, head].mean()),
+            "lowest": float(looked.lowest[layer, head]),
+            "change": dict(zip(SIDES, change[:, layer, head].mean(axis=-1).tolist(), strict=True)),
+        }
+        if parts is not None and by_position is not None:
+            values = [None if np.isnan(value) else float(value) for value in parts[layer, head]]
+            said["score_parts"] = dict(zip(PARTS, values, strict=True))
+            said["share_by_position"] = float(by_position[layer, head])
+        heads.append(said)
+    return heads
+
+
+def _verdict(positions: Sequence[Mapping[str, Any]], same: float) -> str:
+    if not all(position["aligned"] for position in positions):
+        return "not aligned"
+    return "by position alone" if all(position["change"] <= same for position in positions) else "by content too"
+
+
+def _causal(positions: Sequence[Mapping[str, Any]]) -> str:
+    if all((position["follows"] or 0.0) >= MOSTLY for position in positions):
+        return "carried"
+    lost = all(
+        position["kept"] is not None and position["kept"] <= 1 - MOSTLY and position["right"] >= MOSTLY
+        for position in positions
+    )
+    return "needed" if lost else "neither"
+
+
+def _claim(facts: Mapping[str, Any]) -> str:
+    covered, positions = facts["covered"], facts["positions"]
+    every = "all" if covered["method"] == "exhaustive" else "a random"
+    n_aligned = sum(position["aligned"] for position in positions)
+    heads = list(dict.fromkeys(name for position in positions for name in position["heads"] if position["aligned"]))
+    share = np.mean([position["share"] for position in positions])
+    said = f"{n_aligned} of {len(positions)} answer positions have a head on their source" + (
+        f" ({', '.join(heads)})" if heads else ""
+    )
+    said += f", mean share {share:.2f} where chance is {facts['chance']:.2f}, over {every} {covered['inputs']:,} inputs"
+    if facts["verdict"] == "not aligned":
+        return f"{said}: not aligned"
+    follows = np.mean([position["follows"] or 0.0 for position in positions])
+    change = max(position["change"] for position in positions)
+    right = np.mean([position["right"] for position in positions])
+    return (
+        f"{said}: {facts['verdict']} (other contents move {change:.2f} of it); {right:.1%} of the answers are right, "
+        f"and with another input's output of these heads {follows:.1%} become that input's: {facts['causal']}"
+    )
+
+
+# ---------------------------------------------------------------------- panels
+
+
+def _panels(
+    subject: Subject,
+    where: Where,
+    looked: _Looked,
+    change: Float[np.ndarray, "side layer head query"],
+    parts: Float[np.ndarray, "layer head part"] | None,
+    positions: Sequence[Mapping[str, Any]],
+) -> tuple[Panel, ...]:
+    layers, n_heads = looked.lowest.shape
+    example = subject.task.edge_cases()[0]
+    keys = subject.token_labels(example[:-1])
+    queries = tuple(keys[query] for query in where.queries)
+    grid = (Axis("layer", tuple(range(layers))), Axis("head", tuple(range(n_heads))))
+    names = Axis("head", tuple(f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)))
+    place = Axis("position", queries, f"position that answers, as in {_prompt(subject.task, example)}")
+    dots = np.where(where.there.numpy(), "\u25cf", "").astype(object)
+    hidden = np.where(where.visible.numpy(), looked.pattern, np.nan)
+    attention: dict[str, Any] = {"unit": "share of attention", "scale": "unit"}
+    panels = [
+        Panel(
+            "pattern", (*grid, Axis("query", queries, "query"), Axis("key", keys, "key (\u25cf source)")), hidden,
+            title="mean attention over the inputs", zero="never looked at", one="all attention",
+            words=np.broadcast_to(dots, hidden.shape), **attention,
+        ),
+        _panel(
+            "share", "attention on the source", (names, place), looked.share.reshape(len(names.labels), -1),
+            zero="none there", one="all there", **attention,
+        ),
+        _panel(
+            "change", "attention that moves with other contents", (names, Axis("side", SIDES, "contents swapped in")),
+            change.mean(axis=-1).reshape(len(SIDES), -1).T, zero="none: by position", one="all of it", **attention,
+        ),
+        _panel(
+            "swapped", "another input's output of the aligned heads",
+            (Axis("measure", ("right before", "still right", "follows"), "what is said"), place),
+            np.array([[one[name] for one in positions] for name in ("right", "kept", "follows")], dtype=float),
+            unit="share of inputs", scale="unit", zero="no input", one="every input",
+        ),
+    ]  # fmt: skip
+    if parts is not None:
+        panels.append(
+            _panel(
+                "score parts", "what the scores vary by", (names, Axis("part", PARTS, "of the query, of the key")),
+                parts.reshape(-1, len(PARTS)), unit="share of the variation", scale="signed", zero="none of it",
+                one="all of it", beside="",
+            )
+        )  # fmt: skip
+    return tuple(panels)
+
+
+def _prompt(task: Task, example: Int[Tensor, "pos"]) -> str:
+    return task.decode(example[: task.prompt_length].tolist())
+
+
+def _panel(
+    name: str, title: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "row column"], **meaning: Any
+) -> Panel:
+    """A heatmap with its numbers in it, drawn beside the others."""
+    words = np.vectorize(lambda value: "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}", otypes=[object])
+    return Panel(name, axes, values, title=title, words=words(values), **{"beside": "heads", **meaning})

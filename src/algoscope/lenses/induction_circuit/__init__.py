@@ -1,0 +1,1 @@
+"""Lenses on induction heads."""

@@ -1,0 +1,164 @@
+"""What heads are for where tokens come again: runs without them, and runs in which one does not hear another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.lenses.induction_circuit.head_scores import ATTENTION, Rows, attention_scores, portions
+from algoscope.lenses.interventions.ablation import others
+from algoscope.lenses.parameters.qk_ov_circuits import Head
+from algoscope.subjects.edits import Edit, Patch, Zero
+from algoscope.subjects.subject import Subject
+
+KINDS = {
+    "zero": "zeros",
+    "mean": "its mean over the rows, position by position",
+    "resample": "what it is on another row, drawn at random",
+}
+ENTRIES = ("q", "k")
+Nats = Float[Tensor, "batch pos"]
+
+
+# ---------------------------------------------------------------------- losses
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean cross-entropy in nats of predictions that nothing before determines (`first`), and of those that what has
+    been before determines (`later`).
+    """
+
+    first: float
+    later: float
+
+    @classmethod
+    def of(cls, nats: Nats, rows: Rows) -> "Losses":
+        determined = rows.determined
+        return cls(float(nats[~determined].mean()), float(nats[determined].mean()))
+
+    @property
+    def gain(self) -> float:
+        """What it is worth that a token has been before."""
+        return self.first - self.later
+
+    def share_lost(self, without: "Losses", n_candidates: int) -> float:
+        """How much of the gain is lost without a part of the model: 0 = none, 1 = all. The gain counts from the loss of
+        an even guess among the candidates where the model's own is larger: to be confidently wrong is no merit.
+        """
+        gain = min(self.first, math.log(n_candidates)) - self.later
+        return (without.later - self.later) / gain if gain > 0 else 0.0
+
+
+def nats_of(logits: Float[Tensor, "*edit batch pos d_vocab"], rows: Rows) -> Float[Tensor, "*edit batch pos"]:
+    """The cross-entropy of every prediction, in float64."""
+    targets = rows.tokens[:, 1:].expand(logits.shape[:-1])
+    return -logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0].double()
+
+
+def looks_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tensor, "layer head"]], Nats]:
+    """The attention scores of every head, means over the rows, and the cross-entropy of every prediction."""
+    layers = range(subject.cfg.n_layers)
+    looks: dict[str, list[Tensor]] = {name: [] for name in ATTENTION}
+    nats = []
+    for part in portions(subject, rows):
+        these = rows.portion(part)
+        logits, cache = subject.run(these.read, record=[("pattern", layer) for layer in layers])
+        each = [attention_scores(cache["pattern", layer], these) for layer in layers]
+        nats.append(nats_of(logits, these).cpu())
+        for name in ATTENTION:
+            looks[name].append(torch.stack([scores[name] for scores in each], dim=1).cpu())
+    return {name: torch.cat(values).double().mean(dim=0) for name, values in looks.items()}, torch.cat(nats)
+
+
+# ---------------------------------------------------------------------- runs without heads
+
+
+@dataclass(frozen=True, eq=False)
+class Replacements:
+    """What can stand in a head's place: `z` of every layer on the rows, its mean, or that of another row."""
+
+    z: Mapping[int, Float[Tensor, "batch pos head d_head"]]
+    seed: int
+
+    @classmethod
+    def recorded(cls, subject: Subject, rows: Rows, seed: int) -> "Replacements":
+        layers = range(subject.cfg.n_layers)
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for part in portions(subject, rows):
+            _, cache = subject.run(rows.read[part], record=[("z", layer) for layer in layers], at=slice(0, 0))
+            for layer in layers:
+                found[layer].append(cache["z", layer])
+        return cls({layer: torch.cat(values) for layer, values in found.items()}, seed)
+
+    def edit(self, head: Head, kind: str, part: slice) -> Edit:
+        """The edit that takes one head away on a stretch of the rows."""
+        layer, number = head
+        z = self.z[layer]
+        if kind == "zero":
+            return Zero(("z", layer), head=number)
+        if kind == "mean":
+            return Patch(("z", layer), value=z.mean(dim=0, keepdim=True), head=number)
+        another = others(len(z), len(z), self.seed).to(z.device)
+        return Patch(("z", layer), value=z[another[part]], head=number)
+
+
+def nats_without(
+    subject: Subject, rows: Rows, given: Replacements, groups: Mapping[str, Sequence[Head]], kind: str
+) -> dict[str, Nats]:
+    """The cross-entropy of every prediction without all heads of a group, for each group by its name."""
+    found: dict[str, list[Tensor]] = {name: [] for name in groups}
+    for part in portions(subject, rows):
+        these = rows.portion(part)
+        edits = {name: [given.edit(head, kind, part) for head in group] for name, group in groups.items()}
+        alone = {name: group[0] for name, group in edits.items() if len(group) == 1}
+        each = subject.run_each(these.read, list(alone.values()), reduce=partial(nats_of, rows=these))
+        nats = dict(zip(alone, each, strict=True))
+        for name, group in edits.items():
+            one = nats[name] if name in nats else nats_of(subject.run(these.read, edits=group)[0], these)
+            found[name].append(one.cpu())
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+# ---------------------------------------------------------------------- who hears whom
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is left of a receiver's attention to what followed before (the induction score) when its queries or its keys
+    hear what a sender is on another row.
+    """
+
+    sender: Head
+    entry: str
+    attention: float
+
+
+def heard(
+    subject: Subject, rows: Rows, given: Replacements, receiver: Head, senders: Sequence[Head], kind: str
+) -> list[Heard]:
+    """For each sender, and for the receiver's queries and keys: one run without the sender, from which only that entry
+    is kept, and one run with it in place of the receiver's own.
+
+    The sender's effect on the entry counts in full: straight through the residual stream, and by way of anything in
+    between. Where keys and values are shared by a group of heads, the whole group hears the change.
+    """
+    layer, head = receiver
+    group = subject.cfg.n_heads // subject.cfg.kv_heads
+    looks: dict[tuple[Head, str], list[Tensor]] = {}
+    for part in portions(subject, rows):
+        these = rows.portion(part)
+        for sender in senders:
+            sites, deaf = [(entry, layer) for entry in ENTRIES], [given.edit(sender, kind, part)]
+            _, cache = subject.run(these.read, record=sites, edits=deaf, at=slice(0, 0))
+            for entry in ENTRIES:
+                place = head if entry == "q" else head // group
+                edit = Patch((entry, layer), value=cache[entry, layer], head=place)
+                _, after = subject.run(these.read, record=[("pattern", layer)], edits=[edit], at=slice(0, 0))
+                pattern = after["pattern", layer][:, head : head + 1]
+                looks.setdefault((sender, entry), []).append(attention_scores(pattern, these)["induction"])
+    return [Heard(sender, entry, float(torch.cat(values).mean())) for (sender, entry), values in looks.items()]

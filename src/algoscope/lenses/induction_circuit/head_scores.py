@@ -1,0 +1,273 @@
+"""Where heads look, and what they write, when a stretch of tokens comes again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, SubjectError
+from algoscope.data import seeded
+from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Head
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+from algoscope.tasks.strings.copying import Copying
+
+LONGEST = 50  # tokens of a block where nobody says
+SHORTEST = 2
+LENGTHS = 16  # different lengths of blocks, where there are so many
+FEW = 64  # tokens: with no more, all of them are candidates for what a head may write
+PORTION = 2**24  # numbers of one run that are kept at once
+ATTENTION = ("induction", "diagonal", "previous-token", "duplicate-token", "current-token", "first-token")
+WRITING = ("copying", "eigenvalues", "top1")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Sequences in which a block of different tokens comes again and again: `start` tokens that all rows share, then
+    row i's block of `period[i]` tokens, repeated and cut. The model reads all but the last token.
+
+    A position is `determined` where its token has been before: what followed it there follows again.
+    """
+
+    tokens: Tokens
+    start: int
+    period: Int[Tensor, "batch"]
+    candidates: Int[Tensor, "batch some"]
+    trained: bool
+    meaning: str
+
+    @property
+    def read(self) -> Tokens:
+        return self.tokens[:, :-1]
+
+    @property
+    def determined(self) -> Bool[Tensor, "batch pos"]:
+        place = torch.arange(self.tokens.shape[1] - 1, device=self.tokens.device)
+        return place >= self.start + self.period[:, None]
+
+    def portion(self, rows: slice) -> "Rows":
+        """Some of the rows."""
+        cut = (self.period[rows], self.candidates[rows], self.trained, self.meaning)
+        return Rows(self.tokens[rows], self.start, *cut)
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def repeated_rows(
+    subject: Subject, n_inputs: int, length: int = 0, copies: int = 0, first: str = "", seed: int = 0
+) -> Rows:
+    """Random rows for a subject.
+
+    `length`: tokens of a block; 0: for the copying task the lengths of its patterns, as many rows of each; else up to
+    16 lengths, from half of the longest that fits, or of 50, to that: with a single one, a head that goes by distance
+    looks as one that goes by content, and what heads write of positions is the same on every row. `copies`:
+    how often the longest block is read; 0: twice, and in the copying task to the end of a sequence. `first`: a text
+    before the blocks; empty: what the tokenizer puts before every text. A model with a task reads no more positions
+    than its task has.
+
+    Raises ConfigError for blocks that do not fit and for fewer than two rows, SubjectError where no block of two fits.
+    """
+    if n_inputs < 2:
+        raise ConfigError(
+            f"induction needs 2 inputs or more, so that there is another one to take from, not {n_inputs}"
+        )
+    start = subject.text.encode(first)
+    copying = subject.task if subject.has_task and isinstance(subject.task, Copying) else None
+    room = (subject.task.n_ctx - 1 if subject.has_task else subject.cfg.n_ctx) - len(start)
+    usable = _usable(subject, start)
+    lengths, n_read = _sizes(subject, copying, room, len(usable), n_inputs, length, copies)
+    generator = seeded(torch.device("cpu"), seed)
+    blocks = usable[torch.rand(n_inputs, len(usable), generator=generator).topk(max(lengths)).indices]
+    period = torch.tensor(lengths).repeat(-(-n_inputs // len(lengths)))[:n_inputs]
+    body = blocks.gather(1, torch.arange(n_read + 1) % period[:, None])
+    tokens = torch.cat([torch.tensor(start, dtype=torch.long).expand(n_inputs, -1), body], dim=1)
+    said = " or ".join(map(str, lengths)) if len(lengths) < 4 else f"{lengths[0]} to {lengths[-1]}"
+    return Rows(
+        tokens=tokens.to(subject.device),
+        start=len(start),
+        period=period.to(subject.device),
+        candidates=(usable.expand(n_inputs, -1) if len(usable) <= FEW else blocks).to(subject.device),
+        trained=copying is not None and set(lengths) <= set(copying.lengths),
+        meaning=f"{n_inputs:,} rows of random tokens in blocks of {said}, read over {n_read} positions",
+    )
+
+
+def _usable(subject: Subject, start: Sequence[int]) -> Int[Tensor, "some"]:
+    """The tokens that blocks are made of: those of the task, or all; none that is special."""
+    if subject.has_task:
+        number = {token: i for i, token in enumerate(subject.task.vocabulary)}
+        known = {number[token] for token in subject.task.used_tokens}
+    else:
+        known = set(range(subject.cfg.d_vocab))
+    return torch.tensor(sorted(known - {*start, subject.text.end_token}))
+
+
+def _sizes(
+    subject: Subject, copying: Copying | None, room: int, n_usable: int, n_inputs: int, length: int, copies: int
+) -> tuple[list[int], int]:
+    """The lengths of blocks, and the positions over which they are read."""
+    longest = min(room // max(copies, 2), n_usable)
+    if longest < SHORTEST:
+        raise SubjectError(
+            f"{subject.name} has room for {room} tokens and {n_usable} different ones: too few to repeat a block of two"
+        )
+    if copies == 1 or copies < 0:
+        raise ConfigError(f"{copies} copies repeat nothing: ask for 2 or more")
+    if length and not SHORTEST <= length <= longest:
+        raise ConfigError(f"a block of {length} tokens does not fit {subject.name}: give a length from 2 to {longest}")
+    if copying is None:
+        most = min(longest, LONGEST)
+        spread = torch.linspace(max(SHORTEST, most / 2), most, min(LENGTHS, n_inputs)).round().int()
+        lengths = [length] if length else sorted(set(spread.tolist()))
+    else:
+        lengths = [length] if length else [n for n in copying.lengths if SHORTEST <= n <= longest]
+        if not lengths:
+            raise SubjectError(f"{subject.name} has no pattern of {SHORTEST} to {longest} different letters")
+    filled = room if copying and not copies else max(copies, 2) * max(lengths)
+    return lengths, filled
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def attention_scores(
+    pattern: Float[Tensor, "batch head query key"], rows: Rows
+) -> dict[str, Float[Tensor, "batch head"]]:
+    """Six scores of every head on each row, all of them mean attention, 0 = none there, 1 = all of it.
+
+        induction        determined queries q     every k with token[k - 1] = token[q], k <= q: what followed before
+        diagonal         all q >= period - 1      k = q - (period - 1): the field's raw diagonal, of which the entries
+                                                  before the second copy cannot be right
+        previous-token   all q >= 1               k = q - 1
+        duplicate-token  determined queries q     every k < q with token[k] = token[q]
+        current-token    all q                    k = q
+        first-token      all q                    k = 0
+
+    With the usual first token, then T tokens twice, all of them read, `induction` averages T queries, and `diagonal`
+    T + 2 entries of which T can be right (T + 1 without a first token), as TransformerLens and ARENA do. Prefix
+    matching over several copies (Olsson et al., arXiv 2209.11895) is `induction`.
+    """
+    tokens, n = rows.read, rows.read.shape[1]
+    place = torch.arange(n, device=tokens.device)
+    back = place[:, None] - place
+    same = (tokens[:, :, None] == tokens[:, None, :]) & (back > 0)
+    follows = torch.zeros_like(same)
+    follows[:, :, 1:] = same[:, :, :-1]
+    everywhere = torch.ones_like(tokens, dtype=torch.bool)
+    fixed = rows.period[:, None, None] - 1 == back
+    at = {
+        "induction": (follows, rows.determined),
+        "diagonal": (fixed, place >= rows.period[:, None] - 1),
+        "previous-token": (back == 1, everywhere & (place >= 1)),
+        "duplicate-token": (same, rows.determined),
+        "current-token": (back == 0, everywhere),
+        "first-token": ((place == 0).expand(n, n), everywhere),
+    }
+    scores = {}
+    for name, (there, queries) in at.items():
+        wanted = (there & queries[:, :, None]).to(pattern.dtype)
+        total = einsum(pattern, wanted, "batch head query key, batch query key -> batch head")
+        scores[name] = total / queries.sum(dim=1)[:, None]
+    return scores
+
+
+def chances(rows: Rows) -> dict[str, float]:
+    """The same scores of a head that attends to all visible positions alike."""
+    n = rows.read.shape[1]
+    even = torch.ones(n, n, device=rows.tokens.device, dtype=torch.double).tril()
+    pattern = (even / even.sum(dim=1, keepdim=True)).expand(len(rows.tokens), 1, n, n)
+    return {name: float(score.mean()) for name, score in attention_scores(pattern, rows).items()}
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def raised(
+    v: Float[Tensor, "batch pos head d_head"],
+    out: Float[Tensor, "head d_head d_model"],
+    unembedding: Float[Tensor, "token d_model"],
+    rows: Rows,
+) -> tuple[Float[Tensor, "head"], Float[Tensor, "head"]]:
+    """What every head's output raises when it attends to a position, summed over the positions of the blocks: the
+    logits of the token that stands there, and those of all candidates.
+
+    A head attending to one position alone writes `out(v)`. Its logits among the row's candidates are centred, and what
+    is below zero counts as zero. Every position is one example, whether the head attends to it or not.
+    """
+    said = unembedding[rows.candidates]  # [batch some d_model]
+    written = einsum(v, out, "batch pos head d_head, head d_head d_model -> batch head pos d_model")
+    logits = einsum(written, said, "batch head pos d_model, batch some d_model -> batch head pos some")
+    up = (logits - logits.mean(dim=-1, keepdim=True)).relu()[:, :, rows.start :]
+    itself = rows.read[:, rows.start :, None] == rows.candidates[:, None, :]
+    return (up * itself[:, None]).sum(dim=(0, 2, 3)), up.sum(dim=(0, 2, 3))
+
+
+# ---------------------------------------------------------------------- heads
+
+
+def name_of(head: Head) -> str:
+    return f"L{head[0]}H{head[1]}"
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What is measured of one head: where it looks (means over the rows, and their spread), and what it writes."""
+
+    head: Head
+    attention: Mapping[str, float]
+    spread: Mapping[str, float]
+    writes: Mapping[str, float]
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "layer": self.head[0],
+            "head": self.head[1],
+            "name": name_of(self.head),
+            **self.attention,
+            **{name: None if np.isnan(value) else value for name, value in self.writes.items()},
+            "spread": dict(self.spread),
+        }
+
+
+def portions(subject: Subject, rows: Rows) -> Iterator[slice]:
+    """Stretches of rows whose attention and logits fit into memory."""
+    n, cfg = rows.read.shape[1], subject.cfg
+    size = max(1, PORTION // (n * max(cfg.d_vocab, n * cfg.n_layers * cfg.n_heads)))
+    yield from (slice(i, i + size) for i in range(0, len(rows.tokens), size))
+
+
+def head_scores(subject: Subject, circuits: Circuits, rows: Rows) -> list[HeadScores]:
+    """The scores of every head over the rows, layer by layer."""
+    cfg, layers = subject.cfg, range(subject.cfg.n_layers)
+    each: dict[int, list[dict[str, Tensor]]] = {layer: [] for layer in layers}
+    up = torch.zeros(2, cfg.n_layers, cfg.n_heads, dtype=torch.double)
+    for part in portions(subject, rows):
+        these = rows.portion(part)
+        _, cache = subject.run(these.read, record=[("pattern", layer) for layer in layers], at=slice(0, 0))
+        _, values = circuits.subject.run(these.read, record=[("v", layer) for layer in layers], at=slice(0, 0))
+        for layer in layers:
+            each[layer].append(attention_scores(cache["pattern", layer], these))
+            v = values["v", layer].repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=2)
+            out = circuits.layer(layer).W_O.mT.to(v.dtype)
+            up[:, layer] += torch.stack(raised(v, out, circuits.model.W_U.detach(), these)).cpu()
+    found = []
+    for layer in layers:
+        scores = {name: torch.cat([one[name] for one in each[layer]]).double() for name in ATTENTION}
+        eigenvalues, top1 = circuits.copying_eigenvalues(layer), circuits.copying_top1(layer)
+        for head in range(cfg.n_heads):
+            writes = (2 * up[0, layer, head] / up[1, layer, head] - 1, eigenvalues[head], top1[head])
+            found.append(
+                HeadScores(
+                    head=(layer, head),
+                    attention={name: float(score[:, head].mean()) for name, score in scores.items()},
+                    spread={name: float(score[:, head].std()) for name, score in scores.items()},
+                    writes=dict(zip(WRITING, map(float, writes), strict=True)),
+                )
+            )
+    return found

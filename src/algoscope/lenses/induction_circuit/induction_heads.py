@@ -1,0 +1,372 @@
+"""The induction lens: does the model find what followed a token before, and by which heads?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from algoscope.core.errors import SubjectError
+from algoscope.core.finding import Finding
+from algoscope.data import seeded
+from algoscope.lenses.induction_circuit.head_ablations import (
+    KINDS,
+    Heard,
+    Losses,
+    Replacements,
+    heard,
+    looks_and_nats,
+    nats_without,
+)
+from algoscope.lenses.induction_circuit.head_scores import (
+    HeadScores,
+    Rows,
+    chances,
+    head_scores,
+    name_of,
+    repeated_rows,
+)
+from algoscope.lenses.induction_circuit.induction_panels import panels_of
+from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.strings.copying import Copying
+
+MANY = 32  # heads: of a larger model only those in question are taken away, and some drawn beside them
+CONTROLS = 12  # heads that are drawn
+SENDERS = 8  # of a larger model, heads whose being heard is tried
+TRIED = 8  # of a larger model, rows that are run without heads
+HALF = 0.5  # of an effect: what counts as most of it
+LEAST_GAIN = 0.1  # nats: what has been before is worth nothing below it
+SHOWN = 10  # pairs of heads whose composition is named
+NOTHING, LOOKING = "nothing", "induction heads"
+ROUTES = {"k": ("previous-token", "induction pair"), "q": ("duplicate-token", "pointer pair")}
+RULES = {
+    "looks": "the induction score of a head reaches the threshold",
+    "hears": "the strongest induction head beyond the first layer reaches it, and loses half of what its score has "
+    "above chance when its keys hear what a previous-token head, or its queries what a duplicate-token head, wrote on "
+    "another row; that head reaches the threshold too",
+    "gains": f"determined predictions are better than the others by {LEAST_GAIN} nats or more",
+    "needs induction heads": "half of the gain is lost without all heads beyond the first layer that reach it",
+    "needs earlier heads": "and so it is without all earlier heads of the kind that is heard",
+}
+
+
+def induction(
+    subject: str | Run | Subject,
+    *,
+    n_inputs: int = 64,
+    length: int = 0,
+    copies: int = 0,
+    first: str = "",
+    threshold: float = 0.4,
+    seed: int = 0,
+    runs_dir: str | None = None,
+) -> Finding:
+    """Repeat random tokens, and see which heads look at what followed before, what they write, and what they are for.
+
+    The rows (`repeated_rows`): blocks of `length` different tokens, `copies` times, after the tokens of `first`; by
+    default blocks as long as the patterns of a copying task, else of lengths up to 50. A prediction is determined
+    where its token has been before in the row. Facts:
+
+    `heads`, each with six attention scores (`attention_scores` says which queries they average; 0 = none of the
+    attention, 1 = all of it; `chance` has those of even attention) and their `spread` (standard deviation over rows);
+    `copying`: 2 s - 1, with s the share that the token at a position has of all logits raised by attending there (1 =
+    all, -1 = none; Olsson et al., arXiv 2209.11895); and from the weights `eigenvalues` and `top1` (`Circuits`). Null
+    where a head writes nothing. `losses` in nats: `first` where nothing determines the prediction, `later` where what
+    has been before does, their difference `gain`, and for a copying task the `floor` of both. `ablations`: the losses
+    without each head, and without groups of them, in three ways. `heard`: what is left of the strongest induction head
+    when its queries or keys hear what an earlier head wrote on another row. `pair`: that head, the one it hears
+    best, their composition, their circuit, and the losses without them. `composition`: the pairs of heads furthest
+    above `chance` (Gaussian matrices). `by_length`, for a copying task: other lengths of block, trained or not.
+
+    `mechanism`, by the `rules`, whose outcomes are in `evidence`: "induction pair" where keys hear a previous-token
+    head; "pointer pair" where queries hear from a duplicate-token head at which position their token was (the other way
+    known, first seen in GPT-2: Elhage et al. 2021); both want every rule to hold. "induction-like attention only" where
+    heads look and another rule fails; "none" where no head looks.
+
+    Raises SubjectError for a model that is not causal or has no room for a block of two, ConfigError for blocks that do
+    not fit.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    if not subject.cfg.causal:
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+    rows = repeated_rows(subject, n_inputs, length, copies, first, seed)
+    circuits = Circuits(subject, seed)
+    heads, chance = head_scores(subject, circuits, rows), chances(rows)
+    tried = rows if len(heads) <= MANY else rows.portion(slice(None, None, n_inputs // TRIED + 1))
+    given = Replacements.recorded(subject, tried, seed)
+    receiver = _receiver(heads)
+    hears = heard(subject, tried, given, receiver, _senders(heads, receiver), "resample") if receiver else []
+    looks, whole = looks_and_nats(subject, tried)
+    before = float(looks["induction"][receiver]) if receiver else 0.0
+    route = _route(heads, hears, receiver, before, chances(tried)["induction"])
+    groups = _groups(heads, route, threshold, seed)
+    nats = {kind: {NOTHING: whole, **nats_without(subject, tried, given, groups, kind)} for kind in KINDS}
+    losses = {kind: {name: Losses.of(each, tried) for name, each in nats[kind].items()} for kind in KINDS}
+    evidence = _evidence(heads, route, losses["mean"], rows, threshold)
+    composition = circuits.composition()
+    facts: dict[str, Any] = {
+        "subject": subject.name,
+        "mechanism": _mechanism(evidence, route),
+        "evidence": evidence,
+        "rules": RULES,
+        "threshold": threshold,
+        "losses": _losses_said(subject, tried, losses["mean"][NOTHING]),
+        "pair": _pair(circuits, route, losses, composition, rows) if evidence["hears"]["holds"] else None,
+        "heads": [head.document() for head in heads],
+        "chance": chance,
+        "receiver": name_of(receiver) if receiver else None,
+        "heard": _heard_said(hears, before),
+        "ablations": _ablations(groups, losses),
+        "composition": _composition_said(circuits, composition),
+        "kinds": KINDS,
+        "inputs": _inputs_said(rows, first, seed) | {"tried": len(tried.tokens)},
+        "by_length": _by_length(subject, route, n_inputs, seed),
+    }
+    lines = {name: nats["mean"][name] for name in (NOTHING, *groups) if name == NOTHING or name.endswith(" heads")}
+    return Finding(
+        kind="induction",
+        claim=_claim(facts),
+        facts=facts,
+        panels=panels_of(circuits, tried, facts, composition, lines),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    )
+
+
+# ---------------------------------------------------------------------- who is in question
+
+
+@dataclass(frozen=True)
+class Route:
+    """The strongest induction head beyond the first layer, and the earlier head that one of its entries hears best."""
+
+    receiver: HeadScores
+    sender: HeadScores
+    entry: str
+    share_lost: float
+    """How much of its induction score above chance the receiver loses without it."""
+
+    @property
+    def role(self) -> str:
+        """Where the sender looks, if this is a known way."""
+        return ROUTES[self.entry][0]
+
+
+def _heard_said(hears: Sequence[Heard], before: float) -> list[dict[str, Any]]:
+    return [
+        {"sender": name_of(one.sender), "entry": one.entry, "before": before, "induction": one.attention}
+        for one in hears
+    ]
+
+
+def _receiver(heads: Sequence[HeadScores]) -> Head | None:
+    able = [one for one in heads if one.head[0] > 0]
+    return max(able, key=lambda one: one.attention["induction"]).head if able else None
+
+
+def _senders(heads: Sequence[HeadScores], receiver: Head) -> list[Head]:
+    """The heads of earlier layers; of many, those that look most at the token before, or at the same token."""
+    able = [one for one in heads if one.head[0] < receiver[0]]
+    if len(able) > MANY:
+        able = sorted(able, key=lambda one: -max(one.attention[role] for role, _ in ROUTES.values()))[:SENDERS]
+    return [one.head for one in able]
+
+
+def _route(
+    heads: Sequence[HeadScores], hears: Sequence[Heard], receiver: Head | None, before: float, chance: float
+) -> Route | None:
+    if receiver is None:
+        return None
+    by_head = {one.head: one for one in heads}
+    best = min(hears, key=lambda one: one.attention)
+    share = (before - best.attention) / (before - chance) if before > chance else 0.0
+    return Route(by_head[receiver], by_head[best.sender], best.entry, share)
+
+
+def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, seed: int) -> dict[str, list[Head]]:
+    """What is taken away, by name: each head by itself, all induction heads beyond the first layer, and all earlier
+    heads that look as the one heard does.
+    """
+    looking = [one.head for one in heads if one.head[0] > 0 and one.attention["induction"] >= threshold]
+    earlier = [
+        one.head
+        for one in heads
+        if route and one.head[0] < route.receiver.head[0] and one.attention[route.role] >= threshold
+    ]
+    alone = [one.head for one in heads]
+    if len(alone) > MANY:
+        asked = {*looking, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
+        others = [head for head in alone if head not in asked]
+        order = torch.randperm(len(others), generator=seeded(torch.device("cpu"), seed, 1)).tolist()
+        alone = sorted([*asked, *(others[i] for i in order[:CONTROLS])])
+    together = {LOOKING: looking} | ({f"{route.role} heads": earlier} if route else {})
+    return {name_of(head): [head] for head in alone} | {name: group for name, group in together.items() if group}
+
+
+# ---------------------------------------------------------------------- the verdict
+
+
+def _evidence(
+    heads: Sequence[HeadScores], route: Route | None, losses: Mapping[str, Losses], rows: Rows, threshold: float
+) -> dict[str, dict[str, Any]]:
+    """Each of the rules with the number that decided it."""
+    whole, n = losses[NOTHING], rows.candidates.shape[1]
+    best = max(one.attention["induction"] for one in heads)
+    reach = route is not None and min(route.receiver.attention["induction"], route.sender.attention[route.role])
+    shares = [
+        whole.share_lost(losses[name], n) if name in losses else 0.0
+        for name in (LOOKING, f"{route.role} heads" if route else "")
+    ]
+    decided = {
+        "looks": (best, best >= threshold),
+        "hears": (route.share_lost if route else 0.0, bool(route and route.share_lost >= HALF and reach >= threshold)),
+        "gains": (whole.gain, whole.gain >= LEAST_GAIN),
+        "needs induction heads": (shares[0], shares[0] >= HALF),
+        "needs earlier heads": (shares[1], shares[1] >= HALF),
+    }
+    return {rule: {"holds": bool(holds), "value": value} for rule, (value, holds) in decided.items()}
+
+
+def _mechanism(evidence: Mapping[str, Mapping[str, Any]], route: Route | None) -> str:
+    if not evidence["looks"]["holds"]:
+        return "none"
+    if route is None or not all(rule["holds"] for rule in evidence.values()):
+        return "induction-like attention only"
+    return ROUTES[route.entry][1]
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _losses_said(subject: Subject, rows: Rows, whole: Losses) -> dict[str, Any]:
+    floor = None
+    if subject.has_task and isinstance(subject.task, Copying) and not rows.start:
+        least = Losses.of(subject.task.surprisal(rows.tokens).cpu(), rows)
+        floor = {"first": least.first, "later": least.later} if rows.trained else None
+    return {"first": whole.first, "later": whole.later, "gain": whole.gain, "floor": floor}
+
+
+def _pair(
+    circuits: Circuits,
+    route: Route | None,
+    losses: Mapping[str, Mapping[str, Losses]],
+    composition: Float[np.ndarray, "entry sender receiver"],
+    rows: Rows,
+) -> dict[str, Any] | None:
+    if route is None:
+        return None
+    sender, receiver, n_heads = route.sender.head, route.receiver.head, circuits.cfg.n_heads
+    place = (sender[0] * n_heads + sender[1], receiver[0] * n_heads + receiver[1])
+    score = composition[(ENTRIES.index(route.entry.upper()), *place)]
+    mean, deviation = circuits.chance
+    shortest = int(rows.period.min())
+    return {
+        "induction": name_of(receiver),
+        "earlier": name_of(sender),
+        "entry": route.entry,
+        "role": route.role,
+        "share_lost": route.share_lost,
+        "composition": float(score),
+        "above_chance": float((score - mean) / deviation),
+        "matching": circuits.matching_top1(sender, receiver),
+        "pointing": circuits.pointing_top1(sender, receiver, rows.read.shape[1], shortest),
+        "gain_lost": {
+            kind: {
+                name: by_group[NOTHING].share_lost(by_group[name], rows.candidates.shape[1])
+                for name in (name_of(sender), name_of(receiver))
+            }
+            for kind, by_group in losses.items()
+        },
+    }
+
+
+def _ablations(
+    groups: Mapping[str, Sequence[Head]], losses: Mapping[str, Mapping[str, Losses]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "without": name,
+            "heads": [name_of(head) for head in group],
+            "kind": kind,
+            "first": by_group[name].first,
+            "later": by_group[name].later,
+            "first_increase": by_group[name].first - by_group[NOTHING].first,
+            "later_increase": by_group[name].later - by_group[NOTHING].later,
+        }
+        for kind, by_group in losses.items()
+        for name, group in groups.items()
+    ]
+
+
+def _composition_said(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> dict[str, Any]:
+    mean, deviation = circuits.chance
+    names = [name_of((layer, head)) for layer in range(circuits.cfg.n_layers) for head in range(circuits.cfg.n_heads)]
+    order = np.argsort(-np.nan_to_num(scores.ravel(), nan=-1.0))[: min(SHOWN, int(np.isfinite(scores).sum()))]
+    pairs = []
+    for entry, sender, receiver in zip(*np.unravel_index(order, scores.shape), strict=True):
+        score = float(scores[entry, sender, receiver])
+        place = {"sender": names[sender], "receiver": names[receiver]}
+        pairs.append({"entry": ENTRIES[entry], **place, "score": score, "above_chance": (score - mean) / deviation})
+    return {"chance": {"mean": mean, "standard_deviation": deviation}, "largest": pairs}
+
+
+def _inputs_said(rows: Rows, first: str, seed: int) -> dict[str, Any]:
+    determined = rows.determined.sum(dim=1)
+    return {
+        "n": len(rows.tokens),
+        "meaning": rows.meaning,
+        "lengths": sorted(set(rows.period.tolist())),
+        "read": rows.read.shape[1],
+        "before_the_blocks": rows.start,
+        "first": first,
+        "determined": [int(determined.min()), int(determined.max())],
+        "candidates": rows.candidates.shape[1],
+        "trained": rows.trained,
+        "seed": seed,
+    }
+
+
+def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) -> list[dict[str, Any]]:
+    """Of a model that copies patterns: its scores and losses with blocks of each length that it was trained on, of one
+    letter less and of up to two more.
+    """
+    if route is None or not (subject.has_task and isinstance(subject.task, Copying)):
+        return []
+    task, said = subject.task, []
+    for length in range(max(2, task.shortest - 1), min(task.longest + 2, task.n_symbols, (task.n_ctx - 1) // 2) + 1):
+        these = repeated_rows(subject, n_inputs, length, seed=seed)
+        looks, nats = looks_and_nats(subject, these)
+        whole = Losses.of(nats, these)
+        said.append(
+            {
+                "length": length,
+                "trained": these.trained,
+                "induction": float(looks["induction"][route.receiver.head]),
+                "earlier": float(looks[route.role][route.sender.head]),
+                "chance": chances(these)["induction"],
+                "first": whole.first,
+                "later": whole.later,
+            }
+        )
+    return said
+
+
+def _claim(facts: Mapping[str, Any]) -> str:
+    losses, pair, rows = facts["losses"], facts["pair"], facts["inputs"]["meaning"]
+    best = max(facts["heads"], key=lambda head: head["induction"])
+    fall = f"({losses['first']:.3g} to {losses['later']:.3g})"
+    worth = f"what has been before is worth {losses['gain']:.3g} nats a token {fall}"
+    if facts["mechanism"] not in (mechanism for _, mechanism in ROUTES.values()):
+        found = "no induction head" if facts["mechanism"] == "none" else facts["mechanism"]
+        looks = f"{best['name']} looks most at what followed before ({best['induction']:.2f})"
+        return f"{found}: {looks}; {worth}, over {rows}"
+    part = "keys" if pair["entry"] == "k" else "queries"
+    lost = facts["evidence"]["needs induction heads"]["value"]
+    return (
+        f"{facts['mechanism']}: {pair['induction']} looks at what followed before, its {part} hear the {pair['role']} "
+        f"head {pair['earlier']}; {worth}, {lost:.0%} of it lost without the induction heads, over {rows}"
+    )

@@ -1,0 +1,193 @@
+"""The phase lens: when in training does looking at what followed before appear, and how fast does the loss fall?"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from algoscope.core.errors import ConfigError, SubjectError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.lenses.induction_circuit.head_ablations import Losses, looks_and_nats
+from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
+from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+
+Curve = tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row"]]
+SCORES = ("induction", "previous-token", "duplicate-token")
+LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
+
+
+def phase(
+    subject: str | Run | Subject,
+    *,
+    n_inputs: int = 64,
+    length: int = 0,
+    threshold: float = 0.4,
+    share: float = 0.8,
+    seed: int = 0,
+    runs_dir: str | None = None,
+) -> Finding:
+    """Put every checkpoint of a run to repeated random tokens, the same for all, and say when heads form.
+
+    Rows and scores are those of the induction lens; a score's curve is that of the best head at each checkpoint. Facts:
+    `steps` and `series` by name: `induction`, `previous-token`, `duplicate-token` (mean attention, 0 to 1); `gain`
+    (nats by which determined predictions are better than the others), and the losses of both, `determined` and
+    `undetermined`, in nats. `formed`: for each score the first checkpoint from which on it stays at or above
+    `threshold`, or null. `curves`: the losses logged in training, of the batches and over the held-out inputs.
+
+    `window`: the fewest steps `from` .. `to` in which the held-out loss falls by `share` of its whole `fall`; counted
+    below an even guess among the tokens used, which is what step 0 is taken to have: a model with large first weights
+    comes down to it before it has learned anything. Null where the loss never gets below.
+
+    Raises SubjectError for a subject without at least two checkpoints, and what the induction lens raises; ConfigError
+    for a share that is not between 0 and 1.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    run = subject.origin
+    if not 0 < share <= 1:
+        raise ConfigError(f"a share of {share} of the fall of the loss is none: give one above 0, and 1 at most")
+    if run is None or len(run.steps) < 2:
+        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
+    if not subject.cfg.causal:
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+    rows = repeated_rows(subject, n_inputs, length, seed=seed)
+    keep = f"phase n_inputs={n_inputs} length={length} seed={seed}"
+    steps, series = over_checkpoints(subject, lambda model: measures(model, rows), keep=keep)
+    formed = {name: formed_at(steps, series[name], threshold) for name in SCORES}
+    curves = _curves(run, int(steps[-1]))
+    window = _window(subject, curves["held out"], share)
+    return Finding(
+        kind="phase",
+        claim=_claim(formed, series, window, threshold),
+        facts={
+            "subject": subject.name,
+            "steps": steps.tolist(),
+            "series": {name: values.tolist() for name, values in series.items()},
+            "curves": {name: {"steps": at.tolist(), "loss": loss.tolist()} for name, (at, loss) in curves.items()},
+            "formed": formed,
+            "threshold": threshold,
+            "window": window,
+            "inputs": {"n": len(rows.tokens), "meaning": rows.meaning, "seed": seed},
+        },
+        panels=_panels(steps, series, curves, formed, window, threshold),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    )
+
+
+def measures(subject: Subject, rows: Rows) -> dict[str, float]:
+    """Every number of one checkpoint, by name."""
+    looks, nats = looks_and_nats(subject, rows)
+    losses = Losses.of(nats, rows)
+    found = {name: float(looks[name].max()) for name in SCORES}
+    return found | {"gain": losses.gain, "undetermined": losses.first, "determined": losses.later}
+
+
+# ---------------------------------------------------------------------- the fall of the loss
+
+
+def shortest_window(
+    steps: Int[np.ndarray, "row"], loss: Float[np.ndarray, "row"], share: float
+) -> tuple[int, int] | None:
+    """The fewest steps between two rows, the later of which is lower by `share` of the distance between the largest and
+    the smallest loss; None where the loss never falls so far.
+    """
+    wanted = share * (loss.max() - loss.min())
+    falls = (loss[:, None] - loss >= wanted) & (steps[:, None] < steps)
+    if not falls.any() or wanted <= 0:
+        return None
+    lasts = np.where(falls, steps - steps[:, None], np.iinfo(np.int64).max)
+    first, last = np.unravel_index(lasts.argmin(), lasts.shape)
+    return int(steps[first]), int(steps[last])
+
+
+def _curves(run: Run, until: int) -> dict[str, Curve]:
+    """The losses that were logged up to a step, and at which steps."""
+    rows = [row for row in run.metrics() if row["step"] <= until]
+    curves = {}
+    for name, key in LOGGED.items():
+        those = [(row["step"], row[key]) for row in rows if key in row]
+        curves[name] = (
+            np.array([step for step, _ in those], dtype=int),
+            np.array([loss for _, loss in those], dtype=float),
+        )
+    return curves
+
+
+def _window(subject: Subject, curve: Curve, share: float) -> dict[str, Any] | None:
+    """The window of a loss that was logged, below an even guess."""
+    even = math.log(len(subject.task.used_tokens))
+    steps, loss = np.concatenate([[0], curve[0]]), np.concatenate([[even], curve[1].clip(max=even)])
+    found = shortest_window(steps, loss, share)
+    if found is None:
+        return None
+    begin, end = found
+    return {"from": begin, "to": end, "steps": end - begin, "share": share, "fall": float(loss.max() - loss.min())}
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _claim(formed: Mapping[str, int | None], series: Series, window: Mapping[str, Any] | None, threshold: float) -> str:
+    said = []
+    for name, step in formed.items():
+        stays = "nowhere" if step is None else f"from step {step:,}"
+        said.append(f"{name} stays at {threshold:g} or above {stays} ({series[name][-1]:.2f} at the end)")
+    if window is None:
+        return f"{'; '.join(said)}; the held-out loss does not fall below an even guess"
+    fall = f"{window['share']:.0%} of the fall of the held-out loss lies within {window['steps']:,} steps"
+    return f"{'; '.join(said)}; {fall}, {window['from']:,} to {window['to']:,}"
+
+
+def _panels(
+    steps: Steps,
+    series: Series,
+    curves: Mapping[str, Curve],
+    formed: Mapping[str, int | None],
+    window: Mapping[str, Any] | None,
+    threshold: float,
+) -> tuple[Panel, ...]:
+    """The scores side by side, and under them the losses."""
+    at = Axis("step", tuple(steps.tolist()), "step")
+    panels = []
+    for name in SCORES:
+        step = formed[name]
+        marks = [Mark(threshold, f"{threshold:g}", "y")]
+        marks += [] if step is None else [Mark(step, f"step {step:,}", "x")]
+        panels.append(
+            Panel(
+                name=name,
+                title=f"{name}: best head",
+                axes=(at,),
+                values=series[name],
+                unit="mean attention",
+                zero="none of the attention",
+                one="all of it",
+                view="lines",
+                scale="unit",
+                marks=tuple(marks),
+                beside="scores",
+            )
+        )
+    edges = [] if window is None else [Mark(window["from"], "", "x"), Mark(window["to"], "most of the fall", "x")]
+    losses = {name: (steps, series[name]) for name in ("undetermined", "determined")} | dict(curves)
+    for name, (logged, values) in losses.items():
+        panels.append(
+            Panel(
+                name=name,
+                title=f"loss, {name}",
+                axes=(Axis("step", tuple(logged.tolist()), "step"),),
+                values=values,
+                unit="nats",
+                zero="sure of the right token",
+                view="lines",
+                scale="log",
+                marks=tuple(edges if name == "held out" else []),
+                beside="logged" if name in curves else "losses",
+            )
+        )
+    return tuple(panels)

@@ -1,0 +1,1 @@
+"""Inputs that lenses draw themselves."""

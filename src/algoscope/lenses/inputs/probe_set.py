@@ -1,0 +1,98 @@
+"""The inputs that every checkpoint of a run is asked, and how it answers them: by answer token, by class of input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError
+from algoscope.data import seeded
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task, Tokens
+
+EXHAUSTIVE_UP_TO = 20_000  # inputs of a task that is asked whole
+POOL = 100_000  # draws in which the inputs of each class are looked for
+PORTION = 4096  # inputs answered at once
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whole sequences: the first `n_plain` count by answer token, the rows of each class (by name) by class."""
+
+    tokens: Tokens
+    n_plain: int
+    rows: Mapping[str, Int[Tensor, "some"]]
+    labels: tuple[str, ...]  # of the answer's tokens
+    said: Mapping[str, Any]
+
+
+def probe_of(task: Task, by: str = "", *, n_inputs: int = 2000, per_class: int = 200, seed: int = 0) -> Probe:
+    """Every input of the task where there are at most 20,000; else `n_inputs` random ones, and up to `per_class` of
+    each class of the scheme `by` (empty: the task's first), found among 100,000 draws.
+
+    Raises ConfigError for fewer than one of either, UnknownNameError for a scheme that the task has not.
+    """
+    if n_inputs < 1 or per_class < 1:
+        raise ConfigError(f"a probe of {n_inputs} inputs and {per_class} of each class says nothing: ask for 1 or more")
+    scheme = by or task.class_schemes[0]
+    names = task.class_names(scheme)
+    whole = task.domain_size <= EXHAUSTIVE_UP_TO
+    if whole:
+        tokens = task.at(torch.arange(task.domain_size))
+        n_plain, number = len(tokens), task.classes(tokens, scheme)
+    else:
+        device = torch.device("cpu")
+        plain, pool = task.sample(n_inputs, seeded(device, seed, 0)), task.sample(POOL, seeded(device, seed, 1))
+        kinds = task.classes(pool, scheme)
+        kept = torch.cat([(kinds == i).nonzero()[:per_class, 0] for i in range(len(names))])
+        tokens, n_plain = torch.cat([plain, pool[kept]]), n_inputs
+        number = torch.cat([torch.full((n_inputs,), -1), kinds[kept]])
+    rows = {name: (number == i).nonzero()[:, 0] for i, name in enumerate(names)}
+    rows = {name: places for name, places in rows.items() if len(places)}
+    return Probe(
+        tokens=tokens,
+        n_plain=n_plain,
+        rows=rows,
+        labels=_labels(task),
+        said={
+            "method": "exhaustive" if whole else "sampled",
+            "inputs": n_plain,
+            "of": task.domain_size,
+            "scheme": scheme,
+            "classes": {name: {"meaning": names[name], "inputs": len(places)} for name, places in rows.items()},
+            "seed": seed,
+        },
+    )
+
+
+def _labels(task: Task) -> tuple[str, ...]:
+    """The answer's tokens by number, the end of the sequence by its name."""
+    n = task.n_ctx - task.prompt_length
+    numbered = tuple(f"token {i + 1}" for i in range(n))
+    ends = int(task.edge_cases()[0, -1])
+    return (*numbered[:-1], "<EOS>") if task.vocabulary[ends] == "<EOS>" else numbered
+
+
+@torch.no_grad()
+def answer_numbers(subject: Subject, probe: Probe) -> dict[str, float]:
+    """Losses in nats and accuracies (0 = none right, 1 = all), each token given the right ones before it: of each
+    answer token and of the whole answer over the plain inputs (its loss is the mean over its tokens), and the accuracy
+    of whole answers in each class.
+    """
+    losses, hits = [], []
+    for tokens in probe.tokens.split(PORTION):
+        targets = tokens[:, subject.task.prompt_length :]
+        logits = subject.answer_logits(tokens).double()
+        losses.append(F.cross_entropy(logits.mT, targets, reduction="none"))
+        hits.append(logits.argmax(dim=-1) == targets)
+    loss, right = torch.cat(losses)[: probe.n_plain].mean(dim=0), torch.cat(hits)
+    whole, share = right.all(dim=1).double(), right[: probe.n_plain].double().mean(dim=0)
+    found = {"loss: all tokens": float(loss.mean())}
+    found |= {f"loss: {label}": value for label, value in zip(probe.labels, loss.tolist(), strict=True)}
+    found |= {"accuracy: whole answer": float(whole[: probe.n_plain].mean())}
+    found |= {f"accuracy: {label}": value for label, value in zip(probe.labels, share.tolist(), strict=True)}
+    return found | {f"class: {name}": float(whole[rows].mean()) for name, rows in probe.rows.items()}

@@ -1,0 +1,1 @@
+"""Lenses that intervene on activations."""

@@ -1,0 +1,231 @@
+"""The patching lens: which sites carry what tells one input from another?"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from jaxtyping import Float
+
+from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.core.sites import KINDS
+from algoscope.lenses.interventions.contrast_pairs import DIRECTIONS, Pair, Scale, half_way, is_critical
+from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.cache import ActivationCache
+from algoscope.subjects.edits import Patch
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+
+SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, and what is patched one at a time
+    "resid_pre": ("resid_pre", ("position",)),
+    "resid_mid": ("resid_mid", ("position",)),
+    "resid_post": ("resid_post", ("position",)),
+    "attn_out": ("attn_out", ("position",)),
+    "mlp_out": ("mlp_out", ("position",)),
+    "mlp": ("mlp_out", ("position",)),
+    "head": ("z", ("head",)),
+    "head_position": ("z", ("head", "position")),
+    "q": ("q", ("head",)),
+    "k": ("k", ("head",)),
+    "v": ("v", ("head",)),
+    "pattern": ("pattern", ("head",)),
+    "neuron": ("post", ("unit",)),
+}
+USUAL = ("resid_pre", "attn_out", "mlp_out", "head")
+SHOWN = 20  # components in the bar view
+
+
+def patch(
+    subject: str | Run | Subject,
+    clean: str | Sequence[str],
+    corrupt: str | Sequence[str],
+    *,
+    sites: Sequence[str] = USUAL,
+    direction: str = "denoise",
+    metric: str = "logit_diff",
+    target: str = "",
+    rival: str = "",
+    runs_dir: str | None = None,
+) -> Finding:
+    """Copy one activation at a time from one run into the other, and see how far the answer follows.
+
+    `denoise` runs the corrupt input and puts clean activations in: what restores the answer is sufficient.
+    `noise` runs the clean input and puts corrupt ones in: what breaks it is necessary. Both are read on one scale,
+    `recovered` = (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run; values outside
+    are possible and are not clipped. With a task the metric is read at the first answer position at which the right
+    answers of the two inputs differ (up to there both runs are given the right answer, which is the same) and compares
+    the two right tokens. Without one it is read at the last position and compares what the model itself says in the
+    two runs. `target` and `rival` name other tokens.
+
+    `sites` names sweeps: resid_pre, resid_mid, resid_post, attn_out, mlp_out by layer and position; head, q, k, v,
+    pattern by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
+    ones those are made that the model has. One panel each, [layer, position | head | ...], the mean over the pairs, and
+    the panel `strongest`: the cells that move the answer most.
+
+    Facts: `baselines` {clean, corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's cells
+    for every pair), `raw` (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach half
+    of the gap: recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is more
+    than one pair and the task sorts its inputs: the mean over the pairs of each class.
+
+    Raises PairingError where the numbers or the lengths of inputs differ, where a pair has the same answer, and where
+    the metric does not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model
+    that is not causal, which would see the answer; ConfigError for no sites; UnknownNameError for a sweep, direction or
+    metric that there is not; VocabularyError for a target that is not one token.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    sites = _chosen(subject, sites, direction, metric)
+    pair = Pair(subject, clean, corrupt, target, rival)
+    (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
+        subject.run(tokens, record=_recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
+    )
+    scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
+    base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
+    labels = subject.token_labels(base[0])
+    panels, examples, raw = [], {}, {}
+    for name in sites:
+        axes, edits = _sweep(subject, name, values, labels)
+        shape = tuple(len(axis.labels) for axis in axes)
+        patched = subject.run_each(
+            base, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
+        )
+        recovered = scale.recovered(patched)  # [cell batch]
+        examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
+        raw[name] = patched.mean(dim=1).reshape(shape).tolist()
+        panels.append(_panel(name, axes, examples[name].mean(axis=0)))
+    cells = _ordered(panels, direction)
+    return Finding(
+        kind="patch",
+        claim=_claim(cells[0], direction, metric, pair),
+        facts={
+            "subject": subject.name,
+            **pair.facts,
+            "metric": metric,
+            "direction": direction,
+            "baselines": scale.baselines,
+            "critical": [
+                {"component": name, "recovered": value} for name, value in cells if is_critical(value, direction)
+            ],
+            "raw": raw,
+            "per_example": {name: values.tolist() for name, values in examples.items()},
+            "by_class": _by_class(pair, examples),
+        },
+        panels=(*panels, _strongest(cells[:SHOWN], direction)),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    )
+
+
+def _chosen(subject: Subject, sites: Sequence[str], direction: str, metric: str) -> Sequence[str]:
+    """The sweeps to make: what is asked for, and of the default what the model has."""
+    if not sites:
+        raise ConfigError(f"patching at no sites: give one or more of {', '.join(SWEEPS)}")
+    for kind, given, known in (
+        *(("sweep", name, SWEEPS) for name in sites),
+        ("direction", direction, DIRECTIONS),
+        ("metric", metric, METRICS),
+    ):
+        if given not in known:
+            raise UnknownNameError(kind, given, known)
+    present = {site.kind for site in subject.sites}
+    return [name for name in sites if tuple(sites) != USUAL or SWEEPS[name][0] in present]
+
+
+def _recorded(subject: Subject, sites: Sequence[str]) -> list[tuple[str, int]]:
+    kinds = {SWEEPS[name][0] for name in sites}
+    return [(kind, layer) for kind in sorted(kinds) for layer in range(subject.cfg.n_layers)]
+
+
+def _sweep(
+    subject: Subject, name: str, values: ActivationCache, labels: tuple[str, ...]
+) -> tuple[tuple[Axis, ...], list[Patch]]:
+    """The axes of a sweep and one patch for each cell, in the order of the axes."""
+    kind, along = SWEEPS[name]
+    shape = dict(zip(KINDS[kind].axes, values[kind, 0].shape, strict=True))
+    choices: dict[str, Axis] = {}
+    for part in along:
+        if part == "position":
+            choices["pos"] = Axis("position", labels, "position patched")
+        elif part == "head":
+            n = shape.get("head", shape.get("kv_head", 0))
+            choices["head"] = Axis("head", tuple(range(n)), "head")
+        else:
+            choices["unit"] = Axis("unit", tuple(range(shape["d_mlp"])), "neuron")
+    axes = (Axis("layer", tuple(range(subject.cfg.n_layers)), "layer"), *choices.values())
+    edits = [
+        Patch((kind, layer), value=values[kind, layer], **dict(zip(choices, picks, strict=True)))
+        for layer, *picks in product(*(range(len(axis.labels)) for axis in axes))
+    ]
+    return axes, edits
+
+
+def _panel(name: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."]) -> Panel:
+    return Panel(
+        name=name,
+        axes=axes,
+        values=values,
+        unit="share of the gap recovered",
+        zero="as the corrupt run",
+        one="as the clean run",
+        view="heatmap",
+        scale="signed",
+        site=name,
+        quantity="recovered",
+    )
+
+
+Cell = tuple[str, float]
+
+
+def _ordered(panels: Sequence[Panel], direction: str) -> list[Cell]:
+    """Every cell as (its name, recovered), what moves the answer most first."""
+    cells = [(_named(panel, labels), value) for panel in panels for labels, value in panel.cells()]
+    return sorted(cells, key=lambda cell: -cell[1] if direction == "denoise" else cell[1])
+
+
+def _named(panel: Panel, labels: Sequence[object]) -> str:
+    """`head L0H1`, `resid_pre L1 =_7`, `neuron L0 unit 3`."""
+    words = {"layer": "L{}", "head": "H{}", "position": " {}", "unit": " unit {}"}
+    where = "".join(words[axis.name].format(label) for axis, label in zip(panel.axes, labels, strict=True))
+    return f"{panel.name} {where}"
+
+
+def _strongest(cells: Sequence[Cell], direction: str) -> Panel:
+    """The bar view: the cells that move the answer most, and the line at half of the gap."""
+    names, values = zip(*cells, strict=True)
+    return Panel(
+        name="strongest",
+        title="what restores the answer most" if direction == "denoise" else "what breaks the answer most",
+        axes=(Axis("component", names, "component patched"),),
+        values=np.array(values),
+        unit="share of the gap recovered",
+        zero="as the corrupt run",
+        one="as the clean run",
+        view="bars",
+        scale="signed",
+        marks=(half_way(direction),),
+        site="strongest",
+        quantity="recovered",
+    )
+
+
+def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict[str, dict[str, object]]:
+    """For each class of clean inputs: how many pairs, and the mean recovered in each panel."""
+    if not pair.subject.has_task or len(pair.cleans) == 1:
+        return {}
+    task = pair.subject.task
+    scheme = task.class_schemes[0]
+    names = list(task.class_names(scheme))
+    classes = task.classes(pair.whole, scheme).cpu().numpy()
+    return {
+        names[number]: {
+            "pairs": int((classes == number).sum()),
+            **{name: values[classes == number].mean(axis=0).tolist() for name, values in examples.items()},
+        }
+        for number in sorted(set(classes.tolist()))
+    }
+
+
+def _claim(best: Cell, direction: str, metric: str, pair: Pair) -> str:
+    verb = "restores" if direction == "denoise" else "leaves"
+    return f"{pair.title}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"

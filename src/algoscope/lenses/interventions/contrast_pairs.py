@@ -1,0 +1,166 @@
+"""Clean and corrupt inputs side by side: what both runs read, where the metric is read, which tokens it compares."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from algoscope.core.errors import PairingError, SubjectError, VocabularyError
+from algoscope.core.panel import Mark
+from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, Reading
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+
+DIRECTIONS = ("denoise", "noise")
+HALF = 0.5  # the share of the gap from which a component is called critical
+SMALLEST_GAP = 1e-4
+
+
+class Pair:
+    """Clean and corrupt sequences [batch pos] of the same length, and where the metric is read.
+
+    With a task, both runs are given the right answers up to the first position at which these differ, and the metric
+    compares the right tokens there. Without one it is read at the last position and compares what the model itself
+    says there in the two runs, or the tokens `target` and `rival`.
+    """
+
+    def __init__(
+        self, subject: Subject, clean: str | Sequence[str], corrupt: str | Sequence[str], target: str, rival: str
+    ) -> None:
+        if not subject.cfg.causal:
+            raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+        self.cleans, self.corrupts = ([text] if isinstance(text, str) else list(text) for text in (clean, corrupt))
+        if not self.cleans or len(self.cleans) != len(self.corrupts):
+            raise PairingError(
+                f"{len(self.cleans)} clean and {len(self.corrupts)} corrupt inputs: give one corrupt for each clean"
+            )
+        self.subject = subject
+        if subject.has_task:
+            self._of_a_task()
+        else:
+            self._of_free_text()
+        for name, token in (("target", target), ("rival", rival)):
+            if token:
+                setattr(self, name, torch.full_like(self.target, one_token(subject, token)))
+
+    def _of_a_task(self) -> None:
+        task, start = self.subject.task, self.subject.task.prompt_length
+        clean, corrupt = (
+            self.subject.to_tokens([task.prompt(text) + task.expected(text) for text in texts])
+            for texts in (self.cleans, self.corrupts)
+        )
+        differs = clean[:, start:] != corrupt[:, start:]
+        same = (~differs.any(dim=1)).nonzero()[:, 0].tolist()
+        if same:
+            left, right = self.cleans[same[0]], self.corrupts[same[0]]
+            raise PairingError(f"{left!r} and {right!r} have the same answer: nothing tells the two runs apart")
+        first = differs.int().argmax(dim=1)
+        rows = torch.arange(len(clean), device=clean.device)
+        self.target, self.rival = clean[rows, start + first], corrupt[rows, start + first]
+        self.whole, self.clean, self.corrupt = clean, clean[:, :-1], corrupt[:, :-1]
+        self.read = slice(start - 1 + int(first.min()), start + int(first.max()))
+        self._place: Int[Tensor, "batch"] = first - first.min()
+
+    def _of_free_text(self) -> None:
+        rows = [[self.subject.to_tokens(text) for text in texts] for texts in (self.cleans, self.corrupts)]
+        for left, right, *shown in zip(*rows, self.cleans, self.corrupts, strict=True):
+            if left.shape != right.shape:
+                raise PairingError(
+                    f"{shown[0]!r} has {left.shape[1]} tokens and {shown[1]!r} has {right.shape[1]}: "
+                    "patching needs inputs that are equally long in tokens"
+                )
+        self.clean, self.corrupt = (self._stacked(side) for side in rows)
+        last = self.clean.shape[1] - 1
+        self.read = slice(last, last + 1)
+        self._place = torch.zeros(len(self.clean), dtype=torch.long, device=self.clean.device)
+        self.target, self.rival = (
+            self.subject.run(tokens, at=self.read)[0][:, 0].argmax(dim=-1) for tokens in (self.clean, self.corrupt)
+        )
+
+    def _stacked(self, side: Sequence[Tokens]) -> Tokens:
+        lengths = sorted({tokens.shape[1] for tokens in side})
+        if len(lengths) > 1:
+            raise PairingError(f"the pairs have different lengths in tokens, {lengths}: patch each length on its own")
+        return torch.cat(list(side))
+
+    @property
+    def title(self) -> str:
+        """`A against B`, or how many pairs there are."""
+        one = len(self.cleans) == 1
+        return f"{self.cleans[0]} against {self.corrupts[0]}" if one else f"{len(self.cleans)} pairs"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What is compared: the texts (a single pair's as such), and each pair's target and rival as tokens."""
+        one = len(self.cleans) == 1
+        return {
+            "clean": self.cleans[0] if one else self.cleans,
+            "corrupt": self.corrupts[0] if one else self.corrupts,
+            "target": self.subject.to_str_tokens(self.target),
+            "rival": self.subject.to_str_tokens(self.rival),
+        }
+
+    def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "*edit batch d_vocab"]:
+        """The logits at each pair's own reading position."""
+        return logits[..., torch.arange(len(self.clean), device=logits.device), self._place, :]
+
+    def reading(
+        self, clean: Float[Tensor, "batch read d_vocab"], corrupt: Float[Tensor, "batch read d_vocab"]
+    ) -> Reading:
+        return Reading(self.at(clean), self.at(corrupt), self.target, self.rival)
+
+
+class Scale:
+    """A metric on the scale 0 = as the corrupt run, 1 = as the clean run. `among`: the tokens whose logits it reads.
+
+    Raises PairingError where the metric does not tell the two runs apart: the gap would only amplify noise.
+    """
+
+    def __init__(self, name: str, pair: Pair, reading: Reading) -> None:
+        self.measure: Metric = METRICS[name]
+        self.among: Int[Tensor, "some"] | None = None
+        if name in PAIRWISE:
+            self.among = torch.cat([reading.target, reading.rival]).unique()
+            target, rival = (torch.searchsorted(self.among, token) for token in (reading.target, reading.rival))
+            reading = Reading(reading.clean[:, self.among], reading.corrupt[:, self.among], target, rival)
+        self.reading = reading
+        self.top, self.bottom = self.measure(reading.clean, reading), self.measure(reading.corrupt, reading)
+        self.gap = self.top - self.bottom
+        if bool((self.gap.abs() < SMALLEST_GAP).any()):
+            worst = int(self.gap.abs().argmin())
+            raise PairingError(
+                f"{name} does not tell {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
+                f"{float(self.gap[worst]):.2g}): choose another pair, another metric, or a target and a rival"
+            )
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """The metric of the two runs, means over the pairs."""
+        return {"clean": float(self.top.mean()), "corrupt": float(self.bottom.mean())}
+
+    def of(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
+        """The metric of many runs, from the logits of the tokens `among` (all where it is None)."""
+        return torch.stack([self.measure(one, self.reading) for one in logits])
+
+    def recovered(self, patched: Float[Tensor, "*edit batch"]) -> Float[Tensor, "*edit batch"]:
+        return (patched - self.bottom) / self.gap
+
+
+def is_critical(recovered: float, direction: str) -> bool:
+    """Does it move the answer by half of the gap? Denoising starts at 0 and noising at 1."""
+    return recovered >= HALF if direction == "denoise" else recovered <= HALF
+
+
+def half_way(direction: str) -> Mark:
+    """The line from which bars are critical."""
+    return Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below")
+
+
+def one_token(subject: Subject, text: str) -> int:
+    """The number of the token that a text is. Raises VocabularyError where it is none, or several."""
+    found = subject.text.encode(text)[len(subject.text.encode("")) :]  # without what a tokenizer puts first
+    if len(found) != 1:
+        shown = [subject.text.token(number) for number in found]
+        raise VocabularyError(f"{text!r} is {len(found)} tokens of {subject.name}, not one: {shown}")
+    return found[0]

@@ -1,0 +1,303 @@
+"""Path patching: which heads and feed-forwards does one receiver hear the answer from, directly?"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.core.sites import Key
+from algoscope.lenses.interventions.contrast_pairs import DIRECTIONS, Pair, Scale, half_way, is_critical
+from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.cache import ActivationCache
+from algoscope.subjects.edits import Patch
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+
+STACK = 2**13  # tokens that are read side by side
+MLPS = ("frozen", "free")
+
+Stream = Float[Tensor, "batch pos d_model"]
+Heard = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its own value, or the logits where they are read
+
+
+def paths(
+    subject: str | Run | Subject,
+    clean: str | Sequence[str],
+    corrupt: str | Sequence[str],
+    *,
+    receiver: str = "logits",
+    mlps: str = "frozen",
+    direction: str = "denoise",
+    metric: str = "logit_diff",
+    target: str = "",
+    rival: str = "",
+    runs_dir: str | None = None,
+) -> Finding:
+    """Send one head's or feed-forward's output from the other run to one receiver alone, and see how far the answer
+    follows.
+
+    For each sender, the base input is run with the sender's output from the other input, while every other head and
+    feed-forward keeps what it wrote in the base run; what then enters the receiver is kept. A second run of the base
+    input changes nothing but that. So only the direct path counts, from the sender's output through the residual stream
+    to the receiver. With `mlps` "free", feed-forwards between the two are computed again, and paths through them count.
+    Source: Wang and others, arXiv 2211.00593.
+
+    `receiver` is `L1H0.q`, `L1H0.k` or `L1H0.v` (of k and v the key/value head, where they are grouped), `L1 MLP`, or
+    `logits`. `direction`, `metric`, the texts, `target` and `rival` are those of the patching lens: `denoise` runs the
+    corrupt input and sends clean outputs, `noise` runs the clean input and sends corrupt ones, and `recovered` =
+    (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run.
+
+    Panels, the mean over the pairs: `paths` [layer sender], NaN where a sender does not come before the receiver, and
+    `in a row` [sender], the same as bars. Facts: `receiver`, `mlps`, `baselines` {clean, corrupt} (means of the
+    metric), `senders` ({sender, recovered, per_example}), `largest` (the sender that moves the answer furthest from the
+    base run) and `critical` (those that carry half of the gap: recovered at least 0.5 when denoising, at most 0.5 when
+    noising).
+
+    Raises ConfigError for a receiver that the model has not or that nothing comes before, PairingError for inputs that
+    cannot be compared, SubjectError for a model that is not causal, UnknownNameError for a metric, a direction or a
+    choice of `mlps` that there is not, VocabularyError for a target that is not one token.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    for kind, given, known in (("mlps", mlps, MLPS), ("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
+        if given not in known:
+            raise UnknownNameError(kind, given, known)
+    where = Receiver.parse(subject, receiver)
+    senders = where.senders(subject)
+    pair = Pair(subject, clean, corrupt, target, rival)
+    (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
+        subject.run(tokens, record=_recorded(subject, where), at=pair.read) for tokens in (pair.clean, pair.corrupt)
+    )
+    scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
+    denoise = direction == "denoise"
+    tokens, base, other = (
+        (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
+    )
+    heard = _heard_directly if mlps == "frozen" else _heard_through_mlps
+    patched = []
+    for chunk in _chunks(senders, tokens):
+        values = heard(subject, where, chunk, tokens, base, other, pair.read)
+        patched.append(_answers(subject, where, values, tokens, pair, scale))
+    recovered = scale.recovered(torch.cat(patched)).double().cpu().numpy()  # [sender batch]
+    return _finding(
+        subject, where, senders, recovered, pair, scale, {"mlps": mlps, "direction": direction, "metric": metric}
+    )
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A head, or a layer's feed-forward where `head` is None."""
+
+    layer: int
+    head: int | None
+
+    @property
+    def name(self) -> str:
+        return f"L{self.layer} MLP" if self.head is None else f"L{self.layer}H{self.head}"
+
+    def wrote(self, values: ActivationCache) -> Stream:
+        """What it added to the residual stream in a run."""
+        return values["mlp_out", self.layer] if self.head is None else values["result", self.layer][:, :, self.head]
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """What listens: the `q`, `k` or `v` of a head, `mlp_out` of a layer, or the `logits`."""
+
+    kind: str
+    layer: int
+    head: int | None = None
+
+    @classmethod
+    def parse(cls, subject: Subject, text: str) -> "Receiver":
+        """Raises ConfigError for one that the model has not."""
+        cfg = subject.cfg
+        found = re.fullmatch(r"L(\d+)(?:H(\d+)\.([qkv])|[ .]?MLP)", text.strip(), flags=re.IGNORECASE)
+        if text.strip().lower() == "logits":
+            return cls("logits", cfg.n_layers)
+        if found and int(found[1]) < cfg.n_layers:
+            if found[2] is None and cfg.d_mlp is not None:
+                return cls("mlp_out", int(found[1]))
+            kind = (found[3] or "").lower()
+            if kind and int(found[2]) < (cfg.n_heads if kind == "q" else cfg.kv_heads):
+                return cls(kind, int(found[1]), int(found[2]))
+        last = cfg.n_layers - 1
+        mlps = f", L0 MLP to L{last} MLP" if cfg.d_mlp is not None else ""
+        raise ConfigError(
+            f"{subject.name} has no receiver {text!r}: write L0H0.q to L{last}H{cfg.n_heads - 1}.q, L0H0.k or L0H0.v "
+            f"to L{last}H{cfg.kv_heads - 1}.k or .v{mlps}, or logits"
+        )
+
+    @property
+    def name(self) -> str:
+        if self.kind == "logits":
+            return "logits"
+        return f"L{self.layer} MLP" if self.head is None else f"L{self.layer}H{self.head}.{self.kind}"
+
+    def stream(self, subject: Subject) -> tuple[str, int]:
+        """The residual stream that it reads."""
+        if self.kind == "logits":
+            return "resid_post", self.layer - 1
+        return "resid_mid" if self.kind == "mlp_out" and not subject.cfg.parallel else "resid_pre", self.layer
+
+    def senders(self, subject: Subject) -> list[Sender]:
+        """All that has written into that stream, in order. Raises ConfigError where nothing has."""
+        cfg = subject.cfg
+        last = self.layer + (self.stream(subject)[0] == "resid_mid")  # it hears the heads of its own layer
+        heads = [Sender(layer, head) for layer in range(last) for head in range(cfg.n_heads)]
+        mlps = [Sender(layer, None) for layer in range(self.layer) if cfg.d_mlp is not None]
+        if not heads:
+            raise ConfigError(
+                f"no head and no feed-forward comes before {self.name}: choose a receiver in a later layer"
+            )
+        return sorted([*heads, *mlps], key=lambda sender: (sender.layer, sender.head is None, sender.head))
+
+
+def _recorded(subject: Subject, where: Receiver) -> list[Key]:
+    """What senders write, and the stream that the receiver reads."""
+    kinds = ("result", "mlp_out") if subject.cfg.d_mlp is not None else ("result",)
+    return [*((kind, layer) for kind in kinds for layer in range(subject.cfg.n_layers)), where.stream(subject)]
+
+
+def _chunks(senders: Sequence[Sender], tokens: Tokens) -> Iterator[Sequence[Sender]]:
+    """As many senders at a time as fill a stack."""
+    size = max(1, STACK // tokens.numel())
+    yield from (senders[i : i + size] for i in range(0, len(senders), size))
+
+
+def _heard_directly(
+    subject: Subject,
+    where: Receiver,
+    senders: Sequence[Sender],
+    tokens: Tokens,
+    base: ActivationCache,
+    other: ActivationCache,
+    read: slice,
+) -> Heard:
+    """What enters the receiver when all else is frozen: its stream changes by just what the sender's output does, so
+    one run of many rows tells it of all senders.
+    """
+    stream = where.stream(subject)
+    changed = torch.stack([base[stream] + sender.wrote(other) - sender.wrote(base) for sender in senders])
+    rows = changed.flatten(0, 1)
+    if where.kind == "logits":
+        return subject.unembed(rows[:, read]).unflatten(0, (len(senders), -1))
+    site = (where.kind, where.layer)
+    many = tokens.repeat(len(senders), 1)
+    _, values = subject.run(many, record=[site], edits=[Patch(stream, value=rows)], at=slice(0, 0))
+    return values[site].unflatten(0, (len(senders), -1))
+
+
+def _heard_through_mlps(
+    subject: Subject,
+    where: Receiver,
+    senders: Sequence[Sender],
+    tokens: Tokens,
+    base: ActivationCache,
+    other: ActivationCache,
+    read: slice,
+) -> Heard:
+    """What enters the receiver when the heads are frozen and feed-forwards are computed again: one run for each."""
+    site = (where.kind, where.layer)
+    heads = [Patch(("result", layer), value=base["result", layer]) for layer in range(subject.cfg.n_layers)]
+    heard = []
+    for sender in senders:
+        kind = "mlp_out" if sender.head is None else "result"
+        sent = Patch((kind, sender.layer), value=other[kind, sender.layer], head=sender.head)
+        record = [] if where.kind == "logits" else [site]
+        logits, values = subject.run(tokens, record=record, edits=[*heads, sent], at=read)
+        heard.append(logits if where.kind == "logits" else values[site])
+    return torch.stack(heard)
+
+
+def _answers(
+    subject: Subject, where: Receiver, heard: Heard, tokens: Tokens, pair: Pair, scale: Scale
+) -> Float[Tensor, "sender batch"]:
+    """The metric of base runs in which the receiver alone hears something else."""
+    if where.kind == "logits":
+        logits = pair.at(heard)
+        return scale.of(logits if scale.among is None else logits[..., scale.among])
+    edits = [Patch((where.kind, where.layer), value=value, head=where.head) for value in heard]
+    return subject.run_each(
+        tokens, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
+    )
+
+
+# ---------------------------------------------------------------------- the finding
+
+
+def _finding(
+    subject: Subject,
+    where: Receiver,
+    senders: Sequence[Sender],
+    recovered: Float[np.ndarray, "sender batch"],
+    pair: Pair,
+    scale: Scale,
+    choices: dict[str, str],
+) -> Finding:
+    values = recovered.mean(axis=1)
+    names = [sender.name for sender in senders]
+    direction = choices["direction"]
+    denoise = direction == "denoise"
+    best = int(values.argmax() if denoise else values.argmin())
+    rows = [
+        {"sender": name, "recovered": float(value), "per_example": each.tolist()}
+        for name, value, each in zip(names, values, recovered, strict=True)
+    ]
+    said = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
+    return Finding(
+        kind="paths",
+        claim=f"{pair.title}: the path {names[best]} -> {where.name} {said} of the {choices['metric']} gap",
+        facts={
+            "subject": subject.name,
+            **pair.facts,
+            "receiver": where.name,
+            **choices,
+            "baselines": scale.baselines,
+            "senders": rows,
+            "largest": {"sender": names[best], "recovered": float(values[best])},
+            "critical": [row["sender"] for row in rows if is_critical(row["recovered"], direction)],
+        },
+        panels=_panels(subject, where, senders, values, direction),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    )
+
+
+def _panels(
+    subject: Subject, where: Receiver, senders: Sequence[Sender], values: Float[np.ndarray, "sender"], direction: str
+) -> tuple[Panel, Panel]:
+    """The grid of senders, and the same in a row."""
+    cfg = subject.cfg
+    columns = (*(f"H{head}" for head in range(cfg.n_heads)), *(["MLP"] if cfg.d_mlp is not None else []))
+    grid = np.full((cfg.n_layers, len(columns)), np.nan)
+    for sender, value in zip(senders, values, strict=True):
+        grid[sender.layer, -1 if sender.head is None else sender.head] = value
+    in_grid = Panel(
+        name="paths",
+        title=f"paths to {where.name}",
+        axes=(Axis("layer", tuple(range(cfg.n_layers)), "layer of the sender"), Axis("sender", columns, "sender")),
+        values=grid,
+        unit="share of the gap recovered",
+        zero="as the corrupt run",
+        one="as the clean run",
+        view="heatmap",
+        scale="signed",
+        quantity="recovered",
+    )
+    in_a_row = replace(
+        in_grid,
+        name="in a row",
+        axes=(Axis("sender", tuple(sender.name for sender in senders), "sender"),),
+        values=values,
+        view="bars",
+        marks=(half_way(direction),),
+    )
+    return in_grid, in_a_row

@@ -1,0 +1,1 @@
+"""Lenses on models of modular arithmetic and finite groups."""

@@ -1,0 +1,249 @@
+"""Measures of how a model's numbers on all pairs (a, b) of a group divide among frequencies or representations.
+
+Sources: Nanda et al., arXiv 2301.05217; for groups Chughtai et al., arXiv 2302.03025. Everything is exact over all
+pairs and in float64. A function of the product a b alone is a table of n rows, so what it does to n^2 pairs is computed
+on n.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from algoscope.lenses.modular_arithmetic.group_characters import Component, Components
+from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, portions
+
+MOST_KEYS = 20  # more are not named or measured one by one
+OnPairs = Float[Tensor, "n n width"]
+ByProduct = Float[Tensor, "n width"]
+Parts = Float[np.ndarray, "part"]
+
+
+def gini(values: Float[np.ndarray, "n"]) -> float:
+    """How unequal non-negative values are: 0 = all alike, near 1 = one has all.
+
+    sum_i (2 i - n - 1) x_i / (n sum x), with x_1 .. x_n in ascending order. NaN where all are 0.
+    """
+    x, n = np.sort(values), len(values)
+    return float(((2 * np.arange(1, n + 1) - n - 1) * x).sum() / (n * x.sum())) if x.sum() > 0 else float("nan")
+
+
+# ---------------------------------------------------------------------- functions of the product
+
+
+def by_product(values: OnPairs, product: Int[Tensor, "n n"]) -> ByProduct:
+    """The mean over the pairs with each product: the nearest function of a b."""
+    n = len(product)
+    total = torch.zeros(n, values.shape[-1], dtype=values.dtype, device=values.device)
+    return total.index_add_(0, product.flatten(), values.flatten(0, 1)) / n
+
+
+def part_of(values: ByProduct, components: Components, labels: Sequence[int | str]) -> ByProduct:
+    """The part of functions on the group that lies in the components with these labels."""
+    rows = torch.from_numpy(components.rows_of(tuple(labels))).to(values)
+    return rows.mT @ (rows @ values)
+
+
+# ---------------------------------------------------------------------- logits
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Logits of the n answers, less their mean for each pair, fitted by sum_k alpha_k wave_k(a b c^-1), where wave_k
+    is the character over its value at the neutral element: cos(2 pi k (a + b - c) / n).
+
+    `similarity` is the cosine between logits and wave; its square is the share of the logit variance that the wave
+    explains, and the shares add up, as different waves are orthogonal.
+    """
+
+    similarity: Parts
+    alpha: Parts
+
+
+def fit_of(means: Float[Tensor, "n n"], square: float, components: Components) -> Fit:
+    """The fit to logits with these means over the pairs of each product [product answer], and with this sum of squares
+    of all n^3 logits, the mean over the answers taken off each pair's.
+
+    <logits, wave> = n sum_x wave(x) S(x), with S(x) the sum of the means over g c^-1 = x; each pair's mean drops out,
+    as a wave sums to 0 over the answers. The constant wave has 0.
+    """
+    n = components.order
+    along = np.bincount(components.quotients.ravel(), means.cpu().numpy().ravel(), minlength=n)
+    waves = np.stack([part.wave for part in components.parts])
+    inner, lengths = n * (waves @ along), n**2 * (waves**2).sum(axis=1)
+    inner[0] = 0.0
+    norm = np.sqrt(square * lengths)
+    similarity = np.divide(inner, norm, out=np.zeros_like(inner), where=norm > 0)
+    return Fit(similarity, inner / lengths)
+
+
+def spread(logits: OnPairs, answer: Int[Tensor, "answer"]) -> float:
+    """The sum of squares of the answers' logits, less their mean for each pair."""
+    n = len(logits)
+    return sum(float(logits[some][..., answer].var(dim=-1, correction=0).sum()) * n for some in portions(n))
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Cross-entropy in nats, and whether the answer comes first, of every pair."""
+
+    loss: Float[Tensor, "n n"]
+    right: Bool[Tensor, "n n"]
+
+    def over(self, those: Bool[Tensor, "n n"]) -> tuple[float, float]:
+        """Mean loss and accuracy over some pairs."""
+        return float(self.loss[those].mean()), float(self.right[those].double().mean())
+
+
+def cross_entropy(logits: Float[Tensor, "*rows d_vocab"], target: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """Nats of each row: ln(1 + sum of exp(other - target)), which loses nothing where it is far below 1e-16."""
+    others = (logits - logits.gather(-1, target[..., None])).scatter(-1, target[..., None], -torch.inf)
+    return F.softplus(others.logsumexp(dim=-1))
+
+
+def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> Scores:
+    """Of all pairs, with a function of the product taken off the logits where one is given."""
+    loss, right = [], []
+    for some in portions(pairs.order):
+        product, said = pairs.product[some], logits[some]
+        said = said if without is None else said - without[product]
+        target = pairs.answer[product]
+        loss.append(cross_entropy(said, target))
+        right.append(said.argmax(dim=-1) == target)
+    return Scores(torch.cat(loss), torch.cat(right))
+
+
+def scores_by_product(logits: ByProduct, pairs: Pairs) -> Scores:
+    """Of logits that depend on the product alone."""
+    loss = cross_entropy(logits, pairs.answer)
+    right = logits.argmax(dim=-1) == pairs.answer
+    return Scores(loss[pairs.product], right[pairs.product])
+
+
+def restricted(means: ByProduct, components: Components, labels: Sequence[int | str]) -> ByProduct:
+    """Logits [product d_vocab] of which only the functions of the product in these components are left, and the mean
+    over all pairs.
+    """
+    return part_of(means, components, labels) + means.mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Does the mechanism alone force every answer? The residual r is the logits less the fit.
+
+    For the pair (a, b) and a wrong answer c the fit leads by sum_k alpha_k (1 - wave_k(a b c^-1)), at least
+    `ideal_margin`; r can take off at most its range over the answers. So where that range is below the ideal margin,
+    the answer is right. `worst_range` is the largest range, `slack` = ideal_margin - worst_range, `proved` the number
+    of pairs with a smaller range. Sharper, and as sound: r would have to lift a wrong answer over the right one by the
+    ideal margin; `worst_rise` is the most that it does, with `slack_of_rise` and `proved_by_rise`. `others` is the
+    least lead of the answer over the logits that are no element's, checked directly (None: there are none).
+    """
+
+    ideal_margin: float
+    worst_range: float
+    slack: float
+    proved: int
+    worst_rise: float
+    slack_of_rise: float
+    proved_by_rise: int
+    others: float | None
+
+
+def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, keys: Sequence[Component]) -> Bound:
+    """The bound for the fit by some components."""
+    alpha = {part.label: value for part, value in zip(components.parts, fit.alpha, strict=True)}
+    wave = sum((alpha[part.label] * part.wave for part in keys), start=np.zeros(components.order))
+    ideal = torch.from_numpy(wave[components.quotients]).to(logits)  # [product answer]
+    margin = float((wave[0] - wave[1:]).min())
+    others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    others[pairs.answer] = False
+    ranges, rises, leads = list[Tensor](), list[Tensor](), list[Tensor]()
+    for some in portions(pairs.order):
+        said, product = logits[some], pairs.product[some]
+        residual = said[..., pairs.answer] - ideal[product]
+        most = residual.amax(dim=-1)
+        ranges.append(most - residual.amin(dim=-1))
+        rises.append(most - residual.gather(-1, product[..., None])[..., 0])
+        if others.any():
+            right = said.gather(-1, pairs.answer[product][..., None])[..., 0]
+            leads.append(right - said[..., others].amax(dim=-1))
+    reach, rise = torch.cat(ranges), torch.cat(rises)
+    ahead = torch.cat(leads) if leads else None
+    safe = torch.ones_like(reach, dtype=torch.bool) if ahead is None else ahead > 0
+    return Bound(
+        ideal_margin=margin,
+        worst_range=float(reach.max()),
+        slack=margin - float(reach.max()),
+        proved=int((safe & (reach < margin)).sum()),
+        worst_rise=float(rise.max()),
+        slack_of_rise=margin - float(rise.max()),
+        proved_by_rise=int((safe & (rise < margin)).sum()),
+        others=None if ahead is None else float(ahead.min()),
+    )
+
+
+# ---------------------------------------------------------------------- functions of both elements
+
+
+def transform(values: OnPairs, components: Components) -> Float[Tensor, "row row width"]:
+    """Y[f, g] = sum_{a,b} F[f, a] F[g, b] X[a, b], F the orthonormal basis: the two-dimensional Fourier transform."""
+    basis = torch.from_numpy(components.basis).to(values)
+    along_b = basis @ values  # [a row width]
+    return (basis @ along_b.flatten(1)).unflatten(1, along_b.shape[1:])
+
+
+def energies(values: OnPairs, components: Components) -> Float[Tensor, "part part width"]:
+    """The sum of squares of each function of (a, b) by the component along a and that along b."""
+    which = torch.from_numpy(components.part_of_row).to(values.device)
+    power, n_parts = transform(values, components) ** 2, len(components.parts)
+    along_a = power.new_zeros(n_parts, *power.shape[1:]).index_add_(0, which, power)
+    return power.new_zeros(n_parts, n_parts, power.shape[-1]).index_add_(1, which, along_a)
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """For each function of (a, b) the component that fits it best: the one that, with the constant, holds the most of
+    its variance in products of a function of a and one of b (index block {0, cos, sin} x {0, cos, sin}).
+
+    `part` is its number, `share` the share of the variance it holds (0 where the function is constant), `of_product`
+    the share held by functions of the product a b in that component, `variance` over all pairs, `alive` whether the
+    function varies at all.
+    """
+
+    part: Int[np.ndarray, "width"]
+    share: Float[np.ndarray, "width"]
+    of_product: Float[np.ndarray, "width"]
+    variance: Float[np.ndarray, "width"]
+    alive: Bool[np.ndarray, "width"]
+
+
+def best_fits(values: OnPairs, pairs: Pairs, components: Components) -> Fits:
+    """The best component of each function."""
+    energy = energies(values, components)
+    number = torch.arange(1, len(components.parts), device=values.device)
+    blocks = energy[0, 1:] + energy[1:, 0] + energy[number, number]
+    total = energy.sum(dim=(0, 1)) - energy[0, 0]
+    alive = total > 1e-12 * energy[0, 0].clamp(min=1e-30)
+    best = blocks.argmax(dim=0)
+    held = blocks.gather(0, best[None])[0]
+    basis = torch.from_numpy(components.basis).to(values)
+    power = (basis @ by_product(values, pairs.product)) ** 2 * pairs.order
+    which = torch.from_numpy(components.part_of_row).to(values.device)
+    products = power.new_zeros(len(components.parts), power.shape[-1]).index_add_(0, which, power)
+    own = products.gather(0, best[None] + 1)[0]
+    share, of_product = (torch.where(alive, part / total, 0.0).cpu().numpy() for part in (held, own))
+    variance = (total / pairs.order**2).cpu().numpy()
+    return Fits((best + 1).cpu().numpy(), share, of_product, variance, alive.cpu().numpy())
+
+
+def in_block(values: OnPairs, components: Components, part: Component) -> OnPairs:
+    """The part of functions of (a, b) in a component's block, the constant included: a polynomial of degree 2 in its
+    waves of a and b.
+    """
+    rows = torch.from_numpy(np.concatenate([components.basis[:1], components.basis[part.rows]])).to(values)
+    small = torch.einsum("fa,gb,abw->fgw", rows, rows, values)
+    return torch.einsum("fa,gb,fgw->abw", rows, rows, small)

@@ -1,0 +1,1 @@
+"""Lenses over the checkpoints of a run."""

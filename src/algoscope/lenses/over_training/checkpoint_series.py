@@ -1,0 +1,72 @@
+"""One measurement over all checkpoints of a run: when did it form?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from algoscope.core.errors import RunFolderError, SubjectError
+from algoscope.core.progress import Bar, Watcher
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.version import __version__
+
+Steps = Int[np.ndarray, "step"]
+Series = dict[str, Float[np.ndarray, "step"]]
+Measure = Callable[[Subject], Mapping[str, float]]
+VERSION = f"{__version__}/1"  # the number rises when a measure changes its meaning between releases
+
+
+def over_checkpoints(
+    subject: Subject,
+    measure: Measure,
+    *,
+    steps: Sequence[int] | None = None,
+    keep: str = "",
+    progress: bool = False,
+) -> tuple[Steps, Series]:
+    """What `measure` says of the subject's run at each of its checkpoints (or at `steps`), by name: its steps and, for
+    each name, one number a step; NaN where `measure` gave none. With `keep`, which names the measure and all that it
+    depends on beside the weights, each checkpoint is measured once (`recalled`).
+
+    Raises SubjectError for a subject that comes from no run, or from one with a single checkpoint, and CheckpointError
+    for a step that is none of its checkpoints.
+    """
+    run = subject.origin
+    if run is None or len(run.steps) < 2:
+        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
+    chosen = list(run.steps if steps is None else steps)
+    rows = []
+    with Bar(f"{subject.name} over its checkpoints", "checkpoints") if progress else Watcher() as bar:
+        for done, step in enumerate(chosen):
+            model = open_subject(f"run:{run.path}@{step}")
+            rows.append(recalled(model, keep, measure) if keep else measure(model))
+            bar.advance(done + 1, len(chosen), f"step {step:,}")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return np.array(chosen), {name: np.array([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
+
+
+def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, float]:
+    """What `measure` says of a checkpoint: as the run folder keeps it for these weights, else measured now and kept.
+
+    `keep` names the measure and all that it depends on beside the weights. Numbers that are not finite come back as
+    NaN. A folder that cannot be written costs time alone.
+    """
+    run = subject.origin
+    assert run is not None, "a checkpoint is of a run"
+    name, weights = f"{keep} {VERSION}", subject.weights_sha256
+    kept = run.numbers(name, weights)
+    if kept is not None:
+        return kept
+    said = {name: value if np.isfinite(value) else float("nan") for name, value in measure(subject).items()}
+    with suppress(RunFolderError):
+        run.keep_numbers(name, weights, said)
+    return said
+
+
+def formed_at(steps: Steps, values: Float[np.ndarray, "step"], reaches: float) -> int | None:
+    """The first step from which on the values stay at or above `reaches`; None where the last does not."""
+    below = np.flatnonzero(~(values >= reaches))
+    first = below[-1] + 1 if len(below) else 0
+    return int(steps[first]) if first < len(steps) else None

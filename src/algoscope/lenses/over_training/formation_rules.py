@@ -1,0 +1,97 @@
+"""When a series counts as formed: a rule and a threshold for each kind, and how the step lies beside the curves'."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at
+from algoscope.runs.learning_curves import read_curves
+from algoscope.runs.run_folder import Run
+
+ACCURATE = 0.9  # an accuracy counts as there
+ROLE = {"uniform": 0.8, "sparse": 0.5}  # thresholds of the roles lens; those of the other roles:
+POINTED = 0.4
+MOVED = 0.1  # a series must change by this share of its larger end for half-way to mean something
+WITHOUT = ("entropy rank", "stable rank", "norm")
+WITH_A_LEVEL = ("accuracy", "class", "head")
+
+
+def formation(steps: Steps, series: Series, curves: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A row for each series, by step: the rule, its threshold, the step from which on it holds, the checkpoint before,
+    and whether that step lies before, during or after the jump of the curves. Series that never form come last.
+    """
+    rows = [_row(name, steps, values, curves) for name, values in series.items()]
+    return sorted(rows, key=lambda row: (row["step"] is None, row["step"] or 0))
+
+
+def _row(
+    name: str, steps: Steps, values: Float[np.ndarray, "step"], curves: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    rule, threshold, rises = rule_of(name, values)
+    step = None
+    if threshold is not None:
+        step = formed_at(steps, values, threshold) if rises else formed_at(steps, -values, -threshold)
+    at = None if step is None else int(np.searchsorted(steps, step))
+    return {
+        "series": name,
+        "rule": rule,
+        "threshold": threshold,
+        "step": step,
+        "after": int(steps[at - 1]) if at else None,
+        "beside_jump": _beside(step, curves),
+    }
+
+
+def rule_of(name: str, values: Float[np.ndarray, "step"]) -> tuple[str | None, float | None, bool]:
+    """The rule in words, its threshold, and whether values must stay at or above it (else at or below)."""
+    kind, _, what = name.partition(": ")
+    if kind in WITHOUT:
+        return None, None, True
+    if kind in WITH_A_LEVEL:
+        level = ROLE.get(what.rpartition(" ")[2], POINTED) if kind == "head" else ACCURATE
+        return f"stays at {level:g} or above", level, True
+    there = values[np.isfinite(values)]
+    if len(there) < 2 or abs(there[-1] - there[0]) < MOVED * max(abs(there[0]), abs(there[-1])) or not np.ptp(there):
+        return None, None, True
+    middle, rises = float(there[0] + there[-1]) / 2, bool(there[-1] > there[0])
+    side = "above" if rises else "below"
+    return f"stays at {middle:.3g}, half-way to its last value, or {side}", middle, rises
+
+
+def curves_of(run: Run, until: int) -> dict[str, Any] | None:
+    """Plateau and jump of the curves that training logged up to a step; None where it logged none."""
+    rows = [row for row in run.metrics() if row["step"] <= until]
+    if not any("test_accuracy" in row for row in rows):
+        return None
+    found = read_curves(rows).facts
+    return {"plateau": found["plateau"], "jump": found["jump"]}
+
+
+def _beside(step: int | None, curves: Mapping[str, Any] | None) -> str | None:
+    jump = curves and curves["jump"]
+    if step is None or not jump:
+        return None
+    if step < jump["from"]:
+        return "before"
+    return "during" if step <= jump["to"] else "after"
+
+
+def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is printed: the series that form and those that could have, with the curves' own events among them. A head
+    that never has a role is left out of it.
+    """
+    rows: list[tuple[str, str, int | None, str]] = [
+        (row["series"], row["rule"], row["step"], row["beside_jump"] or "")
+        for row in formed
+        if row["rule"] is not None and (row["step"] is not None or not row["series"].startswith("head: "))
+    ]
+    plateau, jump = (curves["plateau"], curves["jump"]) if curves else (None, None)
+    if plateau:
+        rows.append(("curves: the plateau ends", "the logged loss moves on", plateau["to"], ""))
+    if jump:
+        rows.append(("curves: the jump", "logged test accuracy reaches 0.5", jump["step"], ""))
+    rows.sort(key=lambda row: (row[2] is None, row[2] or 0))
+    shown = [[name, rule, "never" if step is None else f"{step:,}", beside] for name, rule, step, beside in rows]
+    return {"columns": ["mechanism", "rule", "step", "beside the jump"], "rows": shown}

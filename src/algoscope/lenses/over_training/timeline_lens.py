@@ -1,0 +1,206 @@
+"""The timeline lens: many measurements over all checkpoints of a run, on one axis of steps, and what formed when."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from algoscope.core.errors import SubjectError, UnknownNameError
+from algoscope.core.finding import Finding
+from algoscope.lenses.heads.head_roles import ROLES, roles
+from algoscope.lenses.inputs.probe_set import Probe, answer_numbers, probe_of
+from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
+from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
+from algoscope.lenses.over_training.checkpoint_series import Measure, Series, Steps, over_checkpoints, recalled
+from algoscope.lenses.over_training.fact_paths import check, numbers_of, numbers_or_none, split
+from algoscope.lenses.over_training.formation_rules import curves_of, formation, table_of
+from algoscope.lenses.over_training.timeline_panels import panels_of
+from algoscope.networks.matrix_rank import entropy_rank, stable_rank
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+
+GROUPS = {
+    "answers": "loss and accuracy of each answer token, accuracy of each class of input",
+    "heads": "each head's scores for the roles of the roles lens",
+    "frequencies": "the measures of the progress lens, where a task has frequencies",
+    "weights": "effective ranks of every matrix, and the norm of all weights",
+}
+FREQUENCIES = {  # series of the progress lens, and where they stand here
+    "restricted loss": "frequency loss: keys alone",
+    "excluded loss, training pairs": "frequency loss: without keys, training",
+    "excluded loss, all pairs": "frequency loss: without keys, all",
+    "restricted accuracy": "frequency share: accuracy, keys alone",
+    "share of the keys": "frequency share: variance of keys",
+    "Gini W_E": "frequency share: Gini of W_E",
+    "Gini W_L": "frequency share: Gini of W_L",
+}
+
+
+def timeline(
+    subject: str | Run | Subject,
+    of: Sequence[str] = (),
+    *,
+    by: str = "",
+    n_inputs: int = 2000,
+    per_class: int = 200,
+    role_inputs: int = 64,
+    seed: int = 0,
+    runs_dir: str | None = None,
+    progress: bool = False,
+) -> Finding:
+    """Measure every checkpoint of a run in the same way, and say from which step on each mechanism is there.
+
+    `of` names what is followed: groups (`answers`, `heads`, `frequencies`, `weights`; none named: all that apply), and
+    `LENS:FACT` for any number that a lens or `certify` says with its own defaults (`certify:accuracy`,
+    `roles:heads.0.scores.previous-token`; a checkpoint that the lens refuses has none). Each checkpoint's numbers are
+    kept in the run folder, by measure and weights, so that none is measured twice.
+
+    Answers: over every input where there are at most 20,000, else `n_inputs` random ones and up to `per_class` of each
+    class of the scheme `by`; losses in nats, accuracies 0 = none right, 1 = all. Roles: of the roles lens over
+    `role_inputs` inputs, 0 = as much as even attention gives, 1 = all. Ranks: the exponential of the entropy of the
+    singular values (1 = one direction) and the squared Frobenius norm over the squared largest singular value.
+
+    Facts: `steps`; `series`, one number a step by name (null where there is none); `formed`, a row for each series
+    {series, rule, threshold, step, after, beside_jump}, by step: it is formed at the first checkpoint from which on the
+    rule holds (null: not at the last), and was not yet at the checkpoint `after`. Rules: accuracies stay at 0.9 or
+    above; roles at the thresholds of the roles lens; losses, frequencies and followed facts on the last value's side of
+    half-way between their first and last; ranks and norms have none, nor has a series that changes by less than a tenth
+    of its larger end. `curves`: plateau and jump of the logged curves (null where none were logged); `beside_jump` says
+    before, during or after the jump. `probe`: the inputs. `table`: what of `formed` is printed.
+
+    Raises SubjectError for a subject without at least two checkpoints, UnknownNameError for a group or lens that there
+    is not, ConfigError for a fact that is not a number, and what `probe_of`, `roles` and the followed lenses raise.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    run = subject.origin
+    if run is None or len(run.steps) < 2:
+        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
+    groups, facts = _asked(of)
+    groups = groups or ([] if facts else list(GROUPS))
+    probe = probe_of(subject.task, by, n_inputs=n_inputs, per_class=per_class, seed=seed)
+    measures = _measures(groups, probe, role_inputs, seed)
+    followed = _followed(subject, facts)
+    steps, series = over_checkpoints(
+        subject, lambda model: _numbers(model, measures) | followed(model), progress=progress
+    )
+    if "frequencies" in groups and has_pairs(subject):
+        series |= _frequencies(subject)
+    curves = curves_of(run, int(steps[-1]))
+    formed = formation(steps, series, curves)
+    return Finding(
+        kind="timeline",
+        claim=_claim(subject, steps, formed, curves),
+        facts={
+            "subject": subject.name,
+            "steps": steps.tolist(),
+            "series": {name: [None if np.isnan(x) else float(x) for x in row] for name, row in series.items()},
+            "formed": formed,
+            "curves": curves,
+            "probe": dict(probe.said),
+            "table": table_of(formed, curves),
+        },
+        panels=panels_of(steps, series, curves),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    )
+
+
+def _asked(of: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The groups and the facts that are followed."""
+    groups = [name for name in of if ":" not in name]
+    for name in groups:
+        if name not in GROUPS:
+            raise UnknownNameError("group of measurements (or LENS:FACT)", name, GROUPS)
+    facts = [name for name in of if ":" in name]
+    for fact in facts:
+        split(fact)
+    return groups, facts
+
+
+# ---------------------------------------------------------------------- one checkpoint
+
+
+def _measures(groups: Sequence[str], probe: Probe, role_inputs: int, seed: int) -> dict[str, Measure]:
+    """What is measured of each checkpoint, by what it is kept under."""
+    known: dict[str, tuple[str, Measure]] = {
+        "answers": (f"answers {dict(probe.said)}", lambda model: answer_numbers(model, probe)),
+        "heads": (f"heads n_inputs={role_inputs} seed={seed}", lambda model: role_numbers(model, role_inputs, seed)),
+        "weights": ("weights", weight_numbers),
+    }
+    return dict(known[group] for group in groups if group in known)
+
+
+def _numbers(model: Subject, measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {name: x for keep, measure in measures.items() for name, x in recalled(model, keep, measure).items()}
+
+
+def role_numbers(subject: Subject, n_inputs: int, seed: int) -> dict[str, float]:
+    """Every head's score for every role that the inputs can show."""
+    heads = roles(subject, n_inputs=n_inputs, seed=seed)["heads"]
+    return {
+        f"head: {head['name']} {role}": head["scores"][role]
+        for head in heads
+        for role in ROLES
+        if head["scores"][role] is not None
+    }
+
+
+def weight_numbers(subject: Subject) -> dict[str, float]:
+    """The entropy rank and the stable rank of every matrix, and the Euclidean norm of all weights together."""
+    entropy, stable, squares = dict[str, float](), dict[str, float](), 0.0
+    for name, weight in subject.model.named_parameters():
+        exact = weight.detach().double()
+        squares += float(exact.square().sum())
+        if exact.ndim == 2:
+            singular = exact.to("cpu").svd().S
+            short = name.removeprefix("blocks.").removesuffix(".weight")
+            short = f"L{short}" if short[0].isdecimal() else short
+            entropy[f"entropy rank: {short}"] = float(entropy_rank(singular))
+            stable[f"stable rank: {short}"] = float(stable_rank(singular))
+    return entropy | stable | {"norm: all weights": squares**0.5}
+
+
+def _followed(subject: Subject, facts: Sequence[str]) -> Callable[[Subject], dict[str, float]]:
+    """What reads the facts off a checkpoint; each must be a number at the run's last."""
+    chosen = dict.fromkeys(split(fact)[0] for fact in facts)
+    assert subject.origin is not None
+    last = open_subject(f"run:{subject.origin.path}")
+    kept = {name: recalled(last, f"lens {name}", partial(numbers_of, name)) for name in chosen}
+    for fact in facts:
+        check(fact, kept[split(fact)[0]])
+
+    def read(model: Subject) -> dict[str, float]:
+        said = {name: recalled(model, f"lens {name}", partial(numbers_or_none, name)) for name in chosen}
+        numbers = {f"{name}:{path}": value for name, paths in said.items() for path, value in paths.items()}
+        return {f"followed: {fact}": numbers.get(fact, float("nan")) for fact in facts}
+
+    return read
+
+
+def _frequencies(subject: Subject) -> Series:
+    """The series of the progress lens that stand here, under their names here."""
+    series = progress_measures(subject)["series"]
+    chosen = FREQUENCIES
+    if "excluded loss, training pairs" in series:
+        chosen = {name: here for name, here in FREQUENCIES.items() if name != "excluded loss, all pairs"}
+    return {here: np.array(series[name], dtype=float) for name, here in chosen.items() if name in series}
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _claim(
+    subject: Subject, steps: Steps, formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None
+) -> str:
+    judged = [row for row in formed if row["rule"] is not None]
+    risen = [row for row in judged if row["step"] is not None and row["step"] > steps[0]]
+    said = f"{len(steps)} checkpoints of {subject.name}, steps {steps[0]:,} to {steps[-1]:,}"
+    if risen:
+        ends = (risen[0],) if len(risen) == 1 else (risen[0], risen[-1])
+        named = ", last ".join(f"{row['series']} at step {row['step']:,}" for row in ends)
+        said += f"; {len(risen)} of {len(judged)} series that have a rule form after the first: first {named}"
+    else:
+        said += f"; none of the {len(judged)} series that have a rule forms after the first"
+    jump = curves and curves["jump"]
+    return f"{said}; the curves jump at step {jump['step']:,}" if jump else said

@@ -1,0 +1,149 @@
+"""The embedding lens: the shape of the token and position embeddings, before and after training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Label, Panel
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+
+Vectors = Float[np.ndarray, "point d_model"]
+
+
+MOST_TOKENS, MOST_POSITIONS = 200, 128
+
+
+def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs_dir: str | None = None) -> Finding:
+    """PCA, cosine similarity and effective dimension of the embeddings, beside those at step 0 where it is known.
+
+    For tokens and for positions, each with a leading axis `when` (before, after). Tokens are those that occur in the
+    task's sequences (similarity: those that stand for quantities); of a model of free text, those that occur in the
+    `inputs`, or all of a small vocabulary. Positions of free text: the first 128.
+
+    - `... PCA` [when point component]: coordinates on the first two principal components of the centred vectors;
+    - `... explained variance` [when component]: share of the variance on each component, summing to 1;
+    - `... similarity` [when point other]: cosine of the angle at the origin, 0 = orthogonal, 1 = same direction.
+
+    Facts: `effective_dimension`, the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on
+    a line, n = n directions alike.
+
+    Raises ConfigError for a model of free text with more than 200 tokens and no `inputs`.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    before = subject.before_training()
+    models = {"before": before, "after": subject} if before is not None else {"after": subject}
+    rows, compared_tokens = _tokens(subject, inputs)
+    spoken = tuple(subject.text.token(row) for row in rows)
+    sets: dict[str, tuple[tuple[Label, ...], list[int], dict[str, Vectors]]] = {
+        "token": (
+            spoken,
+            compared_tokens,
+            {when: _array(model.token_embedding())[rows] for when, model in models.items()},
+        )
+    }
+    positions = {when: model.position_embedding() for when, model in models.items()}
+    if positions["after"] is not None:
+        # the last position of a task is predicted, never read
+        used = subject.task.n_ctx - 1 if subject.has_task else min(subject.cfg.n_ctx, MOST_POSITIONS)
+        vectors = {when: _array(w_pos)[:used] for when, w_pos in positions.items() if w_pos is not None}
+        sets["position"] = (tuple(range(used)), list(range(used)), vectors)
+    panels: list[Panel] = []
+    dimension: dict[str, dict[str, float]] = {}
+    for what, (labels, compared, by_when) in sets.items():
+        panels += _panels(what, labels, compared, by_when)
+        dimension[what] = {when: effective_dimension(vectors) for when, vectors in by_when.items()}
+    said = "; ".join(
+        f"{what} embeddings: " + ", ".join(f"{value:.1f} {when}" for when, value in by_when.items())
+        for what, by_when in dimension.items()
+    )
+    return Finding(
+        kind="embeddings",
+        claim=f"effective dimension of the {said} training",
+        facts={"subject": subject.name, "effective_dimension": dimension},
+        panels=tuple(panels),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    )
+
+
+def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The tokens to look at, and which of them to compare with each other."""
+    if subject.has_task:
+        task = subject.task
+        used = task.used_tokens
+        return [task.vocabulary.index(token) for token in used], [used.index(token) for token in task.ordinals]
+    n = subject.cfg.d_vocab
+    if not inputs and n > MOST_TOKENS:
+        raise ConfigError(f"{subject.name} has {n:,} tokens, too many to draw: name some by --input TEXT")
+    rows = sorted({number for text in inputs for number in subject.text.encode(text)}) if inputs else list(range(n))
+    return rows, list(range(len(rows)))
+
+
+def principal_components(
+    vectors: Vectors,
+) -> tuple[Float[np.ndarray, "point component"], Float[np.ndarray, "component"]]:
+    """Coordinates of the centred vectors on their principal components, and each component's share of the variance."""
+    centred = vectors - vectors.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    variance = s**2
+    return u * s, variance / variance.sum()
+
+
+def effective_dimension(vectors: Vectors) -> float:
+    """Participation ratio of the variances: 1 = all points on a line, n = n directions alike."""
+    share = principal_components(vectors)[1]
+    return float(1 / (share**2).sum())
+
+
+def cosine_similarity(vectors: Vectors) -> Float[np.ndarray, "point other"]:
+    """Cosine of the angle at the origin between every two vectors; NaN where one is zero and has no direction."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, length, out=np.full_like(vectors, np.nan), where=length > 0)
+    return unit @ unit.T
+
+
+def _array(tensor: Tensor) -> Vectors:
+    return tensor.double().cpu().numpy()
+
+
+def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: dict[str, Vectors]) -> list[Panel]:
+    when = Axis("when", tuple(f"{name} training" for name in by_when))
+    analysed = [principal_components(vectors) for vectors in by_when.values()]
+    shares = np.stack([share for _, share in analysed])
+    components = tuple(f"PC{i + 1}" for i in range(shares.shape[1]))
+    names = tuple(labels[i] for i in compared)
+    return [
+        Panel(
+            name=f"{what} PCA",
+            axes=(when, Axis(what, labels), Axis("component", components[:2])),
+            values=np.stack([coordinates[:, :2] for coordinates, _ in analysed]),
+            unit="embedding units",
+            zero="the mean of the points",
+            view="scatter",
+        ),
+        Panel(
+            name=f"{what} explained variance",
+            axes=(when, Axis("component", components, "principal component")),
+            values=shares,
+            unit="share of the variance",
+            zero="none of the variance",
+            one="all of the variance",
+            view="bars",
+            scale="unit",
+        ),
+        Panel(
+            name=f"{what} similarity",
+            axes=(when, Axis(what, names), Axis(f"other {what}", names)),
+            values=np.stack([cosine_similarity(vectors[compared]) for vectors in by_when.values()]),
+            unit="cosine",
+            zero="orthogonal",
+            one="same direction",
+            view="heatmap",
+            scale="signed",
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Lenses that read what a model predicts."""

@@ -1,0 +1,96 @@
+"""The answer lens: what the model says when it decodes on its own, token by token, and how sure it is of each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.data import seeded
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+
+RANDOM_SEED = 7
+
+
+def answers(
+    subject: str | Run | Subject, inputs: Sequence[str] = (), *, n_random: int = 200, runs_dir: str | None = None
+) -> Finding:
+    """Decode the task's edge cases and the given inputs greedily, and count `n_random` uniform draws.
+
+    Every answer is decoded for real, each token fed back. Panel `probability` [case digit]: the probability that the
+    model gave to the right token at each answer position when it reached it, 0 = ruled out, 1 = certain. Facts:
+    `cases` (input, expected, got, right), `edge_cases_right` of `edge_cases`, `random_right` of `random`.
+
+    Raises VocabularyError for an input that is not a prompt of the task.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    task = subject.task
+    edge = task.edge_cases().to(subject.device)
+    asked = [subject.to_tokens(task.prompt(text) + task.expected(text)) for text in inputs]
+    cases = torch.cat([edge, *asked])
+    got = _decode(subject, cases)
+    random = task.sample(n_random, seeded(subject.device, RANDOM_SEED))
+    random_right = int((_decode(subject, random) == random[:, task.prompt_length :]).all(dim=1).sum())
+    rows = [_row(subject, case, answer) for case, answer in zip(cases, got, strict=True)]
+    edge_right = sum(row["right"] for row in rows[: len(edge)])
+    return Finding(
+        kind="answers",
+        claim=f"{edge_right}/{len(edge)} edge cases and {random_right}/{n_random} random inputs decoded right",
+        facts={
+            "subject": subject.name,
+            "cases": rows,
+            "edge_cases": len(edge),
+            "edge_cases_right": edge_right,
+            "random": n_random,
+            "random_right": random_right,
+        },
+        panels=(_panel(subject, cases, got, rows),),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    )
+
+
+def _decode(subject: Subject, sequences: Tokens) -> Int[Tensor, "batch answer"]:
+    n = subject.task.prompt_length
+    return subject.generate_tokens(sequences[:, :n], sequences.shape[1] - n)
+
+
+def _row(subject: Subject, case: Int[Tensor, "pos"], got: Int[Tensor, "answer"]) -> dict[str, Any]:
+    n = subject.task.prompt_length
+    return {
+        "input": subject.to_string(case[:n]),
+        "expected": subject.to_string(case[n:]),
+        "got": subject.to_string(got),
+        "right": bool((case[n:] == got).all()),
+        "expected_tokens": subject.to_str_tokens(case[n:]),
+        "got_tokens": subject.to_str_tokens(got),
+    }
+
+
+def _panel(subject: Subject, cases: Tokens, got: Int[Tensor, "batch answer"], rows: list[dict[str, Any]]) -> Panel:
+    n = subject.task.prompt_length
+    read = torch.cat([cases[:, :n], got], dim=1)[:, :-1]
+    logits, _ = subject.run(read, at=subject.task.answer_slice)
+    chance: Float[np.ndarray, "case digit"] = (
+        logits.double().softmax(-1).gather(-1, cases[:, n:, None])[..., 0].cpu().numpy()
+    )
+    return Panel(
+        name="probability",
+        title="probability of the right token, position by position",
+        axes=(
+            Axis("case", tuple(row["input"] for row in rows), "input"),
+            Axis("digit", tuple(range(1, chance.shape[1] + 1)), "token of the answer, in the order written"),
+        ),
+        values=chance,
+        unit="probability",
+        zero="ruled out",
+        one="certain",
+        view="heatmap",
+        scale="unit",
+    )

@@ -1,0 +1,273 @@
+"""Direct logit attribution: which parts of the residual stream speak for the answer, and which against it?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, VocabularyError
+from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Panel
+from algoscope.core.sites import Key, Site
+from algoscope.lenses.reading.logit_lens import target_and_rival
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.cache import ActivationCache
+from algoscope.subjects.edits import Patch
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
+
+Vectors = Float[Tensor, "part d_model"]
+BIAS = "attn bias"
+CONSTANT = "final bias"
+
+
+def attribution(
+    subject: str | Run | Subject,
+    inputs: Sequence[str],
+    *,
+    target: str = "",
+    rival: str = "",
+    runs_dir: str | None = None,
+) -> Finding:
+    """Split the logit difference target - rival into what each part of the residual stream adds to it.
+
+    The last residual stream is the sum of the embedding, the position embedding, each head's `result`, attention's
+    output biases and each feed-forward's output. With the final norm's scale s frozen at that of the run, the rest is
+    linear, so the parts h_i, each centred where the norm centres, add up to the difference:
+
+        contribution_i = (h_i - mean(h_i)) / s . (gamma * (W_U[target] - W_U[rival]))
+
+    and what the norm's bias and the unembedding's bias add, whatever is read, is the part `final bias`.
+
+    With a task, each input is completed by the model's own greedy answer, every answer position is split, the target is
+    the right token and the rival the mean of the task's other ordinals (of the other digits). On a text the last
+    position is split, the target is what the model says and the rival its runner-up. `target` and `rival` name one
+    token each instead.
+
+    Panels, the mean over the inputs: `each part` [answer component] and `by layer` [answer layer component], both the
+    logits that a component adds to the difference: 0 = nothing, positive = it speaks for the target. Facts, of the
+    first input's first answer position: `position`, `target`, `rivals`, `parts` ({component, contribution}), their
+    `sum`, the `logit_difference` of the run, and `largest`, the part of largest magnitude; the same for every input
+    and answer position in `answers`.
+
+    Raises ConfigError without inputs, VocabularyError for a text that cannot be read and for a target or a rival that
+    is not one token.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    if not inputs:
+        raise ConfigError("the attribution lens needs at least one input, such as --input 123+456")
+    named = target_and_rival(subject, target, rival)
+    names = _components(subject)
+    splits = [_split(subject, text, named, names) for text in inputs]
+    documents = [split.document() for answers in splits for split in answers]
+    mean = np.mean([[split.contributions for split in answers] for answers in splits], axis=0)
+    answers = _answers(splits)
+    return Finding(
+        kind="attribution",
+        claim=_claim(splits, mean, names),
+        facts={"subject": subject.name, **documents[0], "answers": documents},
+        panels=(_part_panel(names, answers, mean), _layer_panel(subject, names, answers, mean)),
+        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The logit difference at one answer position of one input, in parts."""
+
+    text: str
+    label: str
+    position: int
+    target: str
+    rivals: tuple[str, ...]
+    names: tuple[str, ...]
+    contributions: Float[np.ndarray, "component"]
+    difference: float
+
+    def document(self) -> dict[str, Any]:
+        parts = [
+            {"component": name, "contribution": float(value)}
+            for name, value in zip(self.names, self.contributions, strict=True)
+        ]
+        return {
+            "input": self.text,
+            "position": self.position,
+            "target": self.target,
+            "rivals": list(self.rivals),
+            "parts": parts,
+            "sum": float(self.contributions.sum()),
+            "logit_difference": self.difference,
+            "largest": parts[int(np.abs(self.contributions).argmax())],
+        }
+
+
+def _components(subject: Subject) -> tuple[str, ...]:
+    """The parts of the last residual stream, in the order in which they are added, and the constant."""
+    cfg = subject.cfg
+    names = ["embed", *(["pos_embed"] if Site("pos_embed") in subject.sites else [])]
+    for layer in range(cfg.n_layers):
+        names += [f"L{layer}H{head}" for head in range(cfg.n_heads)]
+        names += [f"L{layer} {BIAS}"] if _has_out_bias(subject) else []
+        names += [f"L{layer} MLP"] if cfg.d_mlp is not None else []
+    return (*names, *([CONSTANT] if _has_constant(subject) else []))
+
+
+def _has_constant(subject: Subject) -> bool:
+    return subject.cfg.normalization_type == "LN" or subject.cfg.head_bias
+
+
+def _has_out_bias(subject: Subject) -> bool:
+    cfg = subject.cfg
+    return cfg.attn_bias if cfg.attn_out_bias is None else cfg.attn_out_bias
+
+
+def _split(subject: Subject, text: str, named: tuple[int | None, int | None], names: tuple[str, ...]) -> list[_Split]:
+    """Every answer position of one input."""
+    tokens = subject.lay_out(text)
+    cfg, start = subject.cfg, subject.first_answer(tokens)
+    kinds = [
+        "result",
+        *(["attn_out"] if _has_out_bias(subject) else []),
+        *(["mlp_out"] if cfg.d_mlp is not None else []),
+    ]
+    whole = [site.name for site in subject.sites if site.kind in ("embed", "pos_embed", "ln_final_scale")]
+    record: list[Key] = [*whole, *((kind, layer) for layer in range(cfg.n_layers) for kind in kinds)]
+    logits, cache = subject.run(tokens, record=record, at=slice(start, None))
+    found = []
+    for number, place in enumerate(range(start, tokens.shape[1])):
+        final = logits[0, number].double()
+        target, rivals = _compared(subject, text, number, final, named)
+        spoken = _spoken(subject, tokens, place, _streams(subject, cache, place), [target, *rivals])[: len(names)]
+        found.append(
+            _Split(
+                text=text,
+                label=_label(subject, number, target, rivals),
+                position=place,
+                target=subject.text.token(target),
+                rivals=tuple(subject.to_str_tokens(torch.tensor(rivals))),
+                names=names,
+                contributions=(spoken[:, 0] - spoken[:, 1:].mean(dim=-1)).cpu().numpy(),
+                difference=float(final[target] - final[rivals].mean()),
+            )
+        )
+    return found
+
+
+def _label(subject: Subject, number: int, target: int, rivals: list[int]) -> str:
+    said = repr(subject.text.token(target))
+    said += f" against {subject.text.token(rivals[0])!r}" if len(rivals) == 1 else ""
+    return f"answer token {number + 1}: {said}" if subject.has_task else said
+
+
+def _compared(
+    subject: Subject, text: str, number: int, final: Float[Tensor, "d_vocab"], named: tuple[int | None, int | None]
+) -> tuple[int, list[int]]:
+    """The target and its rivals at the answer position of this number."""
+    target, rival = named
+    if target is None:
+        target = subject.text.encode(subject.task.expected(text))[number] if subject.has_task else int(final.argmax())
+    if rival is not None:
+        if target == rival:
+            said = subject.text.token(target)
+            raise VocabularyError(
+                f"{text!r}: target and rival are both {said!r} at answer token {number + 1}: name another"
+            )
+        return target, [rival]
+    if subject.has_task:
+        ordinals = [subject.text.encode(token)[0] for token in subject.task.ordinals]
+        return target, [token for token in ordinals if token != target]
+    others = final.clone()
+    others[target] = -torch.inf
+    return target, [int(others.argmax())]
+
+
+def _streams(subject: Subject, cache: ActivationCache, place: int) -> Vectors:
+    """What each component wrote at a position, in the order of `_components`."""
+    rows = [cache[kind][0, place] for kind in ("embed", "pos_embed") if Site(kind) in subject.sites]
+    for layer in range(subject.cfg.n_layers):
+        heads = cache["result", layer][0, place]
+        rows += heads.unbind()
+        rows += [cache["attn_out", layer][0, place] - heads.sum(dim=0)] if _has_out_bias(subject) else []
+        rows += [cache["mlp_out", layer][0, place]] if subject.cfg.d_mlp is not None else []
+    parts = torch.stack(rows)
+    if subject.cfg.normalization_type == "LN":
+        parts = parts - parts.mean(dim=-1, keepdim=True)
+    return parts if subject.cfg.normalization_type is None else parts / cache["ln_final_scale"][0, place]
+
+
+def _spoken(
+    subject: Subject, tokens: Tokens, place: int, parts: Vectors, words: list[int]
+) -> Float[Tensor, "component word"]:
+    """The logits of some tokens that each part adds at a position, and as the last row what is there without any.
+
+    Each part in turn stands in place of the normalised stream, where all that follows is linear.
+    """
+    site: Key = ("resid_post", -1) if subject.cfg.normalization_type is None else "ln_final_normalized"
+    values = [*parts, torch.zeros_like(parts[0])]
+    edits = [Patch(site, value=value, pos=place) for value in values]
+    among = torch.tensor(words, device=tokens.device)
+    logits = subject.run_each(tokens, edits, at=slice(place, place + 1), among=among)[:, 0, 0].double()
+    return torch.cat([logits[:-1] - logits[-1], logits[-1:]])
+
+
+# ---------------------------------------------------------------------- panels
+
+
+def _answers(splits: Sequence[Sequence[_Split]]) -> tuple[str, ...]:
+    """What the answer positions are called: by their tokens where there is one input."""
+    if len(splits) == 1:
+        return tuple(split.label for split in splits[0])
+    return tuple(f"answer token {number + 1}" for number in range(len(splits[0])))
+
+
+def _part_panel(names: tuple[str, ...], answers: tuple[str, ...], mean: Float[np.ndarray, "answer component"]) -> Panel:
+    return Panel(
+        name="each part",
+        title="what each part adds",
+        axes=(Axis("answer", answers, "answer"), Axis("component", names, "part of the residual stream")),
+        values=mean,
+        unit="logits, target over rivals",
+        zero="adds nothing",
+        view="bars",
+        scale="signed",
+        quantity="contribution",
+    )
+
+
+def _layer_panel(
+    subject: Subject, names: tuple[str, ...], answers: tuple[str, ...], mean: Float[np.ndarray, "answer component"]
+) -> Panel:
+    """The parts that have a layer, [answer layer component]."""
+    in_layers = [i for i, name in enumerate(names) if name.startswith("L")]
+    n = subject.cfg.n_layers
+    labels = tuple(names[i].removeprefix("L0").strip() for i in in_layers[: len(in_layers) // n])
+    return Panel(
+        name="by layer",
+        title="what each layer adds",
+        axes=(
+            Axis("answer", answers, "answer"),
+            Axis("layer", tuple(range(n)), "layer"),
+            Axis("component", labels, "head (H), feed-forward (MLP)"),
+        ),
+        values=mean[:, in_layers].reshape(len(answers), n, -1),
+        unit="logits, target over rivals",
+        zero="adds nothing",
+        view="heatmap",
+        scale="signed",
+        quantity="contribution",
+    )
+
+
+def _claim(
+    splits: Sequence[Sequence[_Split]], mean: Float[np.ndarray, "answer component"], names: tuple[str, ...]
+) -> str:
+    answer, component = np.unravel_index(np.abs(mean).argmax(), mean.shape)
+    whole = float(np.mean([each[answer].difference for each in splits]))
+    inputs = splits[0][0].text if len(splits) == 1 else f"the mean of {len(splits)} inputs"
+    part = f"{names[component]} adds {mean[answer, component]:+.4g}"
+    return f"{inputs}, {_answers(splits)[answer]}: of a lead of {whole:.4g} logits, {part}, the largest part"

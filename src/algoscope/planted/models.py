@@ -1,0 +1,326 @@
+"""Planted models: weights set by hand, so that what a lens must find in them is known before it looks.
+
+Every model here is a plain `Transformer` without norms, of layers whose heads and neurons are written down as what
+they read and what they write (`networks.by_hand`). `shuffled` destroys the mechanism and keeps the weights' values.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from string import ascii_lowercase
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.networks.transformer import Transformer
+from algoscope.planted.handwritten import (
+    SHARP,
+    Head,
+    Looks,
+    Stream,
+    blank,
+    feed_forward,
+    fill,
+    plant,
+    plant_by_position,
+    plant_step,
+)
+from algoscope.tasks.base import Task
+from algoscope.tasks.digits.addition import Addition
+from algoscope.tasks.groups.modular import Modular
+from algoscope.tasks.strings.reversal import Reversal
+
+LOGIT = 20.0  # logits for each unit by which an answer is told from another
+READS = 64  # positions of the models that have no task
+KEY_FREQUENCIES = (14, 35, 41, 42, 52)  # those a trained model was found to use: Nanda et al., arXiv 2301.05217
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What there is to find in a planted model. Each head and feed-forward named here is needed; every other one adds
+    nothing to the residual stream.
+    """
+
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    """(layer, head) of each role."""
+    looks: Mapping[str, Looks] = field(default_factory=dict)
+    """For the roles that look by position: for each query, the keys among which it divides its attention equally."""
+    feed_forwards: tuple[int, ...] = ()
+    """Layers whose feed-forward takes part."""
+    readable_after: int | None = None
+    """The first layer after which the unembedding of the residual stream gives the right answer; None: none does."""
+    frequencies: tuple[int, ...] = ()
+    """Frequencies k of the waves cos(2 pi k n / p) by which numbers n are told apart."""
+    accompanying: tuple[int, ...] = ()
+    """Frequencies whose circles only make up for what those of `frequencies` leave weak."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """A model whose mechanism is known. `task` is None where it answers on any sequence of its vocabulary."""
+
+    name: str
+    summary: str
+    model: Transformer
+    vocabulary: tuple[str, ...]
+    task: Task | None
+    mechanism: Mechanism
+
+
+# ---------------------------------------------------------------------- copying
+
+
+def previous_token() -> Planted:
+    """One head that looks one position back and writes what it sees there; a second head is idle.
+
+    The first position has none before it and sees itself.
+    """
+    stream = Stream(letter=len(ascii_lowercase), place=READS, before=len(ascii_lowercase))
+    model = letters_model(stream, n_layers=1, said="before")
+    looks = one_back(READS)
+    plant_by_position(model, stream, (0, 1), looks, value=stream.read("letter"), out=stream.write("before"))
+    return Planted(
+        name="previous-token",
+        summary="names the token before the current one, by position",
+        model=model,
+        vocabulary=tuple(ascii_lowercase),
+        task=None,
+        mechanism=Mechanism(heads={"previous": (0, 1)}, looks={"previous": looks}, readable_after=0),
+    )
+
+
+def induction() -> Planted:
+    """Two heads in two layers, each beside an idle one: the first writes at every position which token came before;
+    the second looks for positions whose token before is the current token, and copies what stands there.
+
+    After several occurrences it copies all that followed, in equal parts. Where the current token is new it looks at
+    all positions alike but the first, and its answer means nothing.
+    """
+    summary = "names the token that followed the current one before, by a previous-token and an induction head"
+    return inductor("induction", summary, copies=1.0, readable_after=1)
+
+
+def induction_wrong() -> Planted:
+    """The two heads of `induction` look as they do there; the second writes the negative of what it copies."""
+    summary = "the two heads of induction, the second against what it copies: wrong wherever induction is right"
+    return inductor("induction-wrong", summary, copies=-1.0, readable_after=None)
+
+
+def inductor(name: str, summary: str, copies: float, readable_after: int | None) -> Planted:
+    """`induction` with the copied token written `copies` times."""
+    k = len(ascii_lowercase)
+    stream = Stream(letter=k, place=READS, before=k, copied=k)
+    model = letters_model(stream, n_layers=2, said="copied")
+    looks = one_back(READS)
+    plant_by_position(model, stream, (0, 1), looks, value=stream.read("letter"), out=stream.write("before"))
+    anywhere, at_first = stream.read("place").sum(dim=0, keepdim=True), stream.read("place")[:1]
+    plant(
+        model,
+        (1, 0),
+        query=SHARP * torch.cat([stream.read("letter"), anywhere]),
+        key=torch.cat([stream.read("before"), -at_first]),  # the first position claims to come after itself
+        value=copies * stream.read("letter"),
+        out=stream.write("copied"),
+    )
+    return Planted(
+        name=name,
+        summary=summary,
+        model=model,
+        vocabulary=tuple(ascii_lowercase),
+        task=None,
+        mechanism=Mechanism(
+            heads={"previous": (0, 1), "induction": (1, 0)}, looks={"previous": looks}, readable_after=readable_after
+        ),
+    )
+
+
+def letters_model(stream: Stream, n_layers: int, said: str) -> Transformer:
+    """Attention-only layers of two idle heads over the alphabet; the logits are what stands in the stretch `said`."""
+    model = blank(
+        stream, d_vocab=len(ascii_lowercase), n_ctx=READS, n_layers=n_layers, n_heads=2, d_head=READS, d_mlp=None
+    )
+    fill(model, tokens=stream.read("letter"), places=stream.read("place"), unembedding=LOGIT * stream.read(said))
+    return model
+
+
+def one_back(n: int) -> Looks:
+    return {query: (query - 1,) for query in range(1, n)}
+
+
+# ---------------------------------------------------------------------- reversal
+
+
+def reversal() -> Planted:
+    """One head that looks along the anti-diagonal, whatever stands there, and copies; `<EOS>` comes by position."""
+    summary = "reverses 5 letters by position alone"
+    return reverser("reversal", summary, shift=0, readable_after=0)
+
+
+def reversal_wrong() -> Planted:
+    """The head looks where that of `reversal` looks, and its value and output map writes the next letter."""
+    summary = "looks where reversal looks and writes the next letter of the alphabet: wrong on every input"
+    return reverser("reversal-wrong", summary, shift=1, readable_after=None)
+
+
+def reverser(name: str, summary: str, shift: int, readable_after: int | None) -> Planted:
+    """`reversal` with each copied letter moved on by `shift` in the alphabet, from the last to the first."""
+    task = Reversal()
+    k, n = len(task.alphabet), task.length
+    stream = Stream(letter=k, place=task.n_ctx, copied=k)
+    model = blank(stream, d_vocab=task.d_vocab, n_ctx=task.n_ctx, n_layers=1, n_heads=1, d_head=task.n_ctx, d_mlp=None)
+    last = stream.read("place")[2 * n : 2 * n + 1]
+    fill(
+        model,
+        tokens=stream.read("letter"),
+        places=stream.read("place"),
+        unembedding=LOGIT * torch.cat([stream.read("copied"), 0 * last, last]),
+    )
+    looks = {query: (2 * n - 1 - query,) for query in range(n, 2 * n)} | {2 * n: (n,)}
+    moved = stream.read("letter").roll(shift, dims=0)
+    plant_by_position(model, stream, (0, 0), looks, value=moved, out=stream.write("copied"))
+    return Planted(
+        name=name,
+        summary=summary,
+        model=model,
+        vocabulary=task.vocabulary,
+        task=task,
+        mechanism=Mechanism(heads={"reversal": (0, 0)}, looks={"reversal": looks}, readable_after=readable_after),
+    )
+
+
+# ---------------------------------------------------------------------- arithmetic
+
+
+def clock() -> Planted:
+    """Numbers are angles: two heads bring the cosines and sines of a and b to `=`, the feed-forward multiplies them,
+    and the logit of c is the sum over frequencies of cos(w (a + b - c)), largest at c = a + b.
+
+        cos(wa + wb) = cos wa cos wb - sin wa sin wb        sin(wa + wb) = sin wa cos wb + cos wa sin wb
+        x y = relu(x) y + relu(-x) (-y)
+
+    Source of the algorithm: Nanda et al., arXiv 2301.05217.
+    """
+    task = Modular(p=113, operation="+")
+    n = len(KEY_FREQUENCIES)
+    stream = Stream(wave=2 * n, place=task.n_ctx, first=2 * n, second=2 * n, total=2 * n)
+    model = blank(
+        stream,
+        d_vocab=task.d_vocab,
+        n_ctx=task.n_ctx,
+        n_layers=1,
+        n_heads=2,
+        d_head=2 * n,
+        d_mlp=8 * n,
+        gated_mlp=True,
+        mlp_bias=False,
+    )
+    wave = waves(task.p, KEY_FREQUENCIES)
+    size = torch.linspace(1, 0.6, n).repeat(2)  # no two circles alike, so that each has its own principal components
+    fill(
+        model,
+        tokens=(size * wave) @ stream.read("wave"),
+        places=stream.read("place"),
+        unembedding=LOGIT * wave @ stream.read("total"),
+    )
+    roles: dict[str, Head] = {"first": (0, 0), "second": (0, 1)}
+    looks: dict[str, Looks] = {"first": {3: (0,)}, "second": {3: (2,)}}
+    for role, head in roles.items():
+        value = stream.read("wave") / size[:, None]
+        plant_by_position(model, stream, head, looks[role], value=value, out=stream.write(role))
+    cos, sin = slice(0, n), slice(n, 2 * n)
+    x, y, total = stream.read("first"), stream.read("second"), stream.write("total")
+    left = torch.cat([x[cos], x[sin], x[sin], x[cos]])
+    right = torch.cat([y[cos], y[sin], y[cos], y[sin]])
+    product = torch.cat([total[:, cos], -total[:, cos], total[:, sin], total[:, sin]], dim=1)
+    mlp = feed_forward(model, 0)
+    assert mlp.w_linear is not None
+    mlp.w_in.weight.copy_(torch.cat([left, -left]))
+    mlp.w_linear.weight.copy_(torch.cat([right, -right]))
+    mlp.w_out.weight.copy_(torch.cat([product, product], dim=1))
+    return Planted(
+        name="clock",
+        summary="adds modulo 113 by the cosines of five frequencies",
+        model=model,
+        vocabulary=task.vocabulary,
+        task=task,
+        mechanism=Mechanism(
+            heads=roles, looks=looks, feed_forwards=(0,), readable_after=0, frequencies=KEY_FREQUENCIES
+        ),
+    )
+
+
+def waves(p: int, frequencies: Sequence[int]) -> Float[Tensor, "p wave"]:
+    """cos(2 pi k n / p) of every number n for each of the frequencies k, and after them the sines."""
+    turns = torch.outer(torch.arange(p), torch.tensor(frequencies)) % p
+    angle = turns.double() * (2 * math.pi / p)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+def carry_adder() -> Planted:
+    """Column addition with an explicit carry, one column for each digit of the sum, units first.
+
+    Head `column` brings the sum a + b of the column to be written, head `below` the sum t of the column below it. With
+    s, the digit just written there (0 at `=`), that column carried exactly if t - s is 9 or 10, not 0 or -1:
+
+        layer 0:  u = a + b + [t - s >= 9]        [x >= m] = relu(x - m + 1) - relu(x - m) for whole x
+        layer 1:  v = u - 10 [u >= 10]
+        logit of digit d:  2 d v - d^2 = v^2 - (d - v)^2, largest at d = v
+
+    The two heads of layer 1 are idle; `<EOS>` comes by position.
+    """
+    task = Addition(n_digits=3)
+    n, equals = task.n_digits, task.prompt_length - 1
+    stream = Stream(digit=1, place=task.n_ctx, column=1, below=1, one=1)
+    model = blank(stream, d_vocab=task.d_vocab, n_ctx=task.n_ctx, n_layers=2, n_heads=2, d_head=task.n_ctx, d_mlp=2)
+    value = torch.arange(10.0)[:, None]
+    one, column = stream.read("one"), stream.read("column")
+    ends = 2 * stream.read("place")[task.n_ctx - 2 : task.n_ctx - 1]
+    digits = 2 * value @ column - value**2 @ one
+    fill(
+        model,
+        tokens=value @ stream.read("digit"),
+        places=stream.read("place") + one,
+        unembedding=LOGIT * torch.cat([digits, -one, -one, ends - one, -one]),
+    )
+    both = [(n - 1 - place, 2 * n - place) for place in range(n)]  # the two digits of each column, units first
+    nothing = (n,)  # the plus sign has no value
+    roles: dict[str, Head] = {"column": (0, 0), "below": (0, 1)}
+    looks: dict[str, Looks] = {
+        "column": dict(enumerate([*both, nothing, nothing], start=equals)),
+        "below": dict(enumerate([nothing, *both, nothing], start=equals)),
+    }
+    for role, head in roles.items():
+        sums = 2 * stream.read("digit")  # attention gives the mean of two digits
+        plant_by_position(model, stream, head, looks[role], value=sums, out=stream.write(role))
+    plant_step(model, 0, stream.read("below") - stream.read("digit"), 9, stream.write("column"))
+    plant_step(model, 1, column, 10, -10 * stream.write("column"))
+    return Planted(
+        name="carry-adder",
+        summary="adds 3-digit numbers column by column with an explicit carry",
+        model=model,
+        vocabulary=task.vocabulary,
+        task=task,
+        mechanism=Mechanism(heads=roles, looks=looks, feed_forwards=(0, 1), readable_after=1),
+    )
+
+
+# ---------------------------------------------------------------------- destroyed
+
+
+def shuffled(planted: Planted, seed: int) -> Planted:
+    """A copy whose weights are permuted within each tensor: the same values, the mechanism gone."""
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(planted.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return replace(
+        planted,
+        name=f"{planted.name}-shuffled-{seed}",
+        summary=f"the weights of {planted.name} in another order within each tensor",
+        model=model,
+        mechanism=Mechanism(),
+    )

@@ -1,0 +1,33 @@
+"""The planted models by name."""
+
+from algoscope.core.registry import Entry, Table
+
+PLANTED = Table(
+    "planted model",
+    {
+        "previous-token": Entry(
+            "algoscope.planted.models:previous_token", "names the token before the current one, by position"
+        ),
+        "induction": Entry(
+            "algoscope.planted.models:induction",
+            "names the token that followed the current one before, by a previous-token and an induction head",
+        ),
+        "reversal": Entry("algoscope.planted.models:reversal", "reverses 5 letters by position alone"),
+        "clock": Entry("algoscope.planted.models:clock", "adds modulo 113 by the cosines of five frequencies"),
+        "pizza": Entry(
+            "algoscope.planted.pizza:pizza",
+            "adds modulo 59 by half the angle of a sum that tells no operand from the other",
+        ),
+        "carry-adder": Entry(
+            "algoscope.planted.models:carry_adder", "adds 3-digit numbers column by column with an explicit carry"
+        ),
+        "reversal-wrong": Entry(
+            "algoscope.planted.models:reversal_wrong",
+            "looks where reversal looks and writes the next letter of the alphabet: wrong on every input",
+        ),
+        "induction-wrong": Entry(
+            "algoscope.planted.models:induction_wrong",
+            "the two heads of induction, the second against what it copies: wrong wherever induction is right",
+        ),
+    },
+)

@@ -1,0 +1,292 @@
+"""The run folder: the one module that knows its layout.
+
+    runs/<name>/
+      config.json                       complete, written first; enough to repeat the run
+      metrics.jsonl                     one row per logged step
+      checkpoints/step_00000100.safetensors
+      state/step_00000100.safetensors   what a resume needs beside the weights; only the newest is kept
+      findings/*.json                   what lenses and verdicts said
+      timeline/*.json                   numbers of one measure at one checkpoint, kept so that none is measured twice
+      run.json                          seed, versions, weights hash, final numbers; written last: the run is whole
+
+Everything is written beside its target and renamed, so a killed process leaves the old file or the new one.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from algoscope.config import RunConfig, parse_config
+from algoscope.core.errors import CheckpointError, RunFolderError
+from algoscope.core.files import disk_errors, write_atomically
+from algoscope.core.finding import Finding
+from algoscope.networks.lora import add_updates
+from algoscope.networks.transformer import Transformer
+
+Weights = Mapping[str, Tensor]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def runs_directory(given: str | Path | None = None) -> Path:
+    """Where runs live: the given folder, else $ALGOSCOPE_RUNS, else ./runs."""
+    return Path(given or os.environ.get("ALGOSCOPE_RUNS") or "runs")
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names: equal hashes, equal weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file. Raises CheckpointError where it is missing, truncated or not one."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); restore it or train again") from error
+
+
+def read_config(path: Path) -> RunConfig:
+    """A `config.json`. Raises RunFolderError where it is missing, cut short, or not a config of ours."""
+    try:
+        return parse_config(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as a config: {error}") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk, whole or not."""
+
+    path: Path
+
+    # ------------------------------------------------------------------ finding runs
+
+    @classmethod
+    def find(cls, name: str, directory: Path) -> "Run":
+        """The run called `name` in `directory`, or at that path.
+
+        A recipe's name stands for its only run (`add3` for `add3-s0`). Raises RunFolderError when there is none, and
+        when there are several.
+        """
+        if "/" not in name and (directory / name / "config.json").is_file():
+            return cls(directory / name)
+        if (Path(name) / "config.json").is_file():
+            return cls(Path(name))
+        known = [run.name for run in cls.all(directory)]
+        members = [other for other in known if re.fullmatch(re.escape(name) + r"-s\d+", other)]
+        if len(members) == 1:
+            return cls(directory / members[0])
+        if members:
+            raise RunFolderError(f"{name!r} could be any of {', '.join(members)}: name one")
+        raise RunFolderError(
+            f"no run {name!r} in {directory}: {'there are ' + ', '.join(known) if known else 'it holds none'}; "
+            "train one with `algoscope train RECIPE`, or point at another folder with --runs-dir"
+        )
+
+    @classmethod
+    def all(cls, directory: Path) -> list["Run"]:
+        """Every run in a folder, by name."""
+        return [cls(path.parent) for path in sorted(directory.glob("*/config.json"))]
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "Run":
+        """A new folder with its config. Raises RunFolderError where a run is already there."""
+        if not NAME.fullmatch(path.name):
+            raise RunFolderError(f"{path.name!r} cannot name a run: use letters, digits, '.', '_' and '-'")
+        run = cls(path)
+        if (path / "config.json").exists():
+            way = "" if run.is_whole else "go on with --resume, "
+            state = "is already there and whole" if run.is_whole else f"stopped at step {run.newest_step or 0}"
+            raise RunFolderError(f"run {path} {state}: {way}choose another --name, or `algoscope runs rm {run.name}`")
+        write_atomically(path / "config.json", config.model_dump_json(indent=2))
+        return run
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.path / "run.json").is_file()
+
+    @property
+    def config(self) -> RunConfig:
+        return read_config(self.path / "config.json")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`run.json`: what the run ended with; empty while it is not whole."""
+        if not self.is_whole:
+            return {}
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path / 'run.json'} cannot be read: {error}") from error
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return [
+            int(path.stem.removeprefix("step_")) for path in sorted(self.path.glob("checkpoints/step_*.safetensors"))
+        ]
+
+    @property
+    def newest_step(self) -> int | None:
+        return self.steps[-1] if self.steps else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged rows in the order of their steps; a last line cut short by a crash is left out."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def model(self, step: int | None = None, device: torch.device | str = "cpu") -> Transformer:
+        """The model at a checkpoint, the newest unless `step` is given.
+
+        Raises CheckpointError where there is none, or it is truncated, or does not fit the config.
+        """
+        wanted = self.newest_step if step is None else step
+        if wanted is None or wanted not in self.steps:
+            have = ", ".join(map(str, self.steps)) or "none"
+            raise CheckpointError(f"run {self.name} has no checkpoint at step {wanted}; it has: {have}")
+        path = self._checkpoint(wanted)
+        return load_model(self.config, read_tensors(path), path).to(device)
+
+    def findings(self) -> list[Finding]:
+        """What lenses and verdicts said about the newest weights."""
+        return [Finding.from_json(path.read_text()) for path in sorted(self.path.glob("findings/*.json"))]
+
+    def numbers(self, measure: str, weights_sha256: str) -> dict[str, float] | None:
+        """What a measure said of these weights, by name (NaN: it said nothing), if it was kept."""
+        try:
+            kept = json.loads(self._numbers(measure, weights_sha256).read_text())
+            if (kept["measure"], kept["weights_sha256"]) != (measure, weights_sha256):
+                return None
+            return {name: math.nan if value is None else float(value) for name, value in kept["numbers"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None  # absent, or not a file of ours: it is measured again
+
+    def finding(self, kind: str, weights_sha256: str) -> Finding | None:
+        """What was found about these very weights, if it was kept."""
+        kept = [f for f in self.findings() if f.kind == kind and f.provenance.get("weights_sha256") == weights_sha256]
+        return kept[0] if kept else None
+
+    # ------------------------------------------------------------------ writing
+
+    def lock(self) -> FileLock:
+        """Held by the process that trains this run; freed by the system when the process dies."""
+        lock = FileLock(self.path / ".lock", timeout=0)
+        with disk_errors(self.path):
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise RunFolderError(
+                    f"run {self.path} is being trained by another process; choose another --name"
+                ) from error
+        return lock
+
+    def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:
+        """Weights, then what a resume needs; older states go only when both are on disk."""
+        write_atomically(self._checkpoint(step), save({k: v.contiguous() for k, v in weights.items()}))
+        path = self.path / "state" / self._checkpoint(step).name
+        write_atomically(path, save({k: v.contiguous() for k, v in state.items()}))
+        for other in path.parent.glob("step_*.safetensors"):
+            if other != path:
+                other.unlink()
+
+    def resumable(self) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
+        """The newest step with both weights and state, and those two; None where the run never got so far."""
+        for path in sorted(self.path.glob("state/step_*.safetensors"), reverse=True):
+            step = int(path.stem.removeprefix("step_"))
+            if step in self.steps:
+                return step, read_tensors(self._checkpoint(step)), read_tensors(path)
+        return None
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        path = self.path / "metrics.jsonl"
+        with disk_errors(path), path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def cut_metrics(self, after: int) -> None:
+        """Forget the rows of steps that will be taken again."""
+        rows = [row for row in self.metrics() if row["step"] <= after]
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
+        """Remove the checkpoints of the other steps."""
+        for step in self.steps:
+            if not keep(step):
+                self._checkpoint(step).unlink()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `run.json`: from now on the run is whole."""
+        write_atomically(self.path / "run.json", json.dumps(summary, indent=2))
+
+    def keep(self, finding: Finding) -> None:
+        """Write a finding into the folder, if it is about the weights that the run ended with."""
+        if self.is_whole and finding.provenance.get("weights_sha256") == self.summary["weights_sha256"]:
+            write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
+
+    def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
+        """Keep what a measure says of a checkpoint's weights; a number that is not finite is kept as none."""
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        kept = {"measure": measure, "weights_sha256": weights_sha256, "numbers": finite}
+        write_atomically(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
+
+    def remove(self) -> None:
+        """Delete the folder; `config.json` goes first, so that half a deletion is not taken for a run."""
+        with disk_errors(self.path):
+            (self.path / "config.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path)
+
+    def _numbers(self, measure: str, weights_sha256: str) -> Path:
+        which = hashlib.sha256(measure.encode()).hexdigest()
+        return self.path / "timeline" / f"{which[:16]}-{weights_sha256[:16]}.json"
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step_{step:08d}.safetensors"
+
+
+def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer:
+    """A model with these weights. Raises CheckpointError, naming the first tensor that does not fit."""
+    with torch.device("meta"):
+        model = Transformer(config.model)
+        if config.start is not None:
+            add_updates(model, config.start)
+    expected = model.state_dict()
+    for name in sorted(set(expected) | set(weights)):
+        if name not in weights or name not in expected:
+            what = "lacks" if name not in weights else "has, and the config has no place for,"
+            raise CheckpointError(f"{origin} {what} the tensor {name!r}")
+        if weights[name].shape != expected[name].shape:
+            got, wanted = list(weights[name].shape), list(expected[name].shape)
+            raise CheckpointError(f"{origin}: {name!r} has shape {got}, the config says {wanted}")
+    model.load_state_dict(dict(weights), assign=True)
+    return model

@@ -1,0 +1,1 @@
+"""Tasks on two elements of a group."""

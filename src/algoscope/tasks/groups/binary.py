@@ -1,0 +1,185 @@
+"""Two elements and their product: `57+80=` and then one token, `24`. What all such tasks share."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.groups.group_tables import Structure
+
+Operand = Int[Tensor, "batch"]
+
+
+class Binary(Task):
+    """An operation on the numbers 0 to `order` - 1, each a token of its own; the answer is one token.
+
+    `form` says how the prompt is written: `a+b=` (four tokens, with the task's own sign), `ab=` (three, as in the
+    published grokking models), or `ab` (two). Where no sign stands between the operands, text has a space there.
+    """
+
+    whole_numbers: ClassVar[bool] = True
+
+    form: Literal["a+b=", "ab=", "ab"] = Field(default="a+b=", description="the tokens of a prompt")
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """How many elements there are: the operands and the answers are 0 to order - 1."""
+
+    @property
+    @abstractmethod
+    def sign(self) -> str:
+        """The token between the operands where the form has one, and how the operation is written anyway."""
+
+    @abstractmethod
+    def product(self, first: Operand, second: Operand) -> Operand:
+        """The answers."""
+
+    @abstractmethod
+    def structure(self) -> Structure | None:
+        """The group that the operation is, where it is one."""
+
+    # ------------------------------------------------------------------ sequences
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return (*map(str, range(self.order)), *self._signs)
+
+    @property
+    def _signs(self) -> tuple[str, ...]:
+        return {"a+b=": (self.sign, "="), "ab=": ("=",), "ab": ()}[self.form]
+
+    @property
+    def n_ctx(self) -> int:
+        return self.prompt_length + 1
+
+    @property
+    def prompt_length(self) -> int:
+        return 2 + len(self._signs)
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """The positions of the two operands."""
+        return (0, 2) if self.form == "a+b=" else (0, 1)
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        first, second = (slice(place, place + 1) for place in self.places)
+        named = {"first operand": first, "second operand": second}
+        if self.form == "a+b=":
+            named = {"first operand": first, self.sign: slice(1, 2), "second operand": second}
+        return named if self.form == "ab" else named | {"=": slice(self.prompt_length - 1, self.prompt_length)}
+
+    @property
+    def ordinals(self) -> tuple[str, ...]:
+        return self.vocabulary[: self.order]
+
+    @property
+    def used_tokens(self) -> tuple[str, ...]:
+        return self.vocabulary
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token numbers; a space stands between two numbers that follow each other."""
+        words = [self.vocabulary[i] for i in ids]
+        return re.sub(r"(?<=\d)\n(?=\d)", " ", "\n".join(words)).replace("\n", "")
+
+    def encode(self, text: str) -> list[int]:
+        if self.form == "a+b=":
+            return super().encode(text)
+        ids = list[int]()
+        for piece in text.split():
+            ids += super().encode(piece)
+        if len(ids) > self.n_ctx:
+            raise VocabularyError(f"{text!r} has {len(ids)} tokens; the context of {self.kind} holds {self.n_ctx}")
+        return ids
+
+    def prompt(self, text: str) -> str:
+        written = re.fullmatch(r"\s*(\d+)(\s*[-+*]\s*|\s+)(\d+)\s*=?\s*", text, flags=re.ASCII)
+        if written is None:
+            self.encode(text)  # names the character where the vocabulary is the trouble
+            raise VocabularyError(f"{text!r} is not a question of this task: write it as {self._example}")
+        first, sign, second = written[1], written[2].strip(), written[3]
+        if sign and sign != self.sign:
+            raise VocabularyError(f"{text!r} has {sign!r}; the task has {self.sign!r}: write it as {self._example}")
+        numbers = [digits.lstrip("0") or "0" for digits in (first, second)]
+        for digits in numbers:
+            if digits not in self.ordinals:
+                raise VocabularyError(
+                    f"{digits} in {text!r} is not below {self.order}: the numbers are 0 to {self.order - 1}"
+                )
+        return self._written(numbers)
+
+    def _written(self, numbers: list[str]) -> str:
+        between = self.sign if self.form == "a+b=" else " "
+        return between.join(numbers) + ("" if self.form == "ab" else "=")
+
+    def expected(self, text: str) -> str:
+        prompt = torch.tensor([self.encode(self.prompt(text))])
+        return self.vocabulary[int(self.product(*self.operands(prompt))[0])]
+
+    @property
+    def _example(self) -> str:
+        return self._written([str(self.order // 2), str(self.order - 1)])
+
+    # ------------------------------------------------------------------ inputs
+
+    @property
+    def domain_size(self) -> int:
+        return self.order**2
+
+    def at(self, index: Int[Tensor, "batch"]) -> Tokens:
+        return self.sequences(index // self.order, index % self.order)
+
+    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+        """Pairs are drawn uniformly, those of the hard share too: here no input is rarer or harder than another."""
+        first, second = torch.randint(self.order, (2, n), generator=generator, device=generator.device)
+        return self.sequences(first, second)
+
+    def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
+        first, second = self.operands(tokens)
+        return first * self.order + second
+
+    def edge_cases(self) -> Tokens:
+        """What people try first: both ends of the numbers and the middle, where sums wrap; of 113 elements the pairs
+        (0, 0), (0, 112), (112, 1), (112, 112), (56, 56), (56, 57), (1, 1).
+        """
+        last, half = self.order - 1, self.order // 2
+        pairs = [(0, 0), (0, last), (last, 1), (last, last), (half, half), (half, self.order - half), (1, 1)]
+        first, second = (torch.tensor(pairs) % self.order).T
+        return self.sequences(first, second)
+
+    def sequences(self, first: Operand, second: Operand) -> Tokens:
+        """Whole sequences for pairs of operands: prompt, answer."""
+        columns = [first, second, self.product(first, second)]
+        signs = [torch.full_like(first, self.order + i) for i in range(len(self._signs))]
+        if self.form == "a+b=":
+            columns.insert(1, signs.pop(0))
+        return torch.stack([*columns[:-1], *signs, columns[-1]], dim=1)
+
+    def operands(self, tokens: Int[Tensor, "batch read"]) -> tuple[Operand, Operand]:
+        """The two numbers in the prompts of `tokens` (whole sequences or prompts alone)."""
+        first, second = self.places
+        return tokens[:, first], tokens[:, second]
+
+    # ------------------------------------------------------------------ classes
+
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        """`order`: which operand is the larger?"""
+        self._check_scheme(by)
+        first, second = self.operands(tokens)
+        return (first - second).sign() + 1
+
+    def class_names(self, by: str) -> Mapping[str, str]:
+        self._check_scheme(by)
+        return {"less": "a < b", "equal": "a = b", "greater": "a > b"}
+
+    def _check_scheme(self, by: str) -> None:
+        if by not in self.class_schemes:
+            raise UnknownNameError("class scheme", by, self.class_schemes)

@@ -1,0 +1,83 @@
+"""Composition in a finite group: `7*12=` and then the number of the product."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError
+from algoscope.tasks.base import Tokens
+from algoscope.tasks.groups.binary import Binary, Operand
+from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check, named
+
+
+class Group(Binary):
+    """The product of two elements of a group, given by name or by its whole table; element 0 is neutral."""
+
+    kind: Literal["group"] = "group"
+    group: str = Field(default="S4", description=f"which group: {KNOWN}; any word where a table is given")
+    table: tuple[tuple[int, ...], ...] | None = Field(default=None, description="products by row; None: by its name")
+
+    @model_validator(mode="after")
+    def _is_a_group(self) -> "Group":
+        try:
+            if self.table is not None:
+                if not 1 < len(self.table) <= LARGEST or {len(row) for row in self.table} != {len(self.table)}:
+                    raise ValueError(f"the table must be square, with 2 to {LARGEST:,} rows")
+                check(np.array(self.table))
+            elif len(self._products) < 2:
+                raise ValueError(f"group {self.group!r} has a single element: there is nothing to learn")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def _products(self) -> Int[np.ndarray, "n n"]:
+        return _table(self.group, self.table)
+
+    @property
+    def order(self) -> int:
+        return len(self._products)
+
+    @property
+    def sign(self) -> str:
+        return "*"
+
+    def product(self, first: Operand, second: Operand) -> Operand:
+        return torch.from_numpy(self._products).to(first.device)[first, second]
+
+    def structure(self) -> Structure | None:
+        number = np.arange(self.order)
+        return Structure(self._products, number, number, number)
+
+    # ------------------------------------------------------------------ classes
+
+    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+        """In one column: `commutes` (1: the operands give the same product in either order) and the `answer`."""
+        first, second = self.operands(tokens)
+        answer = self.product(first, second)
+        commutes = (self.product(second, first) == answer).long()
+        return {"commutes": commutes[:, None], "answer": answer[:, None]}
+
+    @property
+    def class_schemes(self) -> tuple[str, ...]:
+        return ("commutes", "order")
+
+    def class_names(self, by: str) -> Mapping[str, str]:
+        """`commutes`: is a * b the same as b * a? `order`: which operand has the larger number?"""
+        if by != "commutes":
+            return super().class_names(by)
+        return {"differs": "a * b is not b * a", "commutes": "a * b is b * a"}
+
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        return self.variables(tokens)["commutes"][:, 0] if by == "commutes" else super().classes(tokens, by)
+
+
+@cache
+def _table(name: str, table: tuple[tuple[int, ...], ...] | None) -> Int[np.ndarray, "n n"]:
+    return named(name) if table is None else np.array(table)

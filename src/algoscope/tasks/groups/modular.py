@@ -1,0 +1,73 @@
+"""Arithmetic modulo p: `57+80=` and then one token, `24`. Every number from 0 to p - 1 is a token of its own."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from algoscope.tasks.base import Tokens
+from algoscope.tasks.groups.binary import Binary, Operand
+from algoscope.tasks.groups.group_tables import Structure, cyclic, logarithms
+
+
+class Modular(Binary):
+    """a + b, a - b or a * b, modulo p."""
+
+    kind: Literal["modular"] = "modular"
+    p: int = Field(default=113, ge=2, le=10_000, description="the modulus: numbers are 0 to p - 1")
+    operation: Literal["+", "-", "*"] = Field(default="+", description="what is done to the two numbers")
+
+    @property
+    def order(self) -> int:
+        return self.p
+
+    @property
+    def sign(self) -> str:
+        return self.operation
+
+    def product(self, first: Operand, second: Operand) -> Operand:
+        return self._result(first, second) % self.p
+
+    def _result(self, first: Operand, second: Operand) -> Operand:
+        """What the operation gives before it is reduced modulo p."""
+        if self.operation == "+":
+            return first + second
+        return first - second if self.operation == "-" else first * second
+
+    def structure(self) -> Structure | None:
+        """Addition modulo p; subtraction as addition of the inverse; multiplication, for a prime p, as addition modulo
+        p - 1 of logarithms, which leaves out the pairs with a 0.
+        """
+        number = np.arange(self.p)
+        if self.operation != "*":
+            return Structure(cyclic(self.p), number, number if self.operation == "+" else -number % self.p, number)
+        powers = logarithms(self.p)
+        return None if powers is None else Structure(cyclic(self.p - 1), powers, powers, powers)
+
+    # ------------------------------------------------------------------ classes
+
+    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+        """In one column: `result` before it is reduced, `wraps` (0: the result is the answer; 1: it is reduced), and
+        the `answer`.
+        """
+        result = self._result(*self.operands(tokens))[:, None]
+        answer = result % self.p
+        return {"result": result, "wraps": (result != answer).long(), "answer": answer}
+
+    @property
+    def class_schemes(self) -> tuple[str, ...]:
+        return ("wrap", "order")
+
+    def class_names(self, by: str) -> Mapping[str, str]:
+        """`wrap`: is the result reduced modulo p? `order`: which operand is the larger?"""
+        if by != "wrap":
+            return super().class_names(by)
+        result = f"a {self.operation} b"
+        wraps = "below 0" if self.operation == "-" else f"{self.p} or more"
+        return {"plain": f"{result} is the answer", "wraps": f"{result} is {wraps}: it is reduced modulo {self.p}"}
+
+    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        return self.variables(tokens)["wraps"][:, 0] if by == "wrap" else super().classes(tokens, by)

@@ -1,0 +1,102 @@
+"""What shortens or lengthens the wait between memorising and generalising: choices, none of them a default.
+
+- Grokfast (Lee et al., arXiv 2405.20233): gradients that point the same way for many steps are amplified.
+- StableMax and the perpendicular gradient (Prieto et al., arXiv 2501.04697): what keeps a model that has memorised from
+  only making its logits larger.
+- Norm clamp (as in Liu et al., arXiv 2210.01117): the weights stay on a sphere.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from algoscope.config import OptimConfig
+from algoscope.training.stacked_weights import Flat, Rows, column
+
+State = dict[str, Tensor]
+
+
+class SlowGradient:
+    """Grokfast: adds a mean of the gradients so far to each gradient, `grokfast_strength` times.
+
+    `ema`: slow <- alpha slow + (1 - alpha) gradient. `ma`: the mean of the last `grokfast_window` gradients, this one
+    included, once there are as many.
+    """
+
+    def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
+        self.flat, self.cfg = flat, cfgs[0]
+        window = 1 if self.cfg.grokfast == "ema" else self.cfg.grokfast_window
+        n_members, n_entries = flat.grads.shape
+        self.kept = flat.grads.new_zeros(n_members, window, n_entries)
+        self.seen = torch.zeros(n_members, dtype=torch.long)
+        self.alpha = column([cfg.grokfast_alpha for cfg in cfgs], flat.grads)
+        self.strength = column([cfg.grokfast_strength for cfg in cfgs], flat.grads)
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """The gradients, in place."""
+        grads = self.flat.grads
+        if self.cfg.grokfast == "ema":
+            self.kept[:, 0].lerp_(grads, 1 - self.alpha)
+            grads.add_(self.kept[:, 0] * self.strength)
+        else:
+            window = self.cfg.grokfast_window
+            self.kept[torch.arange(len(grads)), self.seen % window] = grads
+            full = column([float(seen + 1 >= window) for seen in self.seen.tolist()], grads)
+            grads.add_(self.kept.mean(dim=1) * (self.strength * full))
+        self.seen += 1
+
+    def state(self, member: int) -> State:
+        return {"seen": self.seen[member], "kept": self.kept[member]}
+
+    def load(self, member: int, state: State) -> None:
+        for name, mine in self.state(member).items():
+            mine.copy_(state[name])
+
+
+class NormClamp:
+    """Brings all weights of a member together back to `rho` times the norm that they start with."""
+
+    def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
+        self.flat = flat
+        self.target = norms(flat.values) * column([cfg.norm_clamp or 1.0 for cfg in cfgs], flat.values)
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """The weights, in place."""
+        self.flat.values.mul_(self.target / norms(self.flat.values))
+
+    def state(self, member: int) -> State:
+        return {"target": self.target[member]}
+
+    def load(self, member: int, state: State) -> None:
+        self.target[member] = state["target"]
+
+
+@torch.no_grad()
+def norms(rows: Rows) -> Float[Tensor, "member 1"]:
+    """The norm of all entries of each row together."""
+    return rows.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def keep_perpendicular(flat: Flat) -> None:
+    """Each gradient without its part along its own tensor of weights, at its old length: a step changes what the
+    weights say, not how loudly.
+    """
+    for stretch in flat.stretches.values():
+        gradient, weights = flat.grads[:, stretch], flat.values[:, stretch]
+        length, size = norms(gradient), weights.square().sum(dim=1, keepdim=True)
+        along = (weights * gradient).sum(dim=1, keepdim=True) / torch.where(size > 0, size, 1.0)
+        left = gradient - weights * along
+        rest = norms(left)
+        kept = torch.where(rest > 0, left * (length / torch.where(rest > 0, rest, 1.0)), left)
+        gradient.copy_(torch.where(size > 0, kept, gradient))
+
+
+def log_stablemax(logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
+    """Logarithms of s(x) / sum s(x), with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below, in place of exp(x)."""
+    log_s = torch.where(logits >= 0, logits.clamp(min=0).log1p(), -(-logits.clamp(max=0)).log1p())
+    return log_s - log_s.logsumexp(dim=-1, keepdim=True)

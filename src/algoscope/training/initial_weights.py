@@ -1,0 +1,95 @@
+"""What a run begins with: weights drawn from its seed, or those of another run with low-rank updates beside them."""
+
+from pathlib import Path
+
+import torch
+
+from algoscope.config import RunConfig, StartConfig
+from algoscope.core.errors import ConfigError, RunFolderError
+from algoscope.data import seeded
+from algoscope.networks.build import build
+from algoscope.networks.lora import add_updates, choose_trained, draw_updates, whole
+from algoscope.networks.transformer import Transformer
+from algoscope.runs.run_folder import Run, weights_hash
+
+
+def settled(config: RunConfig, directory: Path) -> RunConfig:
+    """The config with the hash of the weights that it begins with.
+
+    A run that was created keeps its first weights in its own folder, so there its base may be gone. Raises
+    RunFolderError where there is no such run, or it has other weights than the config says, and ConfigError where its
+    model is another.
+    """
+    start = config.start
+    if start is None:
+        return config
+    try:
+        base, model = _base(start, directory)
+    except RunFolderError:
+        if start.weights_sha256 is None:
+            raise
+        return config
+    found = weights_hash(model.state_dict())
+    if start.weights_sha256 not in (None, found):
+        raise RunFolderError(
+            f"start.run {start.run} has other weights now ({found[:12]}) than the config says "
+            f"({str(start.weights_sha256)[:12]}): restore it, or start anew"
+        )
+    _check_fit(config, base)
+    return config.model_copy(update={"start": start.model_copy(update={"weights_sha256": found})})
+
+
+def first_model(run: Run, config: RunConfig, device: torch.device) -> Transformer:
+    """The model of a run before its first step, or at its newest checkpoint where it has weights of another run.
+
+    Position rows that the base has not are drawn as in a new model; they learn where `start.also_train` names the
+    table. Only what trains requires a gradient. Raises what `settled` raises, and ConfigError for a tensor in
+    `also_train` that there is not.
+    """
+    start = config.start
+    if start is None:
+        return build(config.model, config.seed, device)
+    if run.newest_step is not None:
+        model = run.model(device=device)
+    else:
+        model = build(config.model, config.seed)
+        _fill(model, _base(start, run.path.parent)[1])
+        add_updates(model, start)
+        draw_updates(model, seeded(torch.device("cpu"), config.seed, 0))
+        model.to(device)
+    choose_trained(model, start.also_train)
+    return model
+
+
+def _base(start: StartConfig, directory: Path) -> tuple[Run, Transformer]:
+    """The run that is begun with, and its model with every matrix whole."""
+    name, _, step = start.run.partition("@")
+    if step and not step.isdecimal():
+        raise ConfigError(f"start.run {start.run!r}: the step after '@' must be a number")
+    base = Run.find(name, directory)
+    if not step and not base.is_whole:
+        raise RunFolderError(
+            f"start.run {base.name} is not whole: go on with --resume, or name a checkpoint, NAME@STEP"
+        )
+    return base, whole(base.model(int(step) if step else None))
+
+
+def _check_fit(config: RunConfig, base: Run) -> None:
+    """Raises ConfigError, naming the first field, where the base has another model or a longer context. Its rank may be
+    another (factors are multiplied out), and so may what its first weights were drawn from.
+    """
+    ours, theirs = config.model.model_dump(), base.config.model.model_dump()
+    for field, value in ours.items():
+        differs = value < theirs[field] if field == "n_ctx" else value != theirs[field]
+        if differs and field != "rank" and not field.startswith("init_"):
+            raise ConfigError(
+                f"start.run {base.name} has model.{field} {theirs[field]}, this run {value}: set it to that"
+            )
+
+
+@torch.no_grad()
+def _fill(model: Transformer, base: Transformer) -> None:
+    """Copy the base's weights; of a longer position table the first rows."""
+    ours = model.state_dict()
+    for name, tensor in base.state_dict().items():
+        ours[name][: len(tensor)] = tensor

@@ -1,0 +1,160 @@
+"""Stacks of runs shared among processes, one thread each: the parent's side. `worker.py` is the other.
+
+A worker is this Python running `algoscope.training.worker`; both sides write one line of JSON at a time. A worker that
+dies costs nothing but the steps since its runs' last checkpoints: its place is taken by a new one.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algoscope.core.errors import AlgoscopeError, Interrupted
+from algoscope.core.progress import Watcher
+from algoscope.runs.run_folder import Run
+from algoscope.training.train import train_together
+
+Stacks = Sequence[Sequence[Run]]
+LOOK_EVERY = 0.2  # seconds between looks at whether the user wants to stop
+PACKAGE = Path(__file__).parents[2]
+
+
+class Tally:
+    """How far all stacks are together, told to one watcher."""
+
+    def __init__(self, stacks: Stacks, watcher: Watcher) -> None:
+        self.watcher, self.runs = watcher, [run for stack in stacks for run in stack]
+        self.lock = threading.Lock()
+        self.parts = [(0, sum(run.config.train.steps for run in stack)) for stack in stacks]
+
+    def hears_of(self, number: int) -> Callable[[int, int], None]:
+        """What to call with the steps done, and all steps, of a stack."""
+
+        def hear(done: int, total: int) -> None:
+            with self.lock:
+                self.parts[number] = (done, total)
+                whole = f"{sum(run.is_whole for run in self.runs)} of {len(self.runs)} runs whole"
+                self.watcher.advance(sum(d for d, _ in self.parts), sum(t for _, t in self.parts), whole)
+
+        return hear
+
+
+class Telling(Watcher):
+    """Hands what it is told to a function."""
+
+    def __init__(self, hear: Callable[[int, int], None]) -> None:
+        self.hear = hear
+
+    def advance(self, done: int, total: int, note: str) -> None:
+        self.hear(done, total)
+
+
+def one_by_one(stacks: Stacks, device: torch.device, tally: Tally, stop: threading.Event) -> dict[str, str]:
+    """Train every stack in this process; why runs failed, by name."""
+    failed: dict[str, str] = {}
+    for number, stack in enumerate(stacks):
+        try:
+            found = train_together(stack, device, Telling(tally.hears_of(number)), stop)
+        except Interrupted:
+            break
+        except AlgoscopeError as error:
+            failed |= {run.name: str(error) for run in stack if not run.is_whole}
+        else:
+            failed |= {name: str(error) for name, error in found.items()}
+    return failed
+
+
+def share_out(stacks: Stacks, device: str, n_workers: int, tally: Tally, stop: threading.Event) -> dict[str, str]:
+    """The same, each stack by the next worker that is free."""
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(stacks)):
+        todo.put(number)
+    failed: dict[str, str] = {}
+    workers: list[_Worker] = []
+
+    def work() -> None:
+        worker = _Worker(workers)
+        while not stop.is_set():
+            try:
+                number = todo.get_nowait()
+            except queue.Empty:
+                break
+            job = {"runs": [str(run.path) for run in stacks[number]], "device": device}
+            answer = worker.does(job, tally.hears_of(number))
+            if answer is None and stop.is_set():
+                break
+            if answer is None:
+                how = worker.ended()
+                failed.update({run.name: _lost(run, how) for run in stacks[number] if not run.is_whole})
+                worker = _Worker(workers)
+            else:
+                failed.update(answer)
+        worker.ended()
+
+    with ThreadPoolExecutor(n_workers) as pool:
+        under_way = [pool.submit(work) for _ in range(n_workers)]
+        while wait(under_way, timeout=LOOK_EVERY).not_done:
+            if stop.is_set():
+                for worker in list(workers):
+                    worker.stop()
+        for future in under_way:
+            future.result()
+    return failed
+
+
+def _lost(run: Run, how: str) -> str:
+    return f"its process ended ({how}); {run.path} keeps step {run.newest_step or 0}: go on with --resume"
+
+
+class _Worker:
+    """A process that trains one stack after another."""
+
+    def __init__(self, known: list["_Worker"]) -> None:
+        path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "algoscope.training.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        known.append(self)
+
+    def does(self, job: dict[str, Any], hear: Callable[[int, int], None]) -> dict[str, str] | None:
+        """Send a job and listen until it is answered: why runs failed, by name; None where the process died."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if "failed" in said:
+                failed: dict[str, str] = said["failed"]
+                return failed
+            hear(said["done"], said["total"])
+        return None
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+
+    def ended(self) -> str:
+        """Let the process go, and say how it went."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        code = self.process.wait()
+        return f"signal {-code}" if code < 0 else f"code {code}"

@@ -1,0 +1,1 @@
+"""What many seeds of one recipe learned."""

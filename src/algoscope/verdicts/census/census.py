@@ -1,0 +1,356 @@
+"""The census: in how many ways did seeds of one recipe learn it, which head does what in each, and was it foretold?"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from algoscope.core.errors import ConfigError, RunFolderError
+from algoscope.core.finding import Finding
+from algoscope.core.progress import Bar, Watcher
+from algoscope.data import seeded
+from algoscope.lenses.heads.head_roles import roles
+from algoscope.lenses.inputs.probe_set import probe_of
+from algoscope.lenses.over_training.checkpoint_series import recalled
+from algoscope.networks.head_permutations import permuted
+from algoscope.recipes.table import RECIPES
+from algoscope.runs.learning_curves import read_curves
+from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.subjects.opening import open_subject
+from algoscope.tasks.base import Tokens
+from algoscope.training.population import train_many
+from algoscope.verdicts.census.census_panels import census_panels
+from algoscope.verdicts.census.early_features import deciding, early_numbers
+from algoscope.verdicts.census.head_matching import Signature, differences, distance, distances, matched, signature_of
+from algoscope.verdicts.census.outcome_prediction import Features, Question, foretell
+from algoscope.verdicts.census.solution_clusters import THRESHOLDS, count_by_threshold, medoid, solutions, steadiest
+from algoscope.verdicts.certification.certify import certify
+
+EARLY = range(1, 65)  # steps that count as the first
+ENOUGH = 8  # runs that a prediction is asked of
+OF_A_KIND = 3  # runs that a solution must have to be foretold
+SAME = 0.01  # copies with heads and neurons in another order may differ by this: rounding
+PROBE_INPUTS = 512
+
+
+def census(
+    runs: Sequence[str | Run],
+    *,
+    seeds: Sequence[int] = (),
+    threshold: float = 0.1,
+    n_inputs: int = 256,
+    sample: int | None = None,
+    runs_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Finding:
+    """Compare runs of one config that differ in their seed: outcomes, the heads' work matched across seeds, how many
+    distinct solutions there are, and what in the first steps foretold them.
+
+    `runs` are names or runs; the name of a recipe stands for all its members `RECIPE-s<seed>`. With `seeds`, those of
+    one recipe, trained first where they are not there yet. `sample` inputs are certified where not all shall be.
+
+    Two models differ by what their parts do on the same `n_inputs` random inputs (`distance` says how: 0 = alike on
+    every one, 1 = nothing in common), heads matched within their layers by optimal assignment. A solution is a group of
+    runs of which any two differ by at most `threshold`.
+
+    Facts: `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}: `from_typical`
+    is the distance from the typical run, that which differs least from all; `heads` stand in the order of its heads,
+    {slot, name, role, score, effects, deciding, from_typical}: by answer token the share of answers that change without
+    the head, and the mean attention to the prompt tokens that decide it (in a sum, the digits of its column).
+    `solutions` (how many), `threshold`, `by_threshold`, `steadiest` (the number that holds over the widest range of
+    thresholds), `in_any_layer` (how many where heads may be matched across layers). `controls`: `permuted`, the largest
+    distance of a run from its own copy with heads and neurons in another order; `with_copies`, the number of solutions
+    with those copies among the runs; `untrained`, the median distance from the models at step 0. `holds`: the copies
+    are found to be the same. `foretold`: for the `jump` and the `solution` what `foretell` says of numbers at
+    checkpoints of steps 1 to 64, all before the first jump, or why it was not asked. `table`: what is printed.
+
+    Raises ConfigError for fewer than two runs, for configs that differ in more than the seed, and for seeds without a
+    recipe; RunFolderError for a run that is not there or not whole, and what `certify` raises.
+    """
+    if not 0 < threshold < 1:
+        raise ConfigError(f"threshold is {threshold}: distances lie between 0 and 1, give one in between")
+    members = _members(runs, seeds, runs_directory(runs_dir), progress)
+    task = members[0].config.task
+    tokens, decides = task.sample(n_inputs, seeded(torch.device("cpu"), 0)), deciding(task)
+    rows, signed, copies = _measured(members, tokens, sample, progress)
+    apart = distances(signed)
+    labels = solutions(apart, threshold)
+    typical = medoid(apart, np.arange(len(members)))
+    for i, row in enumerate(rows):
+        row |= {"solution": int(labels[i]), "from_typical": float(apart[i, typical])}
+        row["heads"] = _heads(members[i], signed[i], signed[typical], decides)
+    order = np.lexsort((apart[typical], labels))
+    controls = _controls(members, signed, copies, tokens, threshold)
+    facts: dict[str, Any] = {
+        "recipe": members[0].config.recipe,
+        "runs": [rows[i] for i in order],
+        "typical": members[typical].name,
+        "solutions": int(labels.max()),
+        "threshold": threshold,
+        "by_threshold": count_by_threshold(apart),
+        "steadiest": steadiest(apart),
+        "in_any_layer": int(solutions(distances(signed, within_layers=False), threshold).max()),
+        "controls": controls,
+        "holds": controls["permuted"] <= SAME and controls["with_copies"] == int(labels.max()),
+        "foretold": _foretold(members, rows, decides),
+        "inputs": n_inputs,
+    }
+    facts["table"] = _table(facts["runs"])
+    return Finding(
+        kind="census",
+        claim=_claim(facts),
+        facts=facts,
+        panels=census_panels(facts, apart[np.ix_(order, order)], [signed[i] for i in order], task),
+        provenance={"runs": [run.name for run in members], "weights_sha256": [row["weights_sha256"] for row in rows]},
+    )
+
+
+def _measured(
+    members: Sequence[Run], tokens: Tokens, sample: int | None, progress: bool
+) -> tuple[list[dict[str, Any]], list[Signature], list[Signature]]:
+    """Of each run what became of it, its signature, and that of its copy with heads and neurons in another order."""
+    rows, signed, copies = [], [], []
+    with Bar("census", "runs") if progress else Watcher() as bar:
+        for done, run in enumerate(members):
+            subject = open_subject(run)
+            rows.append(_outcome(run, sample))
+            signed.append(signature_of(subject, tokens))
+            copies.append(signature_of(subject.with_model(permuted(subject.model, done)), tokens))
+            bar.advance(done + 1, len(members), f"{rows[-1]['wrong']:,} wrong")
+    return rows, signed, copies
+
+
+# ---------------------------------------------------------------------- who is asked
+
+
+def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, progress: bool) -> list[Run]:
+    """The runs meant, each once, by seed. They are of one config, and whole."""
+    found: dict[Path, Run] = {}
+    if seeds:
+        if len(runs) != 1 or not isinstance(runs[0], str) or runs[0] not in RECIPES:
+            raise ConfigError(f"seeds belong to one recipe, and {runs[0] if runs else 'nothing'!r} is none: name one")
+        config = RECIPES.load(runs[0])()
+        wanted = {f"{runs[0]}-s{seed}": config.model_copy(update={"seed": seed}) for seed in seeds}
+        trained = train_many(wanted, runs_dir=directory, resume=True, progress=progress)
+        found = {run.path: run for run in trained.runs.values()}
+    else:
+        for name in runs:
+            several = _named(name, directory) if isinstance(name, str) else [name]
+            found |= {run.path: run for run in several}
+    members = sorted(found.values(), key=lambda run: (run.config.seed, run.name))
+    if len(members) < 2:
+        raise ConfigError(
+            f"a census compares runs, and here is {len(members)}: train more, `algoscope train R --seeds`"
+        )
+    first = members[0].config.model_dump()
+    for run in members:
+        if not run.is_whole:
+            raise RunFolderError(f"run {run.name} stopped at step {run.newest_step or 0}: go on with --resume")
+        other = run.config.model_dump()
+        if field := _differs(first, other):
+            raise ConfigError(
+                f"{run.name} differs from {members[0].name} in {field}: a census is of runs that differ in their seed"
+            )
+    return members
+
+
+def _named(name: str, directory: Path) -> list[Run]:
+    members = [run for run in Run.all(directory) if re.fullmatch(re.escape(name) + r"-s\d+", run.name)]
+    return members or [Run.find(name.removeprefix("run:"), directory)]
+
+
+def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -> str:
+    """The first field, by its dotted name, in which two configs differ beside the seed; empty where there is none."""
+    for key in dict.fromkeys((*first, *other)):
+        a, b, name = first.get(key), other.get(key), f"{at}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            if inner := _differs(a, b, f"{name}."):
+                return inner
+        elif a != b and name != "seed":
+            return name
+    return ""
+
+
+# ---------------------------------------------------------------------- what became of each
+
+
+def _outcome(run: Run, sample: int | None) -> dict[str, Any]:
+    """Seed, certified count, the step of the jump, and the last logged loss."""
+    weights = run.summary["weights_sha256"]
+    verdict = run.finding("certify", weights) if sample is None else None
+    if verdict is None:
+        verdict = certify(run, sample=sample)
+        if sample is None:
+            run.keep(verdict)
+    logged = run.metrics()
+    return {
+        "run": run.name,
+        "seed": run.config.seed,
+        "wrong": verdict["wrong"],
+        "checked": verdict["domain"]["checked"],
+        "jump": jump_of(run),
+        "loss": logged[-1]["loss"] if logged else None,
+        "weights_sha256": weights,
+    }
+
+
+def jump_of(run: Run) -> int | None:
+    """The step at which a run got it: the first logged one with half of the answers right; None where there is none.
+
+    Where every batch is drawn fresh, a batch is a test, and is logged more often than the test inputs are asked.
+    """
+    rows = run.metrics()
+    if run.config.data.source == "fresh":
+        return next((row["step"] for row in rows if row.get("train_accuracy", 0.0) >= 0.5), None)
+    if not any("test_accuracy" in row for row in rows):
+        return None
+    jump = read_curves(rows)["jump"]
+    return None if jump is None else int(jump["step"])
+
+
+def _heads(run: Run, own: Signature, other: Signature, decides: Bool[Tensor, "read key"]) -> list[dict[str, Any]]:
+    """The heads in the order of those of the typical run that they are matched with."""
+    differing = differences(other, own)
+    slots = matched(differing, own.n_layers)
+    said = roles(run, n_inputs=64)["heads"]
+    names = [f"L{i // own.n_heads}H{i % own.n_heads}" for i in range(len(slots))]
+    where, decided = decides.numpy(), decides.any(dim=1).tolist()
+    share = (own.looks.mean(axis=1)[..., : where.shape[1]] * where).sum(axis=-1)
+    return [
+        {
+            "slot": names[i],
+            "name": said[j]["name"],
+            "role": said[j]["role"],
+            "score": said[j]["score"],
+            "effects": own.effects[j].tolist(),
+            "deciding": [float(x) if there else None for x, there in zip(share[j], decided, strict=True)],
+            "from_typical": float(differing[i, j]),
+        }
+        for i, j in enumerate(slots)
+    ]
+
+
+# ---------------------------------------------------------------------- controls
+
+
+def _controls(
+    members: Sequence[Run], signed: list[Signature], copies: list[Signature], tokens: Tokens, threshold: float
+) -> dict[str, Any]:
+    starts = [open_subject(run).before_training() for run in members]
+    away = [
+        distance(own, signature_of(start, tokens))
+        for own, start in zip(signed, starts, strict=True)
+        if start is not None
+    ]
+    return {
+        "permuted": max(distance(own, copy) for own, copy in zip(signed, copies, strict=True)),
+        "with_copies": int(solutions(distances([*signed, *copies]), threshold).max()),
+        "untrained": float(np.median(away)) if away else None,
+    }
+
+
+# ---------------------------------------------------------------------- what foretold it
+
+
+def _foretold(
+    members: Sequence[Run], rows: Sequence[Mapping[str, Any]], decides: Bool[Tensor, "read key"]
+) -> dict[str, Any]:
+    """For the jump and the solution: what the first steps say of it, or in one line why that was not asked."""
+    jumped = [row["jump"] for row in rows]
+    late = float(max(run.newest_step or 0 for run in members))
+    steps = [
+        step
+        for step in members[0].steps
+        if step in EARLY
+        and all(step in run.steps for run in members)
+        and step < min((jump for jump in jumped if jump is not None), default=late)
+    ]
+    if len(members) < ENOUGH or not steps:
+        why = "no checkpoint of steps 1 to 64 before the first jump" if not steps else f"fewer than {ENOUGH} runs"
+        return {"steps": steps, "jump": {"verdict": f"not asked: {why}"}, "solution": {"verdict": f"not asked: {why}"}}
+    names, features = early_features(members, steps, decides)
+    outcome = np.array([late if jump is None else jump for jump in jumped], dtype=float)
+    found: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all jumped at the same step"}}
+    if np.ptp(outcome) > 0:
+        found["jump"] = foretell(Question(outcome, kinds=False), names, features)
+    kind = np.array([row["solution"] for row in rows], dtype=float)
+    often = [k for k, n in zip(*np.unique(kind, return_counts=True), strict=True) if n >= OF_A_KIND]
+    some = np.isin(kind, often)
+    found["solution"] = {"verdict": f"not asked: no two solutions have {OF_A_KIND} runs"}
+    if len(often) > 1:
+        found["solution"] = foretell(Question(kind[some], kinds=True), names, features[some])
+    return found
+
+
+def early_features(
+    members: Sequence[Run], steps: Sequence[int], decides: Bool[Tensor, "read key"]
+) -> tuple[list[str], Features]:
+    """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
+    lacks is left out. Kept in the run folders, as a timeline's are.
+    """
+    task = members[0].config.task
+    probe = probe_of(task, n_inputs=PROBE_INPUTS, per_class=1)
+    tokens = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1))
+    rows = []
+    for run in members:
+        row: dict[str, float] = {}
+        for step in steps:
+            said = recalled(
+                open_subject(f"run:{run.path}@{step}"),
+                f"first steps n_inputs={PROBE_INPUTS}",
+                lambda model: early_numbers(model, tokens, probe, decides),
+            )
+            row |= {f"{name} @{step}": value for name, value in said.items()}
+        rows.append(row)
+    names = [name for name in rows[0] if all(np.isfinite(row.get(name, np.nan)) for row in rows)]
+    return names, np.array([[row[name] for name in names] for row in rows])
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    slots = [head["slot"] for head in rows[0]["heads"]]
+    shown = [
+        [
+            row["run"],
+            f"{row['wrong']:,}",
+            "never" if row["jump"] is None else f"{row['jump']:,}",
+            "" if row["loss"] is None else f"{row['loss']:.2g}",
+            str(row["solution"]),
+            f"{row['from_typical']:.3f}",
+            *(f"{head['name']} {head['role']}" for head in row["heads"]),
+        ]
+        for row in rows
+    ]
+    return {"columns": ["run", "wrong", "jump", "loss", "solution", "from typical", *slots], "rows": shown}
+
+
+def _claim(facts: Mapping[str, Any]) -> str:
+    rows = facts["runs"]
+    right = sum(row["wrong"] == 0 for row in rows)
+    most = sum(row["solution"] == 1 for row in rows)
+    counts, steady = [row["solutions"] for row in facts["by_threshold"]], facts["steadiest"]
+    said = [
+        f"{len(rows)} runs of {facts['recipe']}, {right} with 0 wrong of {rows[0]['checked']:,}",
+        f"{facts['solutions']} distinct solutions at distance {facts['threshold']:g} ({most} runs share the first; "
+        f"{counts[0]} to {counts[-1]} at {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g})",
+    ]
+    if steady:
+        said.append(f"the steadiest number is {steady['solutions']}, from {steady['low']:.3f} to {steady['high']:.3f}")
+    for outcome, found in facts["foretold"].items():
+        if outcome == "steps":
+            continue
+        if found["verdict"] == "foretold":
+            best = found["strongest"][0]
+            said.append(
+                f"the {outcome} is foretold by {best['feature']} of the first steps (corrected p {best['p']:.2g})"
+            )
+        elif found["verdict"] == "nothing does":
+            said.append(f"nothing in the first steps foretells the {outcome}")
+    return "; ".join(said)

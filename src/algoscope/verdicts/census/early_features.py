@@ -1,0 +1,67 @@
+"""Numbers of a model in its first steps that do not depend on how its heads are numbered."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from algoscope.data import seeded
+from algoscope.lenses.heads.head_roles import ROLES
+from algoscope.lenses.inputs.probe_set import Probe, answer_numbers
+from algoscope.lenses.over_training.timeline_lens import role_numbers, weight_numbers
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task, Tokens
+
+TRIED = 48  # inputs whose tokens are changed one at a time
+ROLE_INPUTS = 32
+
+
+def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
+    """For each answer position the prompt positions that decide its token: a change there changes it at least half as
+    often as a change at the position that does most often (in a sum, the two digits of its column). A row without any
+    belongs to a token that no single change reaches.
+
+    Every prompt token of 48 random inputs is changed into another of the task's `ordinals`; changes that leave no
+    prompt of the task are not counted.
+    """
+    generator, n = seeded(torch.device("cpu"), seed, 7), task.prompt_length
+    rows = task.sample(TRIED, generator)
+    changed, tried = torch.zeros(task.n_ctx - n, n), torch.zeros(n)
+    for row in rows.tolist():
+        for place in range(n):
+            pick = int(torch.randint(len(task.ordinals), (), generator=generator))
+            token = task.vocabulary.index(task.ordinals[pick])
+            text = task.decode([*row[:place], token, *row[place + 1 : n]])
+            if token == row[place] or not task.valid(text) or task.encode(task.prompt(text))[place] != token:
+                continue
+            tried[place] += 1
+            answer = torch.tensor(task.encode(task.expected(text)))
+            changed[:, place] += (answer != torch.tensor(row[n:])).float()
+    share = changed / tried.clamp(min=1)
+    most = share.amax(dim=1, keepdim=True)
+    return (share >= most / 2) & (most > 0)
+
+
+def early_numbers(
+    subject: Subject, tokens: Tokens, probe: Probe, decides: Bool[Tensor, "read key"]
+) -> dict[str, float]:
+    """Losses in nats by answer token, the `norm` of all weights, for each role the `best` head's score, and by layer
+    `deciding`, the best head's attention to the deciding positions (0 = none, 1 = all), and `entropy`, the heads' mean
+    (nats).
+    """
+    found = {name: x for name, x in answer_numbers(subject, probe).items() if name.startswith("loss")}
+    found["norm"] = weight_numbers(subject)["norm: all weights"]
+    scores = role_numbers(subject, ROLE_INPUTS, seed=0)
+    for role in ROLES:
+        best = [score for name, score in scores.items() if name.endswith(f" {role}")]
+        found |= {f"best {role}": max(best)} if best else {}
+    layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
+    _, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], at=slice(0, 0))
+    for layer in layers:
+        pattern: Float[Tensor, "batch head read key"] = cache["pattern", layer][:, :, at].double()
+        found[f"L{layer} entropy"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
+        reached = decides.any(dim=1)
+        if reached.any():
+            there = pattern[..., : decides.shape[1]] * decides
+            share = there.sum(dim=-1)[..., reached].mean(dim=(0, 2))
+            found[f"L{layer} deciding"] = float(share.max())
+    return found

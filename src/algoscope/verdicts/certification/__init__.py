@@ -1,0 +1,1 @@
+"""The exact count of wrong answers."""

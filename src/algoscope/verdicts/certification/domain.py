@@ -1,0 +1,156 @@
+"""Which inputs a verdict covers: all of them, or an honest sample with its interval."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from algoscope.core.errors import ConfigError
+from algoscope.core.intervals import clopper_pearson, stratified_accuracy, stratified_interval
+from algoscope.data import seeded
+from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.strata import Stratified, uniform_below
+
+EXHAUSTIVE_UP_TO = 10**8
+SAMPLE_OF_LARGE = 100_000
+DRAWS_OF_LARGE = 120_000  # over all classes, where no number for each is asked for: between these two for each
+FEWEST, MOST = 2, 10_000
+SAMPLE_SEED = 2025
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The inputs to be checked, `checked` of `size`: all, uniform draws, or draws within the classes of a scheme."""
+
+    task: Task
+    size: int
+    checked: int
+    method: Literal["exhaustive", "sampled", "stratified"]
+
+    def chunks(self, rows: int, device: torch.device) -> Iterator[Tokens]:
+        """The inputs in portions of `rows`; exhaustive ones in lexicographic order, so that neighbours begin alike."""
+        for number, start in enumerate(range(0, self.checked, rows)):
+            n = min(rows, self.checked - start)
+            if self.method == "exhaustive":
+                yield self.task.at(torch.arange(start, start + n, device=device))
+            else:
+                tokens = self.draw(start, n, seeded(device, SAMPLE_SEED, number))
+                yield tokens[self.task.keys(tokens).sort().indices]
+
+    def draw(self, start: int, n: int, generator: torch.Generator) -> Tokens:
+        """Inputs number `start` and on of a sample."""
+        return self.task.sample(n, generator)
+
+    def edge_cases(self, device: torch.device) -> Tokens:
+        """The task's edge cases, where they are checked besides."""
+        return self.task.edge_cases()[:0].to(device)
+
+    def accuracy(self, wrong_of: Sequence[int]) -> float:
+        """The share of right inputs, counted or estimated from the wrong ones of each class."""
+        return 1 - sum(wrong_of) / self.checked
+
+    def interval(self, wrong_of: Sequence[int]) -> list[float] | None:
+        """95 % Clopper-Pearson bounds on the accuracy; None when every input was counted."""
+        if self.method == "exhaustive":
+            return None
+        return _accuracies([sum(wrong_of)], [self.checked])[0]
+
+    def class_intervals(self, checked_of: Sequence[int], wrong_of: Sequence[int]) -> list[list[float] | None]:
+        """The same for each class on its own; None for a class that was checked whole, or not at all."""
+        if self.method == "exhaustive":
+            return [None] * len(checked_of)
+        bounds = _accuracies(wrong_of, checked_of)
+        return [bound if n else None for bound, n in zip(bounds, checked_of, strict=True)]
+
+    def sizes(self, checked_of: Sequence[int]) -> list[int | None]:
+        """How many inputs each class has; None where only a sample is known."""
+        return [None] * len(checked_of) if self.method == "sampled" else list(checked_of)
+
+
+@dataclass(frozen=True)
+class Strata(Domain):
+    """Independent uniform draws within every class of a scheme: `per_class`, or all of a class that has no more.
+
+    The task's edge cases are checked besides: they count as wrong where they are, and are no part of the estimate.
+    """
+
+    by: str
+    per_class: int
+
+    @property
+    def stratified(self) -> Stratified:
+        assert isinstance(self.task, Stratified)
+        return self.task
+
+    @cached_property
+    def class_sizes(self) -> tuple[int, ...]:
+        return self.stratified.class_sizes(self.by)
+
+    @cached_property
+    def draws(self) -> tuple[int, ...]:
+        """How many inputs of each class are checked."""
+        return tuple(min(size, self.per_class) for size in self.class_sizes)
+
+    def draw(self, start: int, n: int, generator: torch.Generator) -> Tokens:
+        ends = np.cumsum(self.draws)
+        number = np.arange(start, start + n)
+        kinds = np.searchsorted(ends, number, side="right")
+        sizes = np.array(self.class_sizes, dtype=object)[kinds]
+        place = (number - (ends - np.array(self.draws))[kinds]).astype(object)
+        rank = np.where(sizes <= self.per_class, place, uniform_below(sizes, generator))
+        return self.stratified.class_members(self.by, torch.from_numpy(kinds).to(generator.device), rank)
+
+    def edge_cases(self, device: torch.device) -> Tokens:
+        return self.task.edge_cases().to(device)
+
+    def accuracy(self, wrong_of: Sequence[int]) -> float:
+        return stratified_accuracy(self.class_sizes, self.draws, wrong_of)
+
+    def interval(self, wrong_of: Sequence[int]) -> list[float] | None:
+        return stratified_interval(self.class_sizes, self.draws, wrong_of)
+
+    def class_intervals(self, checked_of: Sequence[int], wrong_of: Sequence[int]) -> list[list[float] | None]:
+        bounds = super().class_intervals(checked_of, wrong_of)
+        whole = [size <= self.per_class for size in self.class_sizes]
+        return [None if done else bound for bound, done in zip(bounds, whole, strict=True)]
+
+    def sizes(self, checked_of: Sequence[int]) -> list[int | None]:
+        return list(self.class_sizes)
+
+
+def domain_of(task: Task, sample: int | None = None, *, by: str | None = None, per_class: int | None = None) -> Domain:
+    """What is to be checked of a task.
+
+    Without a wish: every input where there are at most 10^8 of them; else draws within every class of the scheme `by`
+    (the task's first otherwise) where the task can make them, 120,000 in all but 2 to 10,000 of each; else 100,000
+    uniform draws. `per_class` asks for so many draws of every class, `sample` for so many uniform ones.
+
+    Raises ConfigError for a sample or a number of draws below 1, for both at once, and for draws within classes of a
+    task that cannot make them; UnknownNameError for a scheme that the task has not.
+    """
+    by = task.class_schemes[0] if by is None else by
+    if sample is not None and per_class is not None:
+        raise ConfigError(f"a sample of {sample} and {per_class} draws a class exclude each other: ask for one")
+    if sample is not None and sample < 1:
+        raise ConfigError(f"a sample of {sample} inputs says nothing: ask for 1 or more")
+    if per_class is not None and per_class < 1:
+        raise ConfigError(f"{per_class} draws a class say nothing: ask for 1 or more")
+    can = isinstance(task, Stratified)
+    if per_class is not None and not can:
+        raise ConfigError(f"{task.kind} cannot be drawn from class by class: ask for a sample (--sample)")
+    if sample is None and per_class is None and task.domain_size <= EXHAUSTIVE_UP_TO:
+        return Domain(task, task.domain_size, task.domain_size, "exhaustive")
+    if sample is None and isinstance(task, Stratified):
+        sizes = task.class_sizes(by)
+        draws = per_class or min(max(DRAWS_OF_LARGE // len(sizes), FEWEST), MOST)
+        checked = sum(min(size, draws) for size in sizes)
+        return Strata(task, task.domain_size, checked, "stratified", by, draws)
+    return Domain(task, task.domain_size, sample or SAMPLE_OF_LARGE, "sampled")
+
+
+def _accuracies(wrong_of: Sequence[int], checked_of: Sequence[int]) -> list[list[float] | None]:
+    low, high = clopper_pearson(np.array(wrong_of), np.array(checked_of))
+    return [[float(1 - above), float(1 - below)] for below, above in zip(low, high, strict=True)]

@@ -1,0 +1,1 @@
+"""The lenses tested on models whose mechanism is known."""

@@ -1,0 +1,1 @@
+"""Controlled comparisons over seeds."""

@@ -1,0 +1,177 @@
+"""The studies: a recipe, one change at a time, and what is expected of each change.
+
+A plan is a function that returns a `Study`, and one row in `recipes/table.py`. Its predictions are written down before
+it is run, and stay as they are when they turn out false.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, Loss, Prediction, Worse, Wrong
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change: the fields of the config that differ, and what is expected of it beside the variant `against`."""
+
+    name: str
+    meaning: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    expected: tuple[Prediction, ...] = ()
+    against: str = "control"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe, what every member of the study changes in it, and the variants; the first is the control.
+
+    `measures` says what the study is about: `steps` until the members generalise, or the `answers` that they get wrong.
+    """
+
+    name: str
+    question: str
+    recipe: str
+    common: Mapping[str, Any]
+    variants: tuple[Variant, ...]
+    measures: Literal["steps", "answers"] = "steps"
+
+
+def low_rank() -> Study:
+    """With how few directions a matrix can the adder still be right? A third of the learning rate of Muon, which moves
+    every direction of a factor alike, and at most twice the steps.
+    """
+    return Study(
+        name="low_rank",
+        question="How few directions a matrix does an adder need?",
+        recipe="add3",
+        measures="answers",
+        common={"train.steps": 3_000, "optim.muon_lr": 0.005},
+        variants=(
+            Variant("control", "whole matrices"),
+            *(Variant(f"rank-{r}", f"matrices of rank {r}", {"model.rank": r}) for r in (16, 12, 8, 6, 4, 3, 2, 1)),
+        ),
+    )
+
+
+def grokking() -> Study:
+    """What makes the wait between memorising and generalising shorter or longer?"""
+    free = {"optim.weight_decay": 0.0}
+    sooner = (Arrives("sooner"),)
+    return Study(
+        name="grokking",
+        question="What shortens the wait between memorising and generalising?",
+        recipe="grok59",
+        common={"train.stop_at": 1.0},
+        variants=(
+            Variant("control", "weight decay 2, learning rate 0.002"),
+            Variant("no-decay", "no weight decay", free, (Arrives("never"),)),
+            Variant("grokfast-ema", "slow gradients amplified", {"optim.grokfast": "ema"}, sooner),
+            Variant(
+                "grokfast-ma",
+                "the mean of 100 gradients added five times",
+                {"optim.grokfast": "ma", "optim.grokfast_strength": 5.0},
+                sooner,
+            ),
+            Variant("stablemax", "StableMax, no weight decay", free | {"train.loss": "stablemax"},
+                    sooner, "no-decay"),
+            Variant("perpendicular", "perpendicular gradient, no weight decay", free | {"optim.perpendicular": True},
+                    sooner, "no-decay"),
+            Variant("norm-clamp", "weights kept at their first norm, no weight decay", free | {"optim.norm_clamp": 1.0},
+                    sooner, "no-decay"),
+            Variant("small-norm", "weights kept at 0.7 of it, no weight decay", free | {"optim.norm_clamp": 0.7},
+                    sooner),
+            Variant("muon", "Muon on the matrices of the block", {"optim.name": "muon"}, sooner),
+        ),
+    )  # fmt: skip
+
+
+def design() -> Study:
+    """Which parts of the 3-digit adder does it need, and which sums go wrong without them?
+
+    Expected, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the
+    answer copies it, and has none to copy when it decodes. One layer cannot know a carry and use it. Units last, the
+    first digit needs every carry. Rare classes need draws that favour them. Heads and width beyond the control's are
+    to spare.
+    """
+    no_difference = (Alike(within=1e-4),)
+    return Study(
+        name="design",
+        question="Which parts of the adder are needed, and what breaks without them?",
+        recipe="add3",
+        common={},
+        measures="answers",
+        variants=(
+            Variant("control", "add3: 2 layers, 1 head, width 32"),
+            Variant("no-positions", "no position embedding", {"model.positions": None},
+                    (Accuracy(below=0.01), Wrong("class", ("S0",), least=0.5))),
+            Variant("no-mask", "no causal mask", {"model.causal": False},
+                    (Loss(below=0.01), Accuracy(below=0.01), Wrong("column", ("units",), least=0.5))),
+            Variant("one-layer", "one layer", {"model.n_layers": 1},
+                    (Accuracy(below=0.999), Worse("class", ("S2", "S3"), ("S0",)),
+                     Worse("column", ("tens", "hundreds"), ("units",)))),
+            Variant("unreversed", "the sum as we write it, units last", {"task.reversed": False},
+                    (Wrong("class", ("S0",), below=0.01), Worse("class", ("S1", "S2", "S3"), ("S0",)),
+                     Worse("column", ("hundreds", "tens"), ("units",)))),
+            Variant("no-hard", "all pairs equally likely, hard ones as rare as they are", {"data.hard_share": 0.0},
+                    (Accuracy(below=1.0), Worse("class", ("S3",), ("S0",)))),
+            Variant("two-heads", "two heads of 16", {"model.n_heads": 2}, no_difference),
+            Variant("four-heads", "four heads of 8", {"model.n_heads": 4}, no_difference),
+            Variant("width-16", "width 16, 32 hidden units", _width(16), (Accuracy(below=0.999),)),
+            Variant("width-24", "width 24, 48 hidden units", _width(24), (Accuracy(least=0.999),)),
+            Variant("width-48", "width 48, 96 hidden units", _width(48), no_difference),
+            Variant("width-64", "width 64, 128 hidden units", _width(64), no_difference),
+        ),
+    )  # fmt: skip
+
+
+def _width(d_model: int) -> dict[str, Any]:
+    return {"model.d_model": d_model, "model.d_mlp": 2 * d_model}
+
+
+def training() -> Study:
+    """What does training the usual way need: weight decay, its learning rate, how many pairs?
+
+    The control is a short reference recipe: 2,500 steps of 256, the learning rate at its peak for half of them, loss
+    on the answer, each seed with pairs of its own.
+    Expected, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the
+    plateau outlasts the run. Small sets are learned by heart; a few thousand pairs suffice to find the rule (arXiv
+    2307.03381), but hold few long carry chains.
+    """
+    return Study(
+        name="training",
+        question="What does training need, and what breaks without it?",
+        recipe="add3_reference",
+        common={
+            "train.steps": 2500, "optim.hold": 0.5, "train.batch": 256, "train.log_every": 50, "train.eval_every": 250,
+            "data.loss_on": "answer", "data.train_seed": None, "data.n_test": 2000,
+        },
+        measures="answers",
+        variants=(
+            Variant("control", "50,000 pairs, weight decay 0.1, learning rate 0.01"),
+            Variant("no-decay", "no weight decay", {"optim.weight_decay": 0.0}, (Alike(within=1e-3),)),
+            Variant("slow", "learning rate 0.001", {"optim.lr": 1e-3}, (Loss(least=1.0), Accuracy(below=0.01))),
+            Variant("pairs-500", "500 pairs", {"data.n_train": 500}, (Loss(below=0.1), Accuracy(below=0.05))),
+            Variant("pairs-1000", "1,000 pairs", {"data.n_train": 1000}, (Accuracy(below=0.5),)),
+            Variant("pairs-2000", "2,000 pairs", {"data.n_train": 2000}, (Accuracy(below=0.99),)),
+            Variant("pairs-5000", "5,000 pairs", {"data.n_train": 5000},
+                    (Accuracy(least=0.9), Worse("class", ("S3",), ("S0",)))),
+            Variant("pairs-10000", "10,000 pairs", {"data.n_train": 10_000}, (Alike(within=0.01),)),
+        ),
+    )  # fmt: skip
+
+
+def length() -> Study:
+    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?"""
+    return Study(
+        name="length",
+        question="Which positions carry addition beyond the widths that were trained?",
+        recipe="add20",
+        common={"train.eval_every": 1_000},
+        variants=(
+            Variant("learned", "a vector for each position", {
+                "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, (), "learned"),
+            Variant("coupled", "a vector for each significance, shared by operands and sum", {}, (), "learned"),
+            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"}, (), "learned"),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,170 @@
+"""The report in a real browser, at the width of a desk and of a telephone, with the network blocked."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+import algoscope as ag
+from algoscope.core.errors import SubjectError
+from algoscope.doors.report.report import TITLES
+from algoscope.runs.run_folder import Run
+from hf_models import save
+
+OF_OTHER_TASKS = {"imported", "looks", "alignment", "induction", "phase", "fourier", "clock", "progress"}
+SECTIONS = [name for name in TITLES if name not in OF_OTHER_TASKS]
+KEPT = {
+    "certify",
+    "answers",
+    "attention",
+    "logit",
+    "attribution",
+    "patch",
+    "roles",
+    "ablate",
+    "embeddings",
+    "weights",
+    "timeline",
+}
+
+
+def opened(chromium: Browser, path: Path, width: int, said: list[str], asked: list[str]) -> Page:
+    """The page, with everything it writes to the console and everything it asks the network for."""
+    context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 0")
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_every_figure_draws_offline_with_a_clean_console(chromium: Browser, demo: dict, width: int) -> None:
+    said: list[str] = []
+    asked: list[str] = []
+    page = opened(chromium, demo["report"], width, said, asked)
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert [page.locator(f"section#{name}").count() for name in SECTIONS] == [1] * len(SECTIONS)
+    plots = page.locator(".plot")
+    assert plots.count() == 56
+    drawn = page.evaluate(
+        """[...document.querySelectorAll('.plot')].map(plot => ({
+            title: plot.querySelector('.gtitle')?.textContent,
+            width: plot.querySelector('.main-svg').getBoundingClientRect().width,
+            room: plot.getBoundingClientRect().width,
+            marks: plot.querySelectorAll(
+                '.hm image, .scatterlayer .point, .scatterlayer .js-line, .barlayer .point').length,
+        }))"""
+    )
+    for plot in drawn:
+        assert plot["title"]
+        assert plot["marks"] > 0, plot
+        assert plot["width"] <= plot["room"] + 1, plot
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.context.close()
+
+
+def test_what_it_says_is_what_was_found(chromium: Browser, demo: dict) -> None:
+    page = opened(chromium, demo["report"], 1280, [], [])
+    text = page.inner_text("main")
+    facts = demo["verdict"].facts
+    assert "0 wrong" in text
+    assert "Every one of the 1,000,000 inputs" in text
+    assert "Rounding decides no answer" in text
+    assert facts["weights_sha256"] in text
+    assert "17,760" in text
+    assert "at most 1,500 steps of 256" in text
+    assert "as soon as a batch is right to 99 %, that decay begins, takes 300 steps and ends the run" in text
+    assert "6 of 6 edge cases and 200 of 200 random inputs" in text
+    for row in facts["by_class"]:
+        assert f"{row['checked']:,}" in text
+    curves = ag.curves(demo["run"].metrics())
+    assert f"step {curves.facts['jump']['step']:,}" in text
+    page.context.close()
+
+
+def test_masked_cells_look_masked_and_the_scale_is_fixed(chromium: Browser, demo: dict) -> None:
+    page = opened(chromium, demo["report"], 1280, [], [])
+    heads = page.evaluate(
+        """[...document.querySelectorAll('#attention .plot')].filter(p => p.data[0].type == 'heatmap').map(p => ({
+            masked: p.data[0].z.flat().filter(z => z !== null).length,
+            shown: p.data[1].z.flat().filter(z => z !== null).length,
+            range: [p.data[1].zmin, p.data[1].zmax],
+            lines: p.layout.shapes.length,
+        }))"""
+    )
+    assert len(heads) == 4
+    assert heads == [{"masked": 66, "shown": 78, "range": [0, 1], "lines": 2}] * 4
+    page.context.close()
+
+
+def test_a_model_that_errs_shows_its_counterexamples(chromium: Browser, small_run: Run, tmp_path: Path) -> None:
+    path = ag.report(small_run, tmp_path / "small.html")
+    page = opened(chromium, path, 1280, [], [])
+    text = page.inner_text("main")
+    wrong = ag.certify(small_run).facts["wrong"]
+    assert f"{wrong} wrong" in text
+    assert f"Counterexamples (20 of {wrong})" in text
+    page.context.close()
+
+
+def test_the_page_stands_alone(demo: dict) -> None:
+    html = demo["report"].read_text()
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?https?:", html)
+    assert "default-src 'none'" in html
+
+
+def test_findings_are_kept_beside_the_run(demo: dict) -> None:
+    kept = {path.stem: json.loads(path.read_text()) for path in (demo["run"].path / "findings").glob("*.json")}
+    assert set(kept) == KEPT
+    assert kept["certify"]["wrong"] == 0
+
+
+def test_a_file_without_a_run_has_a_report_too(small_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(sorted(small_run.path.glob("checkpoints/*"))[-1].read_bytes())
+    (tmp_path / "model.json").write_text((small_run.path / "config.json").read_text())
+    path = ag.report(f"file:{tmp_path}/model.safetensors", tmp_path / "page.html")
+    assert "How it was learned" not in path.read_text()
+
+
+def test_a_hand_made_sample_is_not_taken_for_the_verdict(small_run: Run, tmp_path: Path) -> None:
+    small_run.keep(ag.certify(small_run, sample=10))
+    page = ag.report(small_run, tmp_path / "page.html").read_text()
+    assert "Every one of the 100 inputs" in page
+
+
+def test_a_sentence_goes_through_every_lens_on_one_page(chromium: Browser, tmp_path: Path) -> None:
+    model = ag.open(f"hf:{save(tmp_path / 'llama', 'llama')}")
+    clean = "The capital of Paris"
+    n = model.to_tokens(clean).shape[1]
+    corrupt = model.to_string(model.to_tokens("The Eiffel Tower is located in")[0, :n])
+    path = ag.report(model, tmp_path / "sentence.html", clean=clean, corrupt=corrupt)
+    said: list[str] = []
+    page = opened(chromium, path, 1280, said, [])
+    assert said == []
+    shown = page.eval_on_selector_all("section", "sections => sections.map(section => section.id)")
+    assert shown == [
+        "attention",
+        "logit",
+        "attribution",
+        "patch",
+        "roles",
+        "ablate",
+        "embeddings",
+        "weights",
+        "parameters",
+    ]
+    text = page.inner_text("main")
+    assert clean in text
+    assert corrupt in text
+    page.context.close()
+
+
+def test_a_model_of_free_text_needs_a_prompt(tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match=r"reads free text: name .*--clean"):
+        ag.report("planted:induction", tmp_path / "page.html")
