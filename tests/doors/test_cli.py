@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from algoscope.doors import report
 from algoscope.doors.cli.main import COMMANDS
+from algoscope.doors.report import report
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.run_folder import Run
 from algoscope.tasks.table import TASKS

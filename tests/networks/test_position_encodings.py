@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import interrupt_at, without_times
 
 import algoscope as ag
 from algoscope.config import DataConfig, ModelConfig, RunConfig, override
@@ -17,6 +16,7 @@ from algoscope.recipes.addition import add3, add20
 from algoscope.recipes.copying import copy26
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.digits.addition import Addition
+from interrupted import interrupt_at, without_times
 
 CPU = torch.device("cpu")
 BY_DIGIT = ("coupled", "abacus")

@@ -7,35 +7,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from algoscope.config import ModelConfig
 from algoscope.core.errors import EditError, UnknownNameError
 from algoscope.core.sites import KINDS
-from algoscope.networks.build import build
 from algoscope.subjects import sweep
 from algoscope.subjects.edits import Add, Mean, Patch, Resample, Rotate, Zero
 from algoscope.subjects.subject import Subject
-from algoscope.tasks.digits.addition import Addition
+from random_models import FAMILIES, TASK, subject
 
-TASK = Addition(n_digits=2)
 READ = TASK.answer_slice
-FAMILIES = {
-    "reference": {},
-    "grouped": {"n_heads": 4, "n_kv_heads": 2, "positions": "rotary", "normalization_type": "RMS", "gated_mlp": True},
-    "bare": {"normalization_type": None, "d_mlp": None, "positions": "sinusoidal", "n_heads": 2},
-    "alibi": {"positions": "alibi", "softmax_plus_one": True, "tied_head": False, "n_layers": 3},
-    "not causal": {"causal": False},
-    "parallel": {"parallel": True, "positions": "rotary", "rotary_dim": 4, "attn_bias": True, "tied_head": False},
-    "normed heads": {
-        "qk_norm": True, "positions": "rotary", "normalization_type": "RMS", "tied_head": False, "head_bias": True,
-        "attn_bias": True, "attn_out_bias": False,
-    },
-}  # fmt: skip
-
-
-def subject(family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int) -> Subject:
-    shape = {"d_model": 16, "d_mlp": 24, "n_heads": 2} | FAMILIES[family] | sizes
-    cfg = ModelConfig(d_vocab=14, n_ctx=10, init_embed_std=1.0, **shape)
-    return Subject(family, build(cfg, seed).to(dtype), TASK)
 
 
 def tokens(n: int = 3, seed: int = 0) -> torch.Tensor:
@@ -193,7 +172,7 @@ def test_a_mean_over_more_inputs_than_the_run_has() -> None:
     plain = model.run_each(read, edits, incremental=False)
     torch.testing.assert_close(model.run_each(read, edits), plain, rtol=0, atol=1e-10)
     means = [Patch(edit.site, value=edit.value.mean(dim=0, keepdim=True), pos=edit.pos) for edit in edits]
-    assert torch.equal(model.run_each(read, means), plain, incremental=False)
+    assert torch.equal(model.run_each(read, means, incremental=False), plain)
 
 
 def watch_climbs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from algoscope.core.errors import ConfigError, TaskMismatchError
 from algoscope.data import seeded
 from algoscope.recipes.addition import add20
 from algoscope.tasks.digits.addition import Addition
-from algoscope.verdicts import length_study as module
+from algoscope.verdicts.studies import length_study as module
 from algoscope.verdicts.studies.length_study import Prediction, length_study, shares_by_width, shares_right
 
 SMALL = {

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from algoscope.config import parse_config
 from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
 from algoscope.data import seeded
-from algoscope.lenses.heads.source_attention import alignment
+from algoscope.lenses.heads.source_attention import source_attention
 from algoscope.recipes.addition import add3
 from algoscope.tasks.strings.reversal import Reversal
 from algoscope.training.train import train
@@ -210,5 +210,5 @@ def test_the_recipe_reverses_every_input(seed: int, tmp_path: Path) -> None:
     assert run.summary["steps"] < run.config.train.steps
     verdict = certify(run)
     assert (verdict["wrong"], verdict["domain"]["checked"], verdict["domain"]["method"]) == (0, 32_768, "exhaustive")
-    found = alignment(run)
+    found = source_attention(run)
     assert (found["verdict"], found["causal"]) == ("by position alone", "carried")

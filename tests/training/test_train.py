@@ -1,7 +1,6 @@
 """Training: the same weights every time, nothing lost when it stops, one line when it cannot go on."""
 
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ import torch
 import algoscope as ag
 from algoscope.core.errors import CheckpointError, ConfigError, DivergedError, Interrupted, RunFolderError
 from algoscope.runs.run_folder import Run, weights_hash
-from algoscope.training import stack as engine
+from algoscope.training import model_stack as engine
 from algoscope.training.member import Member, is_checkpoint
 from conftest import SMALL
+from interrupted import interrupt_at, without_times
 
 
 def small(runs_dir: Path, name: str = "run", **settings) -> Run:
@@ -22,22 +22,6 @@ def small(runs_dir: Path, name: str = "run", **settings) -> Run:
 
 def hash_of(run: Run) -> str:
     return weights_hash(run.model().state_dict())
-
-
-def without_times(run: Run) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in run.metrics()]
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ctrl-C arrives while a step is being taken."""
-    plain = Member.batch
-
-    def batch(self) -> torch.Tensor:
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return plain(self)
-
-    monkeypatch.setattr(Member, "batch", batch)
 
 
 def test_same_recipe_and_seed_same_weights_bit_for_bit(small_run: Run, tmp_path: Path) -> None:

@@ -22,15 +22,37 @@ RENDERERS = Table(
     },
 )
 SUFFIXES = (".html", ".png", ".svg", ".json", ".csv")
-_RESERVED = ("finding", "claim", "panels", "provenance")
+_RESERVED = ("finding", "claim", "about", "tables", "panels", "provenance")
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Rows of a result that are read rather than drawn: named columns, a caption as a panel has one. None: no value."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), f"{self.title}: rows of other lengths"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"title": self.title, "columns": self.columns, "rows": self.rows, "caption": self.caption}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "ResultTable":
+        return cls(plain["title"], tuple(plain["columns"]), tuple(map(tuple, plain["rows"])), plain["caption"])
 
 
 @dataclass(frozen=True)
 class Finding:
     """A result that prints well, draws itself, and goes to JSON and back.
 
-    `facts` holds the numbers that stand for themselves (JSON values), `panels` the labelled arrays,
-    `provenance` what it was run on: subject, weights hash, versions, inputs, seconds.
+    `about` says what was measured and how to read it, in a paragraph that holds for any model; `claim` is what came
+    out for this one. `tables` are rows to read. `facts` holds the numbers that stand for themselves (JSON values),
+    `panels` the labelled arrays, `provenance` what it was run on: subject, weights hash, versions, inputs, seconds.
     """
 
     kind: str
@@ -38,6 +60,8 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     panels: tuple[Panel, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    about: str = ""
+    tables: tuple[ResultTable, ...] = ()
 
     def __post_init__(self) -> None:
         assert not set(self.facts) & set(_RESERVED), f"facts may not be called {_RESERVED}"
@@ -61,7 +85,9 @@ class Finding:
         return {
             "finding": self.kind,
             "claim": self.claim,
+            "about": self.about,
             **self.facts,
+            "tables": [table.to_dict() for table in self.tables],
             "panels": [panel.to_dict() for panel in self.panels],
             "provenance": dict(self.provenance),
         }
@@ -79,6 +105,8 @@ class Finding:
             facts={key: value for key, value in plain.items() if key not in _RESERVED},
             panels=tuple(Panel.from_dict(panel) for panel in plain["panels"]),
             provenance=plain["provenance"],
+            about=plain.get("about", ""),  # findings written before there was one have none
+            tables=tuple(ResultTable.from_dict(table) for table in plain.get("tables", ())),
         )
 
     def to_csv(self) -> str:

@@ -50,6 +50,9 @@ class Panel:
     unit and a scale are drawn on one span. Neighbouring panels with the same `beside` are drawn next to each other,
     facet by facet. `site` names the place in the model that the numbers are about, where there is one.
 
+    `caption` explains the figure to a reader who sees nothing else: what is drawn, over what, and how to read it. Its
+    first sentence is shown in bold. Panels drawn next to each other share theirs.
+
     `words` has a text for each cell, written inside it where there is room; `hover` has more, for whoever points at it.
     """
 
@@ -62,6 +65,7 @@ class Panel:
     view: View = "heatmap"
     scale: Scale = "free"
     title: str = ""
+    caption: str = ""
     marks: tuple[Mark, ...] = ()
     beside: str = ""
     site: str = ""
@@ -105,6 +109,7 @@ class Panel:
         return {
             "panel": self.name,
             "title": self.title,
+            "caption": self.caption,
             "axes": {axis.name: list(axis.labels) for axis in self.axes},
             "axis_titles": {axis.name: axis.title for axis in self.axes if axis.title},
             "unit": self.unit,
@@ -145,6 +150,7 @@ class Panel:
             site=plain["site"],
             quantity=plain["quantity"],
             title=plain["title"],
+            caption=plain.get("caption", ""),
             marks=tuple(Mark(*mark) for mark in plain["marks"]),
             span=None if span is None else (span[0], span[1]),
             **texts,

@@ -8,9 +8,10 @@ imports.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from algoscope.core.errors import UnknownNameError
+from algoscope.core.renaming import warn_renamed
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,34 @@ class Entry:
         return getattr(import_module(module), attribute)
 
 
-class Table(Mapping[str, Entry]):
-    """Named entries of one kind; an unknown name is an error that lists the known ones."""
+EntryT = TypeVar("EntryT", bound=Entry)
 
-    def __init__(self, kind: str, entries: Mapping[str, Entry]) -> None:
+
+class Table(Mapping[str, EntryT]):
+    """Named entries of one kind; an unknown name is an error that lists the known ones.
+
+    `renamed` maps a former name to the present one: it still works, warns, and is not listed.
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, EntryT], renamed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._entries = dict(entries)
+        self.renamed = dict(renamed or {})
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> EntryT:
+        return self._entries[self.current(name)]
+
+    def current(self, name: str) -> str:
+        """The present name of an entry. Warns of a former one; raises UnknownNameError for one that never was."""
+        if name in self.renamed:
+            warn_renamed(self.kind, name, self.renamed[name])
+            return self.renamed[name]
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries)
-        return self._entries[name]
+        return name
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self.renamed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -49,6 +64,6 @@ class Table(Mapping[str, Entry]):
     def load(self, name: str) -> Any:
         return self[name].load()
 
-    def add(self, name: str, entry: Entry) -> None:
+    def add(self, name: str, entry: EntryT) -> None:
         """A row from a layer above the table's own, which the table cannot name itself."""
         self._entries[name] = entry

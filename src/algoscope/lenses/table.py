@@ -1,84 +1,121 @@
-"""The lenses by name: each is registered here once; the command line and the notebook call follow from the entry.
+"""The lenses by name: each is registered here once; the command line, the notebook and the report follow from the row.
 
-A lens is a function `(subject, ..., keyword options) -> Finding`. It never changes the subject.
+A lens is a function `(subject, ..., keyword options) -> Finding`. It never changes the subject. The rows stand in the
+order in which a report shows them.
 """
 
+from dataclasses import dataclass
+
 from algoscope.core.registry import Entry, Table
+
+
+@dataclass(frozen=True)
+class LensEntry(Entry):
+    """A lens: the heading of its section in a report, and whether its module has `for_report` (`inputs/prompts.py`)."""
+
+    title: str
+    reported: bool = True
+
 
 LENSES = Table(
     "lens",
     {
-        "answers": Entry(
+        "answers": LensEntry(
             "algoscope.lenses.reading.answers:answers",
             "answers decoded token by token: edge cases, your own inputs, random draws",
+            "Answers",
         ),
-        "attention": Entry(
+        "attention": LensEntry(
             "algoscope.lenses.heads.attention_maps:attention",
             "where each head of each layer looks, for chosen inputs",
+            "Attention",
         ),
-        "looks": Entry(
-            "algoscope.lenses.heads.attention_by_part:looks",
+        "attention_by_part": LensEntry(
+            "algoscope.lenses.heads.attention_by_part:attention_by_part",
             "which part of the input each head looks at where the answer is read, over all inputs; entropy by layer",
+            "Attention by input part",
         ),
-        "alignment": Entry(
-            "algoscope.lenses.heads.source_attention:alignment",
+        "source_attention": LensEntry(
+            "algoscope.lenses.heads.source_attention:source_attention",
             "do heads look where the answer can be read, by position alone, and do they bring it from there",
+            "Attention to the sources of the answer",
         ),
-        "patch": Entry(
-            "algoscope.lenses.interventions.activation_patching:patch",
-            "copy activations between a clean and a corrupt run: which sites carry the answer",
-        ),
-        "roles": Entry(
-            "algoscope.lenses.heads.head_roles:roles",
-            "what every head looks at over many inputs: the token before, an earlier copy, all alike",
-        ),
-        "ablate": Entry(
-            "algoscope.lenses.interventions.ablation:ablate",
-            "take away each head, feed-forward, layer and embedding: what is lost, by class of input",
-        ),
-        "induction": Entry(
-            "algoscope.lenses.induction_circuit.induction_heads:induction",
-            "repeated random tokens: which heads find what followed before, what feeds them, what they are worth",
-        ),
-        "phase": Entry(
-            "algoscope.lenses.induction_circuit.phase_change:phase",
-            "the scores of the induction lens over the checkpoints of a run: when heads form, how fast the loss falls",
-        ),
-        "logit": Entry(
+        "logit": LensEntry(
             "algoscope.lenses.reading.logit_lens:logit",
             "what the model would say after the embedding and after every block",
+            "Logit lens",
         ),
-        "attribution": Entry(
+        "attribution": LensEntry(
             "algoscope.lenses.reading.logit_attribution:attribution",
             "how many logits each head, feed-forward and embedding adds to the answer",
+            "Logit attribution",
         ),
-        "paths": Entry(
-            "algoscope.lenses.interventions.path_patching:paths",
+        "patch": LensEntry(
+            "algoscope.lenses.interventions.activation_patching:patch",
+            "copy activations between a clean and a corrupt run: which sites carry the answer",
+            "Activation patching",
+        ),
+        "path_patching": LensEntry(
+            "algoscope.lenses.interventions.path_patching:path_patching",
             "path patching: which heads and feed-forwards one receiver hears the answer from, directly",
+            "Path patching",
+            reported=False,
         ),
-        "embeddings": Entry(
+        "roles": LensEntry(
+            "algoscope.lenses.heads.head_roles:roles",
+            "what every head looks at over many inputs: the token before, an earlier copy, all alike",
+            "Head roles",
+        ),
+        "ablate": LensEntry(
+            "algoscope.lenses.interventions.ablation:ablate",
+            "take away each head, feed-forward, layer and embedding: what is lost, by class of input",
+            "Ablation",
+        ),
+        "embeddings": LensEntry(
             "algoscope.lenses.parameters.embedding_geometry:embeddings",
             "token and position embeddings: PCA, cosine similarity, effective dimension, before and after training",
+            "Embeddings",
         ),
-        "weights": Entry(
+        "weights": LensEntry(
             "algoscope.lenses.parameters.weight_spectra:weights",
             "singular values, effective and stable rank of every matrix and of every head's circuits, before and after",
+            "Weights",
         ),
-        "clock": Entry(
-            "algoscope.lenses.modular_arithmetic.clock_or_pizza:clock",
-            "modular addition: clock or pizza, by gradients and by one circle at a time",
-        ),
-        "fourier": Entry(
+        "fourier": LensEntry(
             "algoscope.lenses.modular_arithmetic.fourier_lens:fourier",
             "modular arithmetic and groups: the frequencies or representations that carry the answer, and their share",
+            "Fourier components",
         ),
-        "progress": Entry(
-            "algoscope.lenses.modular_arithmetic.progress_measures:progress_measures",
-            "the measures of the fourier lens over the checkpoints of a run, with the phases marked",
+        "clock": LensEntry(
+            "algoscope.lenses.modular_arithmetic.clock_or_pizza:clock",
+            "modular addition: clock or pizza, by gradients and by one circle at a time",
+            "Clock or pizza",
         ),
-        "timeline": Entry(
+        "timeline": LensEntry(
             "algoscope.lenses.over_training.timeline_lens:timeline",
             "losses, classes, roles, frequencies, ranks or any number over a run's checkpoints: what formed when",
+            "Timeline",
         ),
+        "progress": LensEntry(
+            "algoscope.lenses.modular_arithmetic.progress_measures:progress_measures",
+            "the measures of the fourier lens over the checkpoints of a run, with the phases marked",
+            "Progress measures",
+        ),
+        "induction": LensEntry(
+            "algoscope.lenses.induction_circuit.induction_heads:induction",
+            "repeated random tokens: which heads find what followed before, what feeds them, what they are worth",
+            "Induction heads",
+        ),
+        "induction_phase": LensEntry(
+            "algoscope.lenses.induction_circuit.phase_change:induction_phase",
+            "the scores of the induction lens over the checkpoints of a run: when heads form, how fast the loss falls",
+            "Induction over training",
+        ),
+    },
+    renamed={
+        "looks": "attention_by_part",
+        "alignment": "source_attention",
+        "paths": "path_patching",
+        "phase": "induction_phase",
     },
 )

@@ -5,7 +5,8 @@ our own transformer.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import TaskMismatchError, VocabularyError
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.panel import Panel
 from algoscope.core.sites import Key, Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.digit_positions import at_width_of
@@ -239,6 +242,28 @@ class Subject:
         """W_pos, one row a position; None where positions are not learned vectors."""
         return None if self.model.W_pos is None else self.model.W_pos.detach()
 
+    def finding(
+        self,
+        kind: str,
+        claim: str,
+        facts: Mapping[str, Any],
+        panels: Sequence[Panel] = (),
+        *,
+        about: str = "",
+        tables: Sequence[ResultTable] = (),
+        **provenance: Any,
+    ) -> Finding:
+        """A finding about this subject, with its name and weights hash; `provenance` adds a seed and the like."""
+        return Finding(
+            kind=kind,
+            claim=claim,
+            facts={"subject": self.name, **facts},
+            panels=tuple(panels),
+            provenance={"subject": self.name, "weights_sha256": self.weights_sha256, **provenance},
+            about=about,
+            tables=tuple(tables),
+        )
+
     # ------------------------------------------------------------------ text
 
     def to_tokens(self, text: str | Sequence[str]) -> Tokens:
@@ -293,7 +318,7 @@ class Subject:
         return row[: row.index(end) + 1] if end in row else row
 
     def lay_out(self, text: str) -> Tokens:
-        """What the model reads [1 pos] when a lens looks at a text.
+        """What the model reads [1 pos] when a lens attention_by_part at a text.
 
         With a task: the prompt that is meant, and the model's own greedy answer without its last token, which is never
         read. Else the text.

@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task
 
+Texts = str | Sequence[str] | None
+
+
+def texts_of(inputs: Texts) -> tuple[str, ...]:
+    """The texts that a lens is asked to look at: one text is a list of one, None is no text."""
+    if inputs is None:
+        return ()
+    return (inputs,) if isinstance(inputs, str) else tuple(inputs)
+
 
 class Text(ABC):
     """What a subject needs to read and to speak. `end_token` ends a sequence, where there is such a token."""

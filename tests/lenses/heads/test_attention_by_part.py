@@ -12,7 +12,13 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, TaskMismatchError, VocabularyError
 from algoscope.doors.report.report import _questions, render
-from algoscope.lenses.heads.attention_by_part import classes, fall_between, looks, parts_seen, shares_and_entropy
+from algoscope.lenses.heads.attention_by_part import (
+    attention_by_part,
+    classes,
+    fall_between,
+    parts_seen,
+    shares_and_entropy,
+)
 from algoscope.networks.build import build
 from algoscope.planted.handwritten import SHARP, Stream, blank, fill, plant, plant_by_position
 from algoscope.planted.models import shuffled
@@ -78,7 +84,7 @@ def test_shares_and_entropy_of_pairs_are_those_of_slow_loops(form: str, keys: li
     task = Modular(p=5, form=form)
     subject = untrained(task, causal=causal)
     subject = subject.to_dtype(torch.double)
-    found = looks(subject)
+    found = attention_by_part(subject)
     tokens = task.at(torch.arange(25))[:, :-1]
     cache = subject.run_with_cache(tokens)[1]
     names = [
@@ -170,7 +176,7 @@ def test_a_fall_is_true_false_or_unclear() -> None:
 
 
 def test_the_heads_of_the_clock_look_at_an_operand_each_on_every_input() -> None:
-    found = ag.lenses.looks("planted:clock")
+    found = ag.lenses.attention_by_part("planted:clock")
     assert found["covered"] == {"inputs": 12_769, "of": 12_769, "method": "exhaustive", "wrong": 0}
     assert classes_of(found) == {"L0H0": "first operand", "L0H1": "second operand"}
     for head in found["heads"]:
@@ -185,7 +191,7 @@ def test_the_heads_of_the_clock_look_at_an_operand_each_on_every_input() -> None
 
 
 def test_every_class_is_found_where_it_was_planted() -> None:
-    found = looks(by_hand(((FIRST,), (SIGN,), (SECOND,), (EQUALS,), (), (FIRST, SECOND), (FIRST, SIGN))))
+    found = attention_by_part(by_hand(((FIRST,), (SIGN,), (SECOND,), (EQUALS,), (), (FIRST, SECOND), (FIRST, SIGN))))
     assert list(classes_of(found).values()) == [*NAMES, "spread", "both operands", "mixed"]
     assert all(head["agreement"] == 1 for head in found["heads"])
     halves = found["heads"][5]
@@ -205,7 +211,7 @@ def test_a_head_that_goes_by_content_is_not_stable() -> None:
         out=torch.zeros(stream.size, 1),
     )  # fmt: skip
     assert model.block(0).attn.d_head == width
-    chooses, fixed = looks(subject)["heads"]
+    chooses, fixed = attention_by_part(subject)["heads"]
     assert (fixed["class"], fixed["stable"]) == ("first operand", True)
     assert not chooses["stable"]
     larger = 21 / 49  # pairs in which the first is larger
@@ -218,7 +224,7 @@ def test_broad_early_and_sharp_late_is_found_where_it_is_and_not_the_other_way_r
     broad, sharp = ((), ()), ((FIRST,), (SECOND,))
     told = {}
     for name, layers in {"yes": (broad, sharp), "no": (sharp, broad), "neither": (broad, broad)}.items():
-        found = looks(by_hand(*layers))
+        found = attention_by_part(by_hand(*layers))
         told[name] = found["broad_early_sharp_late"]["verdict"]
         ends = [layer["entropy_share"] for layer in found["layers"]]
         np.testing.assert_allclose(found["entropy by layer"].values, ends)
@@ -227,7 +233,7 @@ def test_broad_early_and_sharp_late_is_found_where_it_is_and_not_the_other_way_r
 
 def test_constant_attention_is_spread_in_every_form() -> None:
     for form in ("a+b=", "ab=", "ab"):
-        found = looks(untrained(Modular(p=5, form=form), attn_scale=0.0))
+        found = attention_by_part(untrained(Modular(p=5, form=form), attn_scale=0.0))
         assert set(classes_of(found).values()) == {"spread"}
         assert all(head["entropy_share"] == pytest.approx(1, abs=1e-6) for head in found["heads"])
         assert found["broad_early_sharp_late"]["verdict"] == "false"
@@ -235,7 +241,7 @@ def test_constant_attention_is_spread_in_every_form() -> None:
 
 @pytest.mark.parametrize("task", [Group(group="S3"), Modular(p=11, operation="-", form="ab=")])
 def test_other_tasks_of_pairs_show_their_edge_cases(task: Binary) -> None:
-    found = looks(untrained(task))
+    found = attention_by_part(untrained(task))
     wanted = [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_cases()[:3]]
     assert [one["input"] for one in found["inputs"]] == wanted
 
@@ -246,7 +252,7 @@ def test_other_tasks_of_pairs_show_their_edge_cases(task: Binary) -> None:
 def test_shuffled_and_random_clocks_hardly_look_at_an_operand_and_never_at_both() -> None:
     """8 of 600 heads do in 300 such models, and no model has both: a shuffled head may rest on any one position."""
     found = [
-        looks(subject, at_most=300)["heads"]
+        attention_by_part(subject, at_most=300)["heads"]
         for seed in range(12)
         for subject in (
             subject_of(shuffled(PLANTED.load("clock")(), seed), "shuffled"),
@@ -259,10 +265,12 @@ def test_shuffled_and_random_clocks_hardly_look_at_an_operand_and_never_at_both(
 
 
 def test_small_random_weights_look_at_all_alike_and_sharp_ones_change_with_the_input() -> None:
-    found = [looks(untrained(TASK, seed, init_matrix_std=0.02)) for seed in range(5)]
+    found = [attention_by_part(untrained(TASK, seed, init_matrix_std=0.02)) for seed in range(5)]
     assert {name for one in found for name in classes_of(one).values()} == {"spread"}
     assert {one["broad_early_sharp_late"]["verdict"] for one in found} == {"false"}
-    sharp = [head for seed in range(10) for head in looks(untrained(TASK, seed, init_matrix_std=1.0))["heads"]]
+    sharp = [
+        head for seed in range(10) for head in attention_by_part(untrained(TASK, seed, init_matrix_std=1.0))["heads"]
+    ]
     assert np.mean([head["stable"] for head in sharp]) < 0.5
 
 
@@ -270,7 +278,7 @@ def test_small_random_weights_look_at_all_alike_and_sharp_ones_change_with_the_i
 
 
 def test_panels_are_shares_with_a_plot_for_each_head_of_each_layer() -> None:
-    found = looks(by_hand(((FIRST,), ()), ((SECOND,), ()), ((), (SIGN,))), ["1+2", "6+6"])
+    found = attention_by_part(by_hand(((FIRST,), ()), ((SECOND,), ()), ((), (SIGN,))), ["1+2", "6+6"])
     assert found["attention"].values.shape == (3, 2, 2, 4)
     np.testing.assert_allclose(found["attention"].values.sum(-1), 1, atol=1e-6)
     np.testing.assert_allclose(found["shares"].values.sum(-1), 1, atol=1e-6)
@@ -288,16 +296,16 @@ def test_panels_are_shares_with_a_plot_for_each_head_of_each_layer() -> None:
 
 
 def test_a_larger_domain_is_sampled_and_that_is_said() -> None:
-    found = looks(untrained(TASK), at_most=10, seed=3)
+    found = attention_by_part(untrained(TASK), at_most=10, seed=3)
     assert found["covered"]["method"] == "sampled"
     assert (found["covered"]["inputs"], found["covered"]["of"]) == (10, 49)
     assert "a random 10 inputs" in found.claim
-    again = looks(untrained(TASK), at_most=10, seed=3)
+    again = attention_by_part(untrained(TASK), at_most=10, seed=3)
     assert again.to_json() == found.to_json()
 
 
 def test_the_command_and_the_page_show_it(run) -> None:
-    code, said, _ = run("lens", "looks", "planted:clock", "--input", "90+90", "--json", "--quiet")
+    code, said, _ = run("lens", "attention_by_part", "planted:clock", "--input", "90+90", "--json", "--quiet")
     assert code == 0
     assert [one["input"] for one in json.loads(said)["inputs"]] == ["90+90"]
     for subject in (by_hand(((FIRST,), ()), ((SECOND,), ())), by_hand(((FIRST,),))):
@@ -311,11 +319,11 @@ def test_the_command_and_the_page_show_it(run) -> None:
 
 def test_what_cannot_be_looked_at_is_one_line() -> None:
     with pytest.raises(TaskMismatchError, match="planted:induction reads free text"):
-        looks("planted:induction")
+        attention_by_part("planted:induction")
     with pytest.raises(ConfigError, match="at_most is 1"):
-        looks(untrained(TASK), at_most=1)
+        attention_by_part(untrained(TASK), at_most=1)
     with pytest.raises(VocabularyError, match="7 in '7"):
-        looks(untrained(TASK), ["7+1"])
+        attention_by_part(untrained(TASK), ["7+1"])
 
 
 # ---------------------------------------------------------------------- the recipe

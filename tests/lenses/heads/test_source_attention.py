@@ -13,7 +13,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.doors.report.report import _questions, render
 from algoscope.lenses.heads.position_or_content import PARTS, _products, pattern_change, score_parts, swapped
-from algoscope.lenses.heads.source_attention import _where, alignment
+from algoscope.lenses.heads.source_attention import _where, source_attention
 from algoscope.networks.build import build
 from algoscope.planted.handwritten import SHARP, Stream, blank, fill, plant
 from algoscope.planted.models import LOGIT, shuffled
@@ -82,7 +82,7 @@ def test_the_token_at_a_source_is_the_one_that_comes_next(task: Reversal) -> Non
 
 
 def test_reversal_is_aligned_by_position_alone_and_the_answers_follow() -> None:
-    found = ag.lenses.alignment("planted:reversal")
+    found = ag.lenses.source_attention("planted:reversal")
     assert (found["verdict"], found["causal"]) == ("by position alone", "carried")
     assert found["covered"] == {"inputs": 32_768, "of": 32_768, "method": "exhaustive", "pairs": 2_000}
     [head] = found["heads"]
@@ -99,7 +99,7 @@ def test_reversal_is_aligned_by_position_alone_and_the_answers_follow() -> None:
 
 
 def test_reversal_wrong_looks_the_same_and_its_answers_do_not_follow() -> None:
-    right, wrong = (alignment(f"planted:{name}", n_pairs=300) for name in ("reversal", "reversal-wrong"))
+    right, wrong = (source_attention(f"planted:{name}", n_pairs=300) for name in ("reversal", "reversal-wrong"))
     assert (wrong["verdict"], wrong["causal"]) == ("by position alone", "neither")
     np.testing.assert_array_equal(wrong["share"].values, right["share"].values)
     assert [place["follows"] for place in wrong["positions"]] == [0] * 5
@@ -109,14 +109,14 @@ def test_reversal_wrong_looks_the_same_and_its_answers_do_not_follow() -> None:
 
 @pytest.mark.parametrize("task", [SMALL, Reversal(alphabet="ab", length=9), Reversal(alphabet="αβγ", length=1)])
 def test_any_alphabet_and_length(task: Reversal) -> None:
-    found = alignment(by_hand(task))
+    found = source_attention(by_hand(task))
     assert (found["verdict"], found["causal"]) == ("by position alone", "carried")
     assert found["share"].values.shape == (1, task.length)
 
 
 def test_a_head_that_a_letter_lures_away_looks_by_content_too() -> None:
     task = Reversal()
-    found = alignment(by_hand(task, lure=2.0))
+    found = source_attention(by_hand(task, lure=2.0))
     assert (found["verdict"], found["causal"]) == ("by content too", "neither")
     [head] = found["heads"]
     assert head["lowest"] == pytest.approx(1 / 5, abs=1e-6), "where the letter stands once, one position looks at it"
@@ -131,7 +131,7 @@ def test_a_head_that_a_letter_lures_away_looks_by_content_too() -> None:
 
 def test_heads_that_share_the_work_are_given_another_output_together() -> None:
     task = SMALL
-    found = alignment(by_hand(task, n_heads=2, share=0.5))
+    found = source_attention(by_hand(task, n_heads=2, share=0.5))
     assert [place["heads"] for place in found["positions"]] == [["L0H0", "L0H1"]] * 3
     assert found["causal"] == "carried"
     tokens = every(task)
@@ -151,7 +151,7 @@ def test_shares_and_changes_are_those_of_plain_runs(shape: dict) -> None:
     subject = untrained(**shape).to_dtype(torch.double)
     tokens = every(SMALL)
     read, other = tokens[:, :-1], tokens[:, :-1].roll(1, dims=0)
-    found = alignment(subject)
+    found = source_attention(subject)
     cache, swapped_cache = (subject.run_with_cache(rows)[1] for rows in (read, other))
     change = pattern_change(subject, tokens, (3, 4, 5))
     for layer in range(2):
@@ -233,7 +233,7 @@ def test_without_positions_nothing_varies_by_position_but_the_separator() -> Non
 
 
 def test_models_that_normalise_queries_and_keys_are_not_split() -> None:
-    found = alignment(untrained(qk_norm=True))
+    found = source_attention(untrained(qk_norm=True))
     assert "score parts" not in [panel.name for panel in found.panels]
     assert all("score_parts" not in head for head in found["heads"])
 
@@ -249,7 +249,7 @@ def test_shuffled_and_random_models_are_not_aligned() -> None:
             untrained(Reversal(), seed, n_heads=4, d_model=32),
             untrained(Reversal(), seed, init_matrix_std=0.05),
         ):
-            found = alignment(subject, at_most=200, n_pairs=50)
+            found = source_attention(subject, at_most=200, n_pairs=50)
             assert found["verdict"] == "not aligned", (subject.name, seed, found.claim)
             assert found["causal"] != "carried"
 
@@ -258,7 +258,7 @@ def test_shuffled_and_random_models_are_not_aligned() -> None:
 
 
 def test_panels_say_what_was_found() -> None:
-    found = alignment(by_hand(SMALL, n_heads=2, share=0.5))
+    found = source_attention(by_hand(SMALL, n_heads=2, share=0.5))
     pattern = found["pattern"]
     assert pattern.values.shape == (1, 2, 3, SMALL.n_ctx - 1)
     assert [np.argwhere(row == "\u25cf").ravel().tolist() for row in pattern.words[0, 0]] == [[2], [1], [0]]
@@ -271,7 +271,7 @@ def test_panels_say_what_was_found() -> None:
 
 def test_the_command_and_the_page_show_it(run) -> None:
     code, said, _ = run(
-        "lens", "alignment", "planted:reversal", "--at-most", 500, "--n-pairs", 100, "--json", "--quiet"
+        "lens", "source_attention", "planted:reversal", "--at-most", 500, "--n-pairs", 100, "--json", "--quiet"
     )
     found = json.loads(said)
     assert code == 0
@@ -285,13 +285,13 @@ def test_the_command_and_the_page_show_it(run) -> None:
 
 def test_what_cannot_be_asked_is_one_line() -> None:
     with pytest.raises(TaskMismatchError, match=r"addition does not name .* such as reversal"):
-        alignment("planted:carry-adder")
+        source_attention("planted:carry-adder")
     with pytest.raises(TaskMismatchError, match="reads free text"):
-        alignment("planted:induction")
+        source_attention("planted:induction")
     with pytest.raises(UnknownNameError, match="unknown source 'leter': did you mean 'letter'"):
-        alignment("planted:reversal", what="leter")
+        source_attention("planted:reversal", what="leter")
     with pytest.raises(SubjectError, match="is not causal"):
-        alignment(untrained(causal=False))
+        source_attention(untrained(causal=False))
     for options in ({"n_pairs": 1}, {"at_most": 1}):
         with pytest.raises(ConfigError, match="is 1: "):
-            alignment("planted:reversal", **options)
+            source_attention("planted:reversal", **options)

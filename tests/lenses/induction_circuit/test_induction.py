@@ -17,11 +17,11 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.doors.report.report import render
-from algoscope.lenses import induction_scores
+from algoscope.lenses.induction_circuit import head_scores as scoring
 from algoscope.lenses.induction_circuit.head_ablations import KINDS, Losses, Replacements, heard, nats_without
 from algoscope.lenses.induction_circuit.head_scores import attention_scores, chances, head_scores, raised, repeated_rows
 from algoscope.lenses.induction_circuit.induction_heads import induction
-from algoscope.lenses.induction_circuit.phase_change import phase, shortest_window
+from algoscope.lenses.induction_circuit.phase_change import induction_phase, shortest_window
 from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Factors, composed, composition_by_chance
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Transformer
@@ -170,8 +170,8 @@ def test_even_attention_scores_what_is_called_chance() -> None:
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = copier(dtype=torch.double)
     whole = induction(subject, n_inputs=9).facts
-    monkeypatch.setattr(induction_scores, "PORTION", 4 * 23 * 23 * 4)
-    assert len(list(induction_scores.portions(subject, repeated_rows(subject, 9)))) == 3
+    monkeypatch.setattr(scoring, "PORTION", 4 * 23 * 23 * 4)
+    assert len(list(scoring.portions(subject, repeated_rows(subject, 9)))) == 3
     parted = induction(subject, n_inputs=9).facts
     assert parted["mechanism"] == whole["mechanism"]
     for key in ("losses", "heads", "heard", "ablations"):
@@ -557,7 +557,7 @@ def copying_run(tmp_path_factory: pytest.TempPathFactory) -> "ag.Run":
 
 
 def test_every_checkpoint_has_the_scores_that_the_lens_gives_it(copying_run) -> None:
-    found = phase(copying_run, n_inputs=8, threshold=0.2)
+    found = induction_phase(copying_run, n_inputs=8, threshold=0.2)
     assert found["steps"] == copying_run.steps
     for place in (0, -1):
         step = found["steps"][place]
@@ -573,7 +573,11 @@ def test_every_checkpoint_has_the_scores_that_the_lens_gives_it(copying_run) -> 
 
 def test_the_page_has_a_section(copying_run) -> None:
     subject = ag.open(copying_run)
-    looks = {"verdict": ag.certify(subject), "induction": induction(subject, n_inputs=8), "phase": phase(subject)}
+    looks = {
+        "verdict": ag.certify(subject),
+        "induction": induction(subject, n_inputs=8),
+        "phase": induction_phase(subject),
+    }
     page = render(subject, looks)
     assert "How it finds what followed before" in page
     assert "When it formed" in page
@@ -582,6 +586,6 @@ def test_the_page_has_a_section(copying_run) -> None:
 
 def test_phases_want_checkpoints_and_a_share(copying_run) -> None:
     with pytest.raises(SubjectError, match="no checkpoints"):
-        phase(planted("induction"))
+        induction_phase(planted("induction"))
     with pytest.raises(ConfigError, match="share of 0"):
-        phase(copying_run, share=0.0)
+        induction_phase(copying_run, share=0.0)

@@ -13,7 +13,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError, VocabularyError
 from algoscope.data import seeded
-from algoscope.lenses import ablation
+from algoscope.lenses.interventions import ablation
 from algoscope.lenses.interventions.ablation import KINDS, ablate, components, others
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Tap

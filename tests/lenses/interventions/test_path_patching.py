@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_edits import FAMILIES, subject
 
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, ConfigError, PairingError, SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
-from algoscope.lenses import path_patching
+from algoscope.lenses.interventions import path_patching
 from algoscope.planted.models import shuffled
 from algoscope.planted.table import PLANTED
 from algoscope.subjects.cache import ActivationCache
@@ -21,6 +20,7 @@ from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import CONFIGS, D_VOCAB, make
+from random_models import FAMILIES, subject
 
 CAUSAL = [family for family in FAMILIES if family != "not causal"]
 PAIRS = (["12+34", "55+46"], ["19+34", "57+46"])
@@ -79,7 +79,7 @@ def check_paths(
     model: Subject, clean: list[str], corrupt: list[str], receiver: str, mlps: str, direction: str, **named: str
 ) -> int:
     """Every sender's recovered share of the logit difference is that of two plain runs. How many moved anything."""
-    found = ag.lenses.paths(model, clean, corrupt, receiver=receiver, mlps=mlps, direction=direction, **named)
+    found = ag.lenses.path_patching(model, clean, corrupt, receiver=receiver, mlps=mlps, direction=direction, **named)
     if model.has_task:
         whole = [
             model.to_tokens([model.task.prompt(t) + model.task.expected(t) for t in ts]) for ts in (clean, corrupt)
@@ -135,14 +135,16 @@ def test_every_path_is_that_of_two_plain_runs_on_every_library_family(family: st
 
 def test_senders_in_many_stacks_are_senders_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = subject("alibi")
-    whole = ag.lenses.paths(model, *PAIRS, receiver="L2H1.k")
+    whole = ag.lenses.path_patching(model, *PAIRS, receiver="L2H1.k")
     monkeypatch.setattr(path_patching, "STACK", 40)  # two senders of two inputs of nine tokens
-    assert by_sender(ag.lenses.paths(model, *PAIRS, receiver="L2H1.k")) == pytest.approx(by_sender(whole), abs=1e-12)
+    assert by_sender(ag.lenses.path_patching(model, *PAIRS, receiver="L2H1.k")) == pytest.approx(
+        by_sender(whole), abs=1e-12
+    )
 
 
 def test_without_norms_paths_to_the_logits_are_what_attribution_says() -> None:
     model = subject("bare")  # sums of what is written: the paths are the differences of the parts
-    found = ag.lenses.paths(model, *(side[:1] for side in PAIRS), target="5", rival="0")
+    found = ag.lenses.path_patching(model, *(side[:1] for side in PAIRS), target="5", rival="0")
     clean, corrupt = (
         {part["component"]: part["contribution"] for part in answer["parts"]}
         for answer in (ag.lenses.attribution(model, side[:1], target="5", rival="0")["answers"][0] for side in PAIRS)
@@ -161,7 +163,7 @@ def test_the_induction_head_hears_its_keys_from_the_previous_token_head(
     direction: str, carried: float, base: float
 ) -> None:
     def found(receiver: str) -> dict[str, float]:
-        finding = ag.lenses.paths("planted:induction", *INDUCTION, receiver=receiver, direction=direction)
+        finding = ag.lenses.path_patching("planted:induction", *INDUCTION, receiver=receiver, direction=direction)
         return by_sender(finding)
 
     assert found("L1H0.k") == pytest.approx({"L0H0": base, "L0H1": carried}, abs=1e-5)
@@ -173,15 +175,15 @@ def test_the_induction_head_hears_its_keys_from_the_previous_token_head(
 
 def test_what_is_critical_is_named_in_both_directions() -> None:
     for direction in ("denoise", "noise"):
-        found = ag.lenses.paths("planted:induction", *INDUCTION, receiver="L1H0.k", direction=direction)
+        found = ag.lenses.path_patching("planted:induction", *INDUCTION, receiver="L1H0.k", direction=direction)
         assert (found["largest"]["sender"], found["critical"]) == ("L0H1", ["L0H1"])
         assert "L0H1 -> L1H0.k" in found.claim
-        nothing = ag.lenses.paths("planted:induction", *INDUCTION, receiver="L1H0.v", direction=direction)
+        nothing = ag.lenses.path_patching("planted:induction", *INDUCTION, receiver="L1H0.v", direction=direction)
         assert nothing["critical"] == []
 
 
 def adder_paths(clean: str, corrupt: str, receiver: str, mlps: str = "frozen") -> dict[str, float]:
-    found = ag.lenses.paths("planted:carry-adder", clean, corrupt, receiver=receiver, mlps=mlps)
+    found = ag.lenses.path_patching("planted:carry-adder", clean, corrupt, receiver=receiver, mlps=mlps)
     return {sender: value for sender, value in by_sender(found).items() if abs(value) > 1e-5}
 
 
@@ -202,12 +204,12 @@ def test_the_carry_adder_s_paths_are_its_mechanism() -> None:
 def test_once_the_keys_are_shuffled_the_path_carries_nothing(seed: int) -> None:
     planted = PLANTED.load("induction")()
     options = {"receiver": "L1H0.k", "target": "b", "rival": "e"}  # after a came e
-    before = ag.lenses.paths(subject_of(planted, "induction"), "abcda", "cbaea", **options)
+    before = ag.lenses.path_patching(subject_of(planted, "induction"), "abcda", "cbaea", **options)
     assert by_sender(before)["L0H1"] == pytest.approx(1)
     keys = planted.model.block(1).attn.k.weight
     order = torch.randperm(keys.numel(), generator=torch.Generator().manual_seed(seed))
     keys.copy_(keys.flatten()[order].view_as(keys))
-    found = ag.lenses.paths(subject_of(planted, "shuffled keys"), "abcda", "cbaea", **options)
+    found = ag.lenses.path_patching(subject_of(planted, "shuffled keys"), "abcda", "cbaea", **options)
     assert found["critical"] == []
     assert abs(by_sender(found)["L0H1"]) < 0.2
 
@@ -216,13 +218,13 @@ def test_once_the_keys_are_shuffled_the_path_carries_nothing(seed: int) -> None:
 def test_a_shuffled_model_that_cannot_tell_the_inputs_apart_is_refused(seed: int) -> None:
     destroyed = subject_of(shuffled(PLANTED.load("carry-adder")(), seed), "shuffled")
     with pytest.raises(PairingError, match="does not tell '005\\+005' from '000\\+000'"):
-        ag.lenses.paths(destroyed, "005+005", "000+000")
+        ag.lenses.path_patching(destroyed, "005+005", "000+000")
 
 
 def test_in_random_weights_no_path_to_one_head_carries_the_answer() -> None:
     for seed in range(5):
         for receiver in ("L1H0.k", "L1H0.q", "L1H0.v"):
-            found = ag.lenses.paths(subject(seed=seed), *(side[:1] for side in PAIRS), receiver=receiver)
+            found = ag.lenses.path_patching(subject(seed=seed), *(side[:1] for side in PAIRS), receiver=receiver)
             assert found["critical"] == []
 
 
@@ -230,7 +232,7 @@ def test_in_random_weights_no_path_to_one_head_carries_the_answer() -> None:
 
 
 def test_panels_have_a_cell_for_each_sender_and_none_behind_the_receiver() -> None:
-    found = ag.lenses.paths(subject(), *PAIRS, receiver="L1 MLP")
+    found = ag.lenses.path_patching(subject(), *PAIRS, receiver="L1 MLP")
     grid, bars = found.panels
     assert grid.axes[1].labels == ("H0", "H1", "MLP")
     assert np.isnan(grid.values).tolist() == [[False] * 3, [False, False, True]]
@@ -238,13 +240,13 @@ def test_panels_have_a_cell_for_each_sender_and_none_behind_the_receiver() -> No
     np.testing.assert_array_equal(grid.values[~np.isnan(grid.values)], bars.values)
     assert bars.values.tolist() == list(by_sender(found).values())
     assert (grid.zero, grid.one) == ("as the corrupt run", "as the clean run")
-    noise = ag.lenses.paths(subject(), *PAIRS, receiver="L1 MLP", direction="noise")
+    noise = ag.lenses.path_patching(subject(), *PAIRS, receiver="L1 MLP", direction="noise")
     assert [finding.panels[1].marks[0].strong for finding in (found, noise)] == ["above", "below"]
     assert [finding.panels[1].marks[0].at for finding in (found, noise)] == [0.5, 0.5]
 
 
 def test_the_command_writes_json_and_a_figure(run, tmp_path: Path) -> None:
-    arguments = ["lens", "paths", "planted:induction", "--clean", "abcda", "--corrupt", "cbada"]
+    arguments = ["lens", "path_patching", "planted:induction", "--clean", "abcda", "--corrupt", "cbada"]
     out_file = tmp_path / "paths.html"
     code, out, err = run(*arguments, "--receiver", "L1H0.k", "--out", out_file, "--json", "--quiet")
     assert code == 0, err
@@ -265,7 +267,7 @@ def test_the_command_writes_json_and_a_figure(run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["l1 mlp", "L1MLP", "L1.mlp", " L1 MLP "])
 def test_a_receiver_may_be_written_in_several_ways(text: str) -> None:
-    assert ag.lenses.paths(subject(), *PAIRS, receiver=text)["receiver"] == "L1 MLP"
+    assert ag.lenses.path_patching(subject(), *PAIRS, receiver=text)["receiver"] == "L1 MLP"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_a_receiver_may_be_written_in_several_ways(text: str) -> None:
 )
 def test_bad_input_is_one_line(family: str, options: dict, error: type[AlgoscopeError], words: str) -> None:
     with pytest.raises(error, match=words) as raised:
-        ag.lenses.paths(subject(family), "12+34", "19+34", **options)
+        ag.lenses.path_patching(subject(family), "12+34", "19+34", **options)
     assert "\n" not in str(raised.value)
 
 
@@ -302,5 +304,5 @@ def test_bad_input_is_one_line(family: str, options: dict, error: type[Algoscope
 )
 def test_texts_that_cannot_be_compared_are_one_line(clean, corrupt, words: str) -> None:
     with pytest.raises(PairingError, match=words) as raised:
-        ag.lenses.paths("planted:induction", clean, corrupt)
+        ag.lenses.path_patching("planted:induction", clean, corrupt)
     assert "\n" not in str(raised.value)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 import algoscope as ag
 from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
-from algoscope.lenses import progress_measures, when_it_formed
+from algoscope.lenses.modular_arithmetic import progress_measures
+from algoscope.lenses.over_training import timeline_lens
 from algoscope.lenses.over_training.checkpoint_series import over_checkpoints
 from algoscope.lenses.over_training.formation_rules import formation, rule_of
 from algoscope.networks.transformer import Transformer
@@ -32,13 +33,13 @@ def own(small_run: ag.Run, tmp_path: Path) -> ag.Run:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The weights that were measured, in order."""
     measured: list[str] = []
-    plain = when_it_formed.answer_numbers
+    plain = timeline_lens.answer_numbers
 
     def measure(subject: ag.Subject, probe: object) -> dict[str, float]:
         measured.append(subject.weights_sha256)
         return plain(subject, probe)
 
-    monkeypatch.setattr(when_it_formed, "answer_numbers", measure)
+    monkeypatch.setattr(timeline_lens, "answer_numbers", measure)
     return measured
 
 
@@ -209,7 +210,7 @@ def test_a_changed_checkpoint_is_measured_again(own: ag.Run, counted: list[str])
 
 
 def test_a_kill_costs_one_checkpoint(own: ag.Run, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = when_it_formed.answer_numbers
+    measure = timeline_lens.answer_numbers
 
     def killed(subject: ag.Subject, probe: object) -> dict[str, float]:
         if len(counted) == 3:
@@ -217,7 +218,7 @@ def test_a_kill_costs_one_checkpoint(own: ag.Run, counted: list[str], monkeypatc
         return measure(subject, probe)
 
     with monkeypatch.context() as until:
-        until.setattr(when_it_formed, "answer_numbers", killed)
+        until.setattr(timeline_lens, "answer_numbers", killed)
         with pytest.raises(KeyboardInterrupt):
             ag.lenses.timeline(own, ["answers"])
     assert len(counted) == 3
@@ -267,14 +268,14 @@ def test_any_number_of_a_lens_or_of_certify_can_be_followed(small_run: ag.Run) -
 
 def test_a_followed_lens_runs_once_for_each_checkpoint(own: ag.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    plain = when_it_formed.numbers_of
+    plain = timeline_lens.numbers_of
 
     def numbers(name: str, subject: ag.Subject) -> dict[str, float]:
         asked.append(name)
         return plain(name, subject)
 
-    monkeypatch.setattr(when_it_formed, "numbers_of", numbers)
-    monkeypatch.setattr(when_it_formed, "numbers_or_none", numbers)
+    monkeypatch.setattr(timeline_lens, "numbers_of", numbers)
+    monkeypatch.setattr(timeline_lens, "numbers_or_none", numbers)
     ag.lenses.timeline(own, ["certify:wrong"])
     assert len(asked) == len(own.steps)
     ag.lenses.timeline(own, ["certify:accuracy", "certify:min_margin"])  # another fact of the same verdict

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_edits import FAMILIES, subject
 
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, ConfigError, VocabularyError
@@ -17,6 +16,7 @@ from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import CONFIGS, D_VOCAB, make, save
+from random_models import FAMILIES, subject
 
 NUMBERS = "3 1 4 1 5 9 2 6 5 3 5"
 PAIR = ["12+34", "99+1"]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_edits import FAMILIES, subject
 
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, ConfigError, VocabularyError
@@ -19,6 +18,7 @@ from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import CONFIGS, D_VOCAB, make, save
+from random_models import FAMILIES, subject
 
 PAIR = ["12+34", "99+1"]
 CARRIES = ["999+001", "123+456", "955+045", "500+500", "199+801"]

@@ -8,7 +8,7 @@ import pytest
 import algoscope as ag
 from algoscope.core.errors import ConfigError
 from algoscope.lenses.table import LENSES
-from algoscope.verdicts import selfcheck as module
+from algoscope.verdicts.lens_trials import selfcheck as module
 
 NEEDS_A_RUN = {"progress", "phase", "timeline"}  # lenses that compare checkpoints: a planted model has none
 

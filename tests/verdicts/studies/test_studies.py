@@ -15,7 +15,7 @@ from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, RunFolderError, UnknownNameError
 from algoscope.core.registry import Entry, Table
 from algoscope.recipes.table import RECIPES
-from algoscope.verdicts import comparing
+from algoscope.verdicts.studies import comparing
 from algoscope.verdicts.studies.comparing import REACHED, measure
 from algoscope.verdicts.studies.plans import Study, Variant
 from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, Loss, Measured, Worse, Wrong, compare

@@ -47,7 +47,7 @@ def show_json(document: Any) -> None:
     click.echo(json.dumps(document, allow_nan=False))
 
 
-def names(table: Table) -> Callable[..., list[CompletionItem]]:
+def names(table: Table[Any]) -> Callable[..., list[CompletionItem]]:
     """Completion of a table's names, with their summaries where the shell shows them."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,7 @@ from algoscope.recipes.table import RECIPES
 from algoscope.tasks.table import TASKS
 
 
-def _list(table: Table, as_json: bool) -> None:
+def _list(table: Table[Any], as_json: bool) -> None:
     rows = [(name, entry.summary) for name, entry in table.items()]
     if as_json:
         show_json([{"name": name, "summary": summary} for name, summary in rows])

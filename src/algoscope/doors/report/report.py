@@ -15,12 +15,12 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.doors.params import params
-from algoscope.lenses.heads.attention_by_part import looks as where_heads_look
+from algoscope.lenses.heads.attention_by_part import attention_by_part as where_heads_look
 from algoscope.lenses.heads.attention_maps import attention
 from algoscope.lenses.heads.head_roles import roles
-from algoscope.lenses.heads.source_attention import alignment
+from algoscope.lenses.heads.source_attention import source_attention
 from algoscope.lenses.induction_circuit.induction_heads import induction
-from algoscope.lenses.induction_circuit.phase_change import phase
+from algoscope.lenses.induction_circuit.phase_change import induction_phase
 from algoscope.lenses.interventions.ablation import ablate
 from algoscope.lenses.interventions.activation_patching import patch
 from algoscope.lenses.modular_arithmetic.clock_or_pizza import clock, is_addition
@@ -131,11 +131,11 @@ def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> di
         if isinstance(task, Binary):
             asked["looks"] = lambda: where_heads_look(subject)
         if task.sources and subject.cfg.causal:
-            asked["alignment"] = lambda: alignment(subject)
+            asked["alignment"] = lambda: source_attention(subject)
         if isinstance(task, Copying) and subject.cfg.causal:
             asked["induction"] = lambda: induction(subject)
             if origin and len(origin.steps) > 1:
-                asked["phase"] = lambda: phase(subject)
+                asked["phase"] = lambda: induction_phase(subject)
     else:
         if not clean:
             raise SubjectError(

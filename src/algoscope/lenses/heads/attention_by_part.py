@@ -16,6 +16,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -29,7 +30,7 @@ SHOWN = 3  # of a task's edge cases where it cannot
 PORTION = 2**24  # numbers of attention kept at once
 
 
-def looks(
+def attention_by_part(
     subject: str | Run | Subject,
     inputs: Sequence[str] = (),
     *,
@@ -103,7 +104,7 @@ def looks(
         ],
     }
     return Finding(
-        kind="looks",
+        kind="attention_by_part",
         claim=_claim(facts),
         facts=facts,
         panels=_panels(subject, seen, measured, facts, shown),
@@ -382,3 +383,8 @@ def _panel(
 
 def _numbers(values: Float[np.ndarray, "..."]) -> np.ndarray:
     return np.vectorize(lambda value: f"{value:.2f}", otypes=[object])(values)
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: tasks of two operands."""
+    return {} if subject.has_task and isinstance(subject.task, Binary) else None

@@ -1,7 +1,9 @@
 """The attention lens: where each head looks, for chosen inputs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,9 +11,14 @@ from jaxtyping import Float
 from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.reading.logit_attribution import attribution
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+
+MANY_HEADS = 32  # above this, a report shows the heads that add most to the answer
+SHOWN_HEADS = 8
 
 
 def attention(
@@ -115,3 +122,13 @@ def _heads(subject: Subject) -> tuple[Axis, Axis]:
         Axis("layer", tuple(range(subject.cfg.n_layers))),
         Axis("head", tuple(range(subject.cfg.n_heads))),
     )
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: the compared prompts; in a model with many heads, those that add most to the answer."""
+    if subject.cfg.n_layers * subject.cfg.n_heads <= MANY_HEADS:
+        return {"inputs": prompts.compared}
+    parts = attribution(subject, [prompts.clean])["parts"]
+    heads = [part for part in parts if re.fullmatch(r"L\d+H\d+", part["component"])]
+    largest = sorted(heads, key=lambda part: -abs(part["contribution"]))[:SHOWN_HEADS]
+    return {"inputs": prompts.compared, "heads": [str(part["component"]) for part in largest]}

@@ -16,6 +16,7 @@ from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.inputs.repeated_tokens import Batches, repeated_blocks
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -317,3 +318,8 @@ def _claim(heads: Sequence[Mapping[str, Any]], inputs: str) -> str:
         shown = f" ({best['name']}{distance} {best['score']:.2f})" if role in POINTED else ""
         said.append(f"{count[role]} {role}{shown}")
     return f"roles of {len(heads)} heads over {inputs}: {', '.join(said)}"
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: 64 inputs."""
+    return {"n_inputs": 64}

@@ -23,6 +23,7 @@ from algoscope.lenses.heads.position_or_content import (
     score_parts,
     swapped,
 )
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -32,7 +33,7 @@ MOSTLY = 0.9  # a share of inputs that counts as all
 PORTION = 2**24  # numbers of attention kept at once
 
 
-def alignment(
+def source_attention(
     subject: str | Run | Subject,
     *,
     what: str = "",
@@ -99,7 +100,7 @@ def alignment(
         "thresholds": {"aligned": threshold, "same": same, "mostly": MOSTLY},
     }
     return Finding(
-        kind="alignment",
+        kind="source_attention",
         claim=_claim(facts),
         facts=facts,
         panels=_panels(subject, where, looked, change, parts, positions),
@@ -325,3 +326,8 @@ def _panel(
     """A heatmap with its numbers in it, drawn beside the others."""
     words = np.vectorize(lambda value: "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}", otypes=[object])
     return Panel(name, axes, values, title=title, words=words(values), **{"beside": "heads", **meaning})
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: causal models of tasks that name where an answer can be read."""
+    return {} if subject.has_task and subject.task.sources and subject.cfg.causal else None

@@ -29,6 +29,7 @@ from algoscope.lenses.induction_circuit.head_scores import (
     repeated_rows,
 )
 from algoscope.lenses.induction_circuit.induction_panels import panels_of
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -370,3 +371,8 @@ def _claim(facts: Mapping[str, Any]) -> str:
         f"{facts['mechanism']}: {pair['induction']} looks at what followed before, its {part} hear the {pair['role']} "
         f"head {pair['earlier']}; {worth}, {lost:.0%} of it lost without the induction heads, over {rows}"
     )
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: causal models of the copying task."""
+    return {} if subject.has_task and isinstance(subject.task, Copying) and subject.cfg.causal else None

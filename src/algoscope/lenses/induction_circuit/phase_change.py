@@ -12,17 +12,19 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.induction_circuit.head_ablations import Losses, looks_and_nats
 from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.tasks.strings.copying import Copying
 
 Curve = tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row"]]
 SCORES = ("induction", "previous-token", "duplicate-token")
 LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
 
 
-def phase(
+def induction_phase(
     subject: str | Run | Subject,
     *,
     n_inputs: int = 64,
@@ -62,7 +64,7 @@ def phase(
     curves = _curves(run, int(steps[-1]))
     window = _window(subject, curves["held out"], share)
     return Finding(
-        kind="phase",
+        kind="induction_phase",
         claim=_claim(formed, series, window, threshold),
         facts={
             "subject": subject.name,
@@ -191,3 +193,10 @@ def _panels(
             )
         )
     return tuple(panels)
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: every checkpoint of a run on the copying task."""
+    if not subject.has_task or not isinstance(subject.task, Copying) or not subject.cfg.causal:
+        return None
+    return {} if subject.origin is not None and len(subject.origin.steps) > 1 else None

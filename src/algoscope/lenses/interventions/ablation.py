@@ -16,7 +16,9 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel, Scale
 from algoscope.core.sites import Key
 from algoscope.data import seeded
+from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
+from algoscope.networks.parameters import count_parameters
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Edit, Patch, Zero
 from algoscope.subjects.opening import open_subject
@@ -370,3 +372,8 @@ def _panel(
     words = np.vectorize(lambda value: f"{round(value, places) + 0.0:.{places}f}", otypes=[object])(cells)
     axes = (Axis("component", rows, "taken away"), columns)
     return Panel(name, axes, cells, unit, title=title, view="heatmap", scale=scale, words=words, **meaning)
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: every component of a model that is not large."""
+    return {} if sum(count_parameters(subject.cfg).values()) < LARGE else None

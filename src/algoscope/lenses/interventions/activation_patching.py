@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import DIRECTIONS, Pair, Scale, half_way, is_critical
 from algoscope.lenses.interventions.metrics import METRICS
 from algoscope.runs.run_folder import Run
@@ -229,3 +231,10 @@ def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict
 def _claim(best: Cell, direction: str, metric: str, pair: Pair) -> str:
     verb = "restores" if direction == "denoise" else "leaves"
     return f"{pair.title}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: the clean prompt against the corrupt one."""
+    if not prompts.corrupt or not subject.cfg.causal:
+        return None
+    return {"clean": prompts.clean, "corrupt": prompts.corrupt}

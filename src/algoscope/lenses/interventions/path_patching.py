@@ -29,7 +29,7 @@ Stream = Float[Tensor, "batch pos d_model"]
 Heard = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its own value, or the logits where they are read
 
 
-def paths(
+def path_patching(
     subject: str | Run | Subject,
     clean: str | Sequence[str],
     corrupt: str | Sequence[str],
@@ -254,7 +254,7 @@ def _finding(
     ]
     said = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
     return Finding(
-        kind="paths",
+        kind="path_patching",
         claim=f"{pair.title}: the path {names[best]} -> {where.name} {said} of the {choices['metric']} gap",
         facts={
             "subject": subject.name,

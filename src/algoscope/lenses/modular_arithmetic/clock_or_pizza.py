@@ -17,6 +17,7 @@ from torch import Tensor
 from algoscope.core.errors import ConfigError, TaskMismatchError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.circles import (
     FORMS,
     Circle,
@@ -29,6 +30,7 @@ from algoscope.lenses.modular_arithmetic.circles import (
     distance_irrelevance,
     forms,
 )
+from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Tap, Transformer
 from algoscope.runs.run_folder import Run
@@ -393,3 +395,8 @@ def _panels(
         view="scatter",
     )
     return fits, gradients, right_logit, points
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: modular addition."""
+    return {} if has_pairs(subject) and is_addition(subject.task) else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.fourier_panels import (
     attention_panel,
     block_panel,
@@ -42,7 +43,7 @@ from algoscope.lenses.modular_arithmetic.neuron_frequencies import (
     neuron_facts,
     replacements,
 )
-from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, on_idle_cores, pairs_of
+from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import Weights, beyond, ginis, sum_of_squares, weights_of
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -292,3 +293,8 @@ def _attention(
                 }
             )
     return rows
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: every pair, where the task has pairs."""
+    return {} if has_pairs(subject) else None

@@ -14,6 +14,7 @@ from torch import Tensor
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel, Scale
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.group_characters import Components, components_of
 from algoscope.lenses.modular_arithmetic.logit_spectrum import (
     MOST_KEYS,
@@ -25,7 +26,7 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
     scores_by_product,
     spread,
 )
-from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, on_idle_cores, pairs_of
+from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import ginis, sum_of_squares, weights_of
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
 from algoscope.runs.run_folder import Run
@@ -227,3 +228,9 @@ def _drawn(over: str) -> list[tuple[str, str, str, str, Scale, str]]:
         ("weights", "sum of squared weights", "all weights", "sum of squares", "free", "no weights"),
         ("weights", "similar components", "waves similar to the logits", "components", "free", "none"),
     ]
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: every checkpoint of a run on pairs."""
+    origin = subject.origin
+    return {} if has_pairs(subject) and origin is not None and len(origin.steps) > 1 else None

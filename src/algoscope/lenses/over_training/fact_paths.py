@@ -10,7 +10,7 @@ from algoscope.core.errors import AlgoscopeError, ConfigError
 from algoscope.lenses.over_training.followable import FOLLOWED
 from algoscope.subjects.subject import Subject
 
-OVER_TIME = ("timeline", "progress", "phase")  # lenses that go over the checkpoints themselves
+OVER_TIME = ("timeline", "progress", "induction_phase")  # lenses that go over the checkpoints themselves
 SUGGESTED = 4  # paths that an error names
 
 

@@ -1,5 +1,5 @@
 """What can be followed over checkpoints: every lens, and the verdicts, which no lens imports. The doors fill it."""
 
-from algoscope.core.registry import Table
+from algoscope.core.registry import Entry, Table
 
-FOLLOWED = Table("lens or verdict", {})
+FOLLOWED: Table[Entry] = Table("lens or verdict", {})

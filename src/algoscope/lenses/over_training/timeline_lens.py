@@ -10,6 +10,7 @@ from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.lenses.heads.head_roles import ROLES, roles
 from algoscope.lenses.inputs.probe_set import Probe, answer_numbers, probe_of
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
 from algoscope.lenses.over_training.checkpoint_series import Measure, Series, Steps, over_checkpoints, recalled
@@ -36,6 +37,8 @@ FREQUENCIES = {  # series of the progress lens, and where they stand here
     "Gini W_E": "frequency share: Gini of W_E",
     "Gini W_L": "frequency share: Gini of W_L",
 }
+
+CHECKPOINTS = 4  # fewer make no timeline
 
 
 def timeline(
@@ -204,3 +207,10 @@ def _claim(
         said += f"; none of the {len(judged)} series that have a rule forms after the first"
     jump = curves and curves["jump"]
     return f"{said}; the curves jump at step {jump['step']:,}" if jump else said
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: answers and heads over the checkpoints, where there are enough."""
+    if not subject.has_task or subject.origin is None or len(subject.origin.steps) < CHECKPOINTS:
+        return None
+    return {"of": ["answers", "heads"], "n_inputs": 1000, "per_class": 100}

@@ -1,6 +1,7 @@
 """The embedding lens: the shape of the token and position embeddings, before and after training."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Label, Panel
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -147,3 +149,8 @@ def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: 
             scale="signed",
         ),
     ]
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: all tokens of a task, those of the prompts in free text."""
+    return {} if subject.has_task else {"inputs": prompts.compared}

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel, View
+from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.networks.matrix_rank import counted_rank, entropy_rank, spectrum_of_product, stable_rank
+from algoscope.networks.parameters import count_parameters
 from algoscope.networks.transformer import Attention, Transformer
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -257,3 +259,8 @@ def _padded(spectra: Sequence[Float[Tensor, "_"]]) -> Float[np.ndarray, "matrix 
     for row, singular in zip(values, spectra, strict=True):
         row[: len(singular)] = singular.numpy()
     return values
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: every matrix of a model that is not large."""
+    return {} if sum(count_parameters(subject.cfg).values()) < LARGE else None

@@ -11,6 +11,7 @@ from torch import Tensor
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -94,3 +95,8 @@ def _panel(subject: Subject, cases: Tokens, got: Int[Tensor, "batch answer"], ro
         view="heatmap",
         scale="unit",
     )
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: edge cases and random inputs of a task."""
+    return {} if subject.has_task else None

@@ -13,6 +13,7 @@ from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key, Site
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.reading.logit_lens import target_and_rival
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
@@ -271,3 +272,8 @@ def _claim(
     inputs = splits[0][0].text if len(splits) == 1 else f"the mean of {len(splits)} inputs"
     part = f"{names[component]} adds {mean[answer, component]:+.4g}"
     return f"{inputs}, {_answers(splits)[answer]}: of a lead of {whole:.4g} logits, {part}, the largest part"
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: the clean prompt."""
+    return {"inputs": [prompts.clean]}

@@ -13,6 +13,7 @@ from torch import Tensor
 from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Label, Panel, Scale
+from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import one_token
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -299,3 +300,8 @@ def _line(
         view="lines",
         scale="unit" if one else "free",
     )
+
+
+def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
+    """What a report asks: the clean prompt."""
+    return {"inputs": [prompts.clean]}

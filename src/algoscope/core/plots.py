@@ -1,0 +1,272 @@
+"""One plot: a facet of a panel as Plotly traces, with its axes, ticks, marks, notes and colour bar."""
+
+import html
+import math
+import re
+import textwrap
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from algoscope.core.panel import Axis, Panel, span_of
+
+BLUE, ORANGE, INK, GRID, MASKED = "#2166ac", "#e66100", "#1f2933", "#e4e7eb", "#d3d7dc"
+PALE = {BLUE: "#b9d2e8", ORANGE: "#f8d0b0"}  # what does not reach a threshold
+SEQUENTIAL = [[0.0, "#ffffff"], [0.5, "#7fb2dc"], [1.0, "#08306b"]]
+DIVERGING = [[0.0, ORANGE], [0.5, "#ffffff"], [1.0, BLUE]]
+FONT = {"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK}
+MAX_TICKS = 26
+NARROW, WIDE, AROUND = 480, 2200, 150  # pixels: widths of a plot, and what of it is not cells or bars
+LETTER, WORD, BAR = 6, 42, 11  # pixels: width of a small letter, of a cell with a word, of a bar with its label
+LEGIBLE, LONGEST = 3, 24  # letters of a word that say something, and letters of a label
+NOTE = "%{customdata}<extra></extra>"
+
+
+def shown(text: object) -> str:
+    """Text as a figure can hold it: no markup in it, and white space at its ends and line breaks to be seen."""
+    plain = str(text).replace("\n", "\u21b5").replace("\t", "\u21e5")
+    seen = re.sub("^ +| +$", lambda spaces: "\u00b7" * len(spaces.group()), plain)
+    return html.escape(seen, quote=False)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text over as many lines as fit into a width in pixels."""
+    return "<br>".join(map(shown, textwrap.wrap(text, max(width // 8, 20))))
+
+
+# ---------------------------------------------------------------------- sizes
+
+
+def lines_of(text: str) -> int:
+    return text.count("<br>") + 1 if text else 0
+
+
+def depth_of(panel: Panel) -> int:
+    """Height in pixels of what is inside the axes."""
+    if panel.view == "heatmap":
+        return 34 + 24 * min(len(panel.axes[-2].labels), 20 if panel.words is None else 40)
+    return 244 if panel.view == "scatter" else 204
+
+
+def width_of(panel: Panel) -> int:
+    """Width in pixels of a plot with what is around it."""
+    each = BAR if panel.view == "bars" else 0
+    if panel.view == "heatmap" and panel.words is not None:
+        each = min(LETTER * _longest(panel.words.ravel()) + 10, WORD)
+    return min(max(each * len(panel.axes[-1].labels) + AROUND, NARROW), WIDE)
+
+
+def _longest(texts: Iterable[object]) -> int:
+    return max((len(str(text)) for text in texts), default=0)
+
+
+def _room(panel: Panel) -> int | None:
+    """The pixels for labels that must stand on end, as neighbours would touch; None where they can lie."""
+    if panel.view not in ("heatmap", "bars") or _numeric(panel):
+        return None
+    labels, room = _bare(panel.axes[-1]), width_of(panel) - AROUND
+    widest = max((len(a) + len(b) + 2 for a, b in pairwise(labels)), default=0) * LETTER / 2
+    crowded = widest * len(labels) > room
+    return room if crowded and any(isinstance(label, str) for label in panel.axes[-1].labels) else None
+
+
+def _bare(axis: Axis) -> list[str]:
+    """The labels as far as they are drawn, without the numbers that are drawn small."""
+    return [re.sub(r"_\d+$", "_", _cut(label, LONGEST)) for label in axis.labels]
+
+
+def labels_below(panel: Panel) -> int:
+    """Pixels that labels on end need below a plot, more than labels that lie."""
+    return 0 if _room(panel) is None else LETTER * _longest(_bare(panel.axes[-1]))
+
+
+def _numeric(panel: Panel) -> bool:
+    """Are lines or bars at places on a line of numbers?"""
+    return panel.view in ("lines", "bars") and all(isinstance(label, int | float) for label in panel.axes[-1].labels)
+
+
+# ---------------------------------------------------------------------- colours
+
+
+def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
+    """The values at both ends of the colours, and the colours. A signed scale on which 1 means something reaches 1."""
+    low, high = span_of([panel])
+    if panel.scale == "unit":
+        return 0.0, 1.0, SEQUENTIAL
+    if panel.scale == "signed":
+        most = max(-low, high, 1.0 if panel.one else 0.0) or 1.0
+        return -most, most, DIVERGING
+    if panel.scale == "log":
+        return math.log10(1 + max(low, 0.0)), math.log10(1 + max(high, 1.0)), SEQUENTIAL
+    return low, high if high > low else low + 1, SEQUENTIAL
+
+
+def colour_bar(panel: Panel) -> dict[str, Any]:
+    unit = {"text": f"<br>{panel.unit}", "side": "right"}  # its empty first line keeps it off the numbers
+    bar: dict[str, Any] = {"title": unit, "thickness": 12, "outlinewidth": 0}
+    if panel.scale != "log":
+        return bar
+    ticks = [0, *(10**power for power in range(math.ceil(_range(panel)[1]) + 1))]
+    return bar | {"tickvals": [math.log10(1 + tick) for tick in ticks], "ticktext": [f"{tick:,}" for tick in ticks]}
+
+
+def add_plot(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, colour_bar: dict[str, Any] | None) -> None:
+    """Draw one facet into the figure, at a (row, column) of a grid or as the only plot."""
+    where: dict[str, Any] = {} if place is None else {"row": place[0], "col": place[1]}
+    draw = {"scatter": _scatter, "lines": _lines, "bars": _bars}
+    for trace in _heatmap(panel, colour_bar) if panel.view == "heatmap" else [draw[panel.view](panel)]:
+        fig.add_trace(trace, **where)
+    x, y = _axes(panel)
+    fig.update_xaxes(x, **where)
+    fig.update_yaxes(y, **where)
+    if panel.view == "bars" and panel.scale == "signed":
+        fig.add_hline(0, line={"color": INK, "width": 1}, **where)
+    for mark in panel.marks:
+        colour = INK if panel.view == "bars" else ORANGE
+        line = {"line": {"color": colour, "width": 1.5, "dash": "dash"}, **where}
+        text: dict[str, Any] = {"text": shown(mark.text), "font": {"size": 11, "color": colour}}
+        note = {"annotation": text, "annotation_position": "right" if panel.view == "bars" else "top right"}
+        if "x" in mark.across:
+            text["yanchor"] = "top" if panel.view in ("heatmap", "lines") else "bottom"
+            fig.add_vline(mark.at, **note, **line)
+        if "y" in mark.across:
+            text["y"] = math.log10(mark.at) if y.get("type") == "log" else mark.at  # lines go by value
+            fig.add_hline(mark.at, **(note if mark.across == "y" else {}), **line)
+
+
+def _heatmap(panel: Panel, colour_bar: dict[str, Any] | None) -> list[go.Heatmap]:
+    missing, no_cell = np.isnan(panel.values), np.array(None)
+    low, high, scale = _range(panel)
+    colours = np.log10(1 + panel.values) if panel.scale == "log" else panel.values
+    shades = {"zmin": low, "zmax": high, "colorscale": scale, "colorbar": colour_bar}
+    shades |= {"showscale": colour_bar is not None, **_words_that_fit(panel)}
+    values = go.Heatmap(z=np.where(missing, no_cell, colours).tolist(), **shades)
+    masked = go.Heatmap(
+        z=np.where(missing, 0, no_cell).tolist(), colorscale=[[0, MASKED], [1, MASKED]], showscale=False
+    )
+    traces = [masked, values] if missing.any() else [values]
+    y, x = (list(range(n)) for n in panel.values.shape)
+    for trace in traces:
+        trace.update(x=x, y=y, xgap=1, ygap=1, customdata=_notes(panel), hovertemplate=NOTE, hoverongaps=False)
+    return traces
+
+
+def _notes(panel: Panel) -> list[Any]:
+    """What is said of each cell to whoever points at it: where it is, its value, and its own texts."""
+    notes = np.empty(panel.values.shape, dtype=object)
+    for index, value in np.ndenumerate(panel.values):
+        lines = [f"{axis.name} {shown(axis.labels[i])}" for axis, i in zip(panel.axes, index, strict=True)]
+        if np.isnan(value):
+            lines.append("<b>masked</b>: it cannot look ahead" if panel.axes[-1].name == "key" else "<b>none</b>")
+        else:
+            lines.append(f"<b>{value:.8g}</b> {panel.unit}")
+        lines += [f"<i>{shown(panel.words[index])}</i>"] if panel.words is not None else []
+        lines += [shown(line) for line in str(panel.hover[index]).split("\n")] if panel.hover is not None else []
+        notes[index] = "<br>".join(lines)
+    listed: list[Any] = notes.tolist()
+    return listed
+
+
+def _words_that_fit(panel: Panel) -> dict[str, Any]:
+    """The words in the cells, shortened where they must be; nothing where they would say nothing."""
+    if panel.words is None or not panel.words.size:
+        return {}
+    rows, columns = panel.words.shape
+    room = (width_of(panel) - AROUND) // (columns * LETTER)
+    if room < min(_longest(panel.words.ravel()), LEGIBLE) or depth_of(panel) < 12 * rows:
+        return {}
+    words = [[shown(_cut(word, room)) for word in row] for row in panel.words]
+    return {"text": words, "texttemplate": "%{text}", "textfont": {"size": 10}}
+
+
+def _cut(text: object, letters: int) -> str:
+    return str(text) if len(str(text)) <= letters else str(text)[: letters - 1] + "\u2026"
+
+
+def _scatter(panel: Panel) -> go.Scatter:
+    names = [shown(label) for label in panel.axes[0].labels]
+    return go.Scatter(
+        x=panel.values[:, 0].tolist(),
+        y=panel.values[:, 1].tolist(),
+        mode="markers+text",
+        text=names,
+        textposition="top center",
+        marker={"size": 8, "color": list(range(len(names))), "colorscale": "Viridis"},
+        hovertemplate="<b>%{text}</b><br>(%{x:.4g}, %{y:.4g}) " + panel.unit + "<extra></extra>",
+        cliponaxis=False,
+    )
+
+
+def _lines(panel: Panel) -> go.Scatter:
+    labels = panel.axes[0].labels
+    return go.Scatter(
+        x=list(labels) if _numeric(panel) else list(map(shown, labels)),
+        y=panel.values.tolist(),
+        mode="lines+markers" if len(labels) < 60 else "lines",
+        line={"color": BLUE, "width": 2},
+        customdata=_notes(panel),
+        hovertemplate=NOTE,
+    )
+
+
+def _bars(panel: Panel) -> go.Bar:
+    labels = panel.axes[0].labels
+    colours = [ORANGE if panel.scale == "signed" and value < 0 else BLUE for value in panel.values]
+    for mark in [mark for mark in panel.marks if mark.across == "y"]:
+        reach = panel.values >= mark.at if mark.strong == "above" else panel.values <= mark.at
+        colours = [colour if strong else PALE[colour] for colour, strong in zip(colours, reach, strict=True)]
+    return go.Bar(
+        x=list(labels) if _numeric(panel) else list(range(len(labels))),
+        y=panel.values.tolist(),
+        marker={"color": colours},
+        customdata=_notes(panel),
+        hovertemplate=NOTE,
+    )
+
+
+def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
+    if panel.view == "heatmap":
+        rows, columns = panel.axes
+        frame = {"showline": True, "mirror": True, "linecolor": GRID}  # where all is white
+        x = {"title": {"text": columns.heading}, **_ticks(columns, _room(panel)), **frame, "constrain": "domain"}
+        y = {"title": {"text": rows.heading}, **_ticks(rows), **frame, "ticklabelstandoff": 4}
+        return x, y | {"autorange": "reversed"}
+    if panel.view == "scatter":
+        first, second = panel.axes[1].labels
+        return {"title": {"text": str(first)}, "gridcolor": GRID}, {"title": {"text": str(second)}, "gridcolor": GRID}
+    x = {"title": {"text": panel.axes[0].heading}, "gridcolor": GRID}
+    y = {"title": {"text": panel.unit}, "gridcolor": GRID}
+    if not _numeric(panel):
+        x |= _ticks(panel.axes[0], _room(panel)) if panel.view == "bars" else {"type": "category"}
+    if panel.scale == "unit":
+        y["range"] = [0, 1.04]
+    if panel.scale == "log":
+        y |= {"type": "log", "exponentformat": "power"}
+    if panel.view == "bars" and panel.scale == "signed":
+        reached = [0, *span_of([panel]), *(mark.at for mark in panel.marks if mark.across == "y")]
+        spare = 0.08 * (max(reached) - min(reached) or 1)
+        y["range"] = [min(reached) - spare, max(reached) + spare]
+    return x, y
+
+
+def _ticks(axis: Axis, room: int | None = None) -> dict[str, Any]:
+    """Labels at the numbers of the cells or bars, thinned where they are many; on end where there is `room` in pixels
+    for them in no other way.
+    """
+    most = MAX_TICKS if room is None else room // BAR
+    places = list(range(0, len(axis.labels), max(1, math.ceil(len(axis.labels) / most))))
+    words = [shown(_cut(axis.labels[i], LONGEST)) for i in places]
+    texts = [re.sub(r"^(.+)_(\d+)$", r"\1<sub>\2</sub>", word) for word in words]
+    style = {"tickangle": 0} if room is None else {"tickangle": 270, "tickfont": {"size": 10}}
+    return {"tickmode": "array", "tickvals": places, "ticktext": texts, **style, "showgrid": False}
+
+
+def dress(fig: go.Figure) -> go.Figure:
+    hover = {"font": FONT, "bgcolor": "#ffffff", "bordercolor": INK}
+    fig.update_layout(template="plotly_white", font=FONT, hoverlabel=hover, showlegend=False)
+    fig.update_xaxes(zeroline=False, automargin=True)
+    fig.update_yaxes(zeroline=False, automargin=True)
+    return fig
