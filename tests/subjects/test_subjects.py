@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.networks.build import build
@@ -65,7 +66,7 @@ def test_text_goes_in_and_comes_out() -> None:
     tokens = subject.to_tokens("12+34=64")
     assert subject.to_string(tokens[0]) == "12+34=64"
     assert subject.to_str_tokens(tokens[0])[2] == "+"
-    assert subject.complete("1+2").shape == (1, TASK.n_ctx)
+    assert subject.lay_out("1+2").tokens.shape == (1, TASK.n_ctx - 1)
     assert subject.generate("1+2") == subject.generate("01+02=", use_cache=False)
 
 
@@ -104,3 +105,21 @@ def test_a_layer_keeps_its_number_when_others_are_not_recorded(adder: Subject) -
     torch.testing.assert_close(some["z", -1], everything["z", 1])
     with pytest.raises(UnknownNameError, match=r"recorded site.*blocks\.0"):
         some["z", 0]
+
+
+def test_a_prompt_is_laid_out_once_with_both_answers() -> None:
+    adder = ag.open("planted:carry-adder")
+    prompt = adder.lay_out("999+1")
+    assert prompt.words == (*"999+001=0001",)
+    assert prompt.labels[3] == "+_3"
+    assert prompt.first_answer == adder.task.prompt_length - 1
+    assert prompt.got == prompt.expected == "0001<EOS>"
+    assert prompt.answer == prompt.right == (0, 0, 0, 1, 12)
+    assert prompt.is_right
+
+
+def test_a_prompt_of_free_text_has_no_right_answer() -> None:
+    prompt = ag.open("planted:induction").lay_out("abca")
+    assert prompt.words == (*"abca",)
+    assert prompt.first_answer == 3
+    assert prompt.right is prompt.answer is prompt.is_right is None

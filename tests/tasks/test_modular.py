@@ -167,7 +167,7 @@ def test_an_untrained_model_answers_with_one_token() -> None:
     subject = Subject("untrained", Transformer(cfg), TASK)
     logits = subject(subject.to_tokens("5+8="))[0, -1]
     assert subject.generate("5+8") == TASK.vocabulary[int(logits.argmax())]
-    assert subject.complete("5+8").shape == (1, 5)
+    assert subject.lay_out("5+8").tokens.shape == (1, 4)
     assert subject.answer_logits(subject.to_tokens("5+8=13")).shape == (1, 1, 115)
 
 
@@ -220,6 +220,7 @@ def test_the_forms_of_a_prompt(form: str, prompt: str, whole: str, tokens: list[
     task = Modular(form=form)
     assert [task.prompt(text) for text in ("57+80", " 57 + 80=", "57 80", prompt)] == [prompt] * 4
     assert task.expected("057 80") == "24"
+    assert task.sequence("057 80") == tokens
     assert task.decode(tokens) == whole
     assert task.encode(whole) == tokens
     assert task.sequences(torch.tensor([57]), torch.tensor([80])).tolist() == [tokens]

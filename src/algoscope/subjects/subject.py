@@ -27,6 +27,7 @@ from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Edit, Editor, some
+from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.sweep import run_each
 from algoscope.subjects.text import TaskText, Text
 from algoscope.tasks.base import Task, Tokens
@@ -317,19 +318,26 @@ class Subject:
         end = self.text.end_token
         return row[: row.index(end) + 1] if end in row else row
 
-    def lay_out(self, text: str) -> Tokens:
-        """What the model reads [1 pos] when a lens attention_by_part at a text.
+    def lay_out(self, text: str) -> Prompt:
+        """What a lens looks at when it is given a text: with a task the prompt meant and the model's own greedy answer.
 
-        With a task: the prompt that is meant, and the model's own greedy answer without its last token, which is never
-        read. Else the text.
+        Raises VocabularyError for a text that is no prompt of the task, or that no tokens cover.
         """
-        return self.complete(text)[:, :-1] if self._task else self.to_tokens(text)
-
-    def first_answer(self, tokens: Tokens) -> int:
-        """The position at which the first token of the answer is predicted: after the prompt, or the last of a text."""
-        return self._task.prompt_length - 1 if self._task else tokens.shape[1] - 1
-
-    def complete(self, text: str) -> Tokens:
-        """One whole sequence [1, n_ctx]: the prompt meant by the text, then the model's own greedy answer."""
-        prompt = self.to_tokens(self.task.prompt(text))
-        return torch.cat([prompt, self.generate_tokens(prompt, self.task.n_ctx - prompt.shape[1])], dim=1)
+        if self._task is None:
+            tokens = self.to_tokens(text)
+            words, last = tuple(self.to_str_tokens(tokens[0])), tokens.shape[1] - 1
+            return Prompt(text, tokens, words, last, answer=None, right=None, got=None, expected=None)
+        sequence, n = self._task.sequence(text), self._task.prompt_length
+        prompt = torch.tensor([sequence[:n]], device=self.device)
+        answer = self.generate_tokens(prompt, len(sequence) - n)
+        tokens = torch.cat([prompt, answer], dim=1)[:, :-1]
+        return Prompt(
+            text=text,
+            tokens=tokens,
+            words=tuple(self.to_str_tokens(tokens[0])),
+            first_answer=n - 1,
+            answer=tuple(answer[0].tolist()),
+            right=tuple(sequence[n:]),
+            got=self.text.decode(self._until_end(answer[0].tolist())),
+            expected=self.text.decode(sequence[n:]),
+        )

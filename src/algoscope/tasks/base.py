@@ -52,8 +52,20 @@ class Task(BaseModel, ABC):
         """The prompt meant by what a user typed (`123+4` becomes `123+004=`), or VocabularyError."""
 
     @abstractmethod
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        """Whole sequences that begin with these prompts: prompt, right answer, end. Longer rows are read up to the end
+        of their prompt.
+        """
+
+    def sequence(self, text: str) -> list[int]:
+        """The whole sequence that a text means, as token numbers: prompt, right answer, end. Raises VocabularyError for
+        a text that is no prompt of the task.
+        """
+        return self.completed(torch.tensor([self.encode(self.prompt(text))]))[0].tolist()
+
     def expected(self, text: str) -> str:
         """The right answer to the prompt meant by the text, with all that follows it in a sequence."""
+        return self.decode(self.sequence(text)[self.prompt_length :])
 
     @property
     def d_vocab(self) -> int:
@@ -141,12 +153,12 @@ class Task(BaseModel, ABC):
 
         Later tokens are tried first. Raises VocabularyError where there is none.
         """
-        prompt, answer = self.encode(self.prompt(text)), self.expected(text)
-        for place in reversed(range(len(prompt))):
+        n, sequence = self.prompt_length, self.sequence(text)
+        for pos in reversed(range(n)):
             for token in self.ordinals:
-                other = [*prompt[:place], self.vocabulary.index(token), *prompt[place + 1 :]]
+                other = [*sequence[:pos], self.vocabulary.index(token), *sequence[pos + 1 : n]]
                 written = self.decode(other)
-                if other != prompt and self.valid(written) and self.expected(written) != answer:
+                if other != sequence[:n] and self.valid(written) and self.sequence(written)[n:] != sequence[n:]:
                     return written
         raise VocabularyError(f"no input of {self.kind} differs from {text!r} in one token and in its answer")
 

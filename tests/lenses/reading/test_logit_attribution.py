@@ -94,7 +94,7 @@ def by_hand(model: Subject, tokens: torch.Tensor, place: int, direction: torch.T
 def test_each_part_is_the_formula_s(family: str) -> None:
     if family in FAMILIES:
         model, text = subject(family), "12+34"
-        tokens = model.lay_out(text)
+        tokens = model.lay_out(text).tokens
         direction = torch.zeros(14, dtype=torch.float64)
         direction[:10], direction[6] = -1 / 9, 1  # 12 + 34 = 46: the units against the mean of the other digits
         place = 5
@@ -197,7 +197,7 @@ def test_a_target_and_a_rival_can_be_named_and_the_rest_is_said() -> None:
     assert answers[0]["rivals"] == [digit for digit in "0123456789" if digit != "6"]
     assert answers[3]["rivals"] == [*"0123456789"]
     found = ag.lenses.attribution(model, ["12+34"], target="6", rival="5")
-    logits = model(model.lay_out("12+34"))[0, 5:]
+    logits = model(model.lay_out("12+34").tokens)[0, 5:]
     np.testing.assert_allclose([a["logit_difference"] for a in found["answers"]], logits[:, 6] - logits[:, 5])
     assert found["rivals"] == ["5"]
 

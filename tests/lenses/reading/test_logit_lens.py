@@ -84,8 +84,8 @@ def test_it_equals_the_library_s_own_norm_and_head_on_every_family(family: str) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_a_direct_computation_on_our_own_shapes(family: str) -> None:
     model = subject(family)  # in float64
-    tokens = model.lay_out("12+34")
-    own, cache = model.run_with_cache(tokens)
+    prompt = model.lay_out("12+34")
+    own, cache = model.run_with_cache(prompt.tokens)
     net = model.model
     streams = [cache["resid_pre", 0], *(cache["resid_post", layer] for layer in range(model.cfg.n_layers))]
     logits = []
@@ -98,7 +98,7 @@ def test_it_equals_a_direct_computation_on_our_own_shapes(family: str) -> None:
             stream = stream + net.ln_final.bias
         logits.append(stream @ net.W_U.mT + (0 if net.b_U is None else net.b_U))
     target = own[0].argmax(-1)
-    target[model.first_answer(tokens) :] = torch.tensor([6, 4, 0, 12])  # 12 + 34 = 46, units first, then the end
+    target[prompt.first_answer :] = torch.tensor([6, 4, 0, 12])  # 12 + 34 = 46, units first, then the end
     found = ag.lenses.logit(model, ["12+34"])
     check(found, logits, target, model, 1e-10)
 

@@ -19,6 +19,7 @@ from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
+from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.binary import Binary
@@ -83,7 +84,8 @@ def attention_by_part(
     layers = _layers(seen, measured)
     falls = fall_between(measured.entropy[:, 0].mean(axis=0), measured.entropy[:, -1].mean(axis=0), fall)
     texts = list(inputs) or _default_inputs(subject.task)
-    shown = np.stack([_of_one(subject, text, seen) for text in texts], axis=2)
+    prompts = [subject.lay_out(text) for text in texts]
+    shown = np.stack([_of_one(subject, prompt, seen) for prompt in prompts], axis=2)
     facts = {
         "subject": subject.name,
         "queries": list(_query_labels(subject)),
@@ -99,9 +101,7 @@ def attention_by_part(
         "layers": layers,
         "broad_early_sharp_late": falls if len(layers) > 1 else {"verdict": "one layer"},
         "thresholds": bounds,
-        "inputs": [
-            {"input": text, "got": subject.generate(text), "expected": subject.task.expected(text)} for text in texts
-        ],
+        "inputs": [{"input": prompt.text, "got": prompt.got, "expected": prompt.expected} for prompt in prompts],
     }
     return Finding(
         kind="attention_by_part",
@@ -258,11 +258,10 @@ def _measured(subject: Subject, tokens: Tokens, seen: Seen) -> _Measured:
     return _Measured(shares, entropy, nats, wrong)
 
 
-def _of_one(subject: Subject, text: str, seen: Seen) -> Float[np.ndarray, "layer head part"]:
+def _of_one(subject: Subject, prompt: Prompt, seen: Seen) -> Float[np.ndarray, "layer head part"]:
     """Shares on one input, followed by the model's own answer."""
-    read, at = subject.lay_out(text), subject.task.answer_slice
-    layers = range(subject.cfg.n_layers)
-    cache = subject.run(read, record=[("pattern", layer) for layer in layers], at=at)[1]
+    layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
+    cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in layers], at=at)[1]
     each = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen)[0][0] for layer in layers]
     found: Float[np.ndarray, "layer head part"] = torch.stack(each).cpu().numpy()
     return found

@@ -44,16 +44,16 @@ def attention(
     for name in heads:
         if name not in names:
             raise UnknownNameError("head", name, names)
-    panels, answers, looks = [], list[dict[str, str]](), []
+    panels, answers, looks = [], list[dict[str, str | None]](), []
     for text in inputs:
-        read = subject.lay_out(text)
-        logits, cache = subject.run(read, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
+        prompt = subject.lay_out(text)
+        logits, cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
         pattern = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)])
-        panel = _map(subject, text, pattern, subject.token_labels(read[0]))
+        panel = _map(subject, text, pattern, prompt.labels)
         panels.append(_only(panel, [names.index(name) for name in heads], heads) if heads else panel)
         if subject.has_task:
             looks.append(_mass(subject, pattern))
-            answers.append({"input": text, "got": subject.generate(text), "expected": subject.task.expected(text)})
+            answers.append({"input": text, "got": prompt.got, "expected": prompt.expected})
         else:
             answers.append({"input": text, "got": subject.to_string(logits[0, -1:].argmax(dim=-1))})
     if looks:

@@ -239,7 +239,7 @@ def _mean_and_spread(values: Float[np.ndarray, "input layer head"]) -> Float[np.
 def _inputs(subject: Subject, inputs: Sequence[str], n_inputs: int, seed: int) -> tuple[Batches, dict[str, Any]]:
     """What the subject reads, in batches of one length, and what is said about it."""
     if inputs:
-        batches, meaning = [subject.lay_out(text) for text in inputs], "given inputs"
+        batches, meaning = [subject.lay_out(text).tokens for text in inputs], "given inputs"
     elif n_inputs < 1:
         raise ConfigError(f"roles over {n_inputs} inputs say nothing: ask for 1 or more")
     elif subject.has_task:

@@ -47,7 +47,7 @@ class Pair:
     def _of_a_task(self) -> None:
         task, start = self.subject.task, self.subject.task.prompt_length
         clean, corrupt = (
-            self.subject.to_tokens([task.prompt(text) + task.expected(text) for text in texts])
+            torch.tensor([task.sequence(text) for text in texts], device=self.subject.device)
             for texts in (self.cleans, self.corrupts)
         )
         differs = clean[:, start:] != corrupt[:, start:]

@@ -34,7 +34,7 @@ def answers(
     subject = open_subject(subject, runs_dir=runs_dir)
     task = subject.task
     edge = task.edge_cases().to(subject.device)
-    asked = [subject.to_tokens(task.prompt(text) + task.expected(text)) for text in inputs]
+    asked = [torch.tensor([task.sequence(text)], device=subject.device) for text in inputs]
     cases = torch.cat([edge, *asked])
     got = _decode(subject, cases)
     random = task.sample(n_random, seeded(subject.device, RANDOM_SEED))

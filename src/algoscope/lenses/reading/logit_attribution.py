@@ -19,6 +19,7 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
+from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
@@ -129,8 +130,8 @@ def _has_out_bias(subject: Subject) -> bool:
 
 def _split(subject: Subject, text: str, named: tuple[int | None, int | None], names: tuple[str, ...]) -> list[_Split]:
     """Every answer position of one input."""
-    tokens = subject.lay_out(text)
-    cfg, start = subject.cfg, subject.first_answer(tokens)
+    prompt, cfg = subject.lay_out(text), subject.cfg
+    tokens, start = prompt.tokens, prompt.first_answer
     kinds = [
         "result",
         *(["attn_out"] if _has_out_bias(subject) else []),
@@ -142,7 +143,7 @@ def _split(subject: Subject, text: str, named: tuple[int | None, int | None], na
     found = []
     for number, place in enumerate(range(start, tokens.shape[1])):
         final = logits[0, number].double()
-        target, rivals = _compared(subject, text, number, final, named)
+        target, rivals = _compared(subject, prompt, number, final, named)
         spoken = _spoken(subject, tokens, place, _streams(subject, cache, place), [target, *rivals])[: len(names)]
         found.append(
             _Split(
@@ -166,17 +167,17 @@ def _label(subject: Subject, number: int, target: int, rivals: list[int]) -> str
 
 
 def _compared(
-    subject: Subject, text: str, number: int, final: Float[Tensor, "d_vocab"], named: tuple[int | None, int | None]
+    subject: Subject, prompt: Prompt, number: int, final: Float[Tensor, "d_vocab"], named: tuple[int | None, int | None]
 ) -> tuple[int, list[int]]:
     """The target and its rivals at the answer position of this number."""
     target, rival = named
     if target is None:
-        target = subject.text.encode(subject.task.expected(text))[number] if subject.has_task else int(final.argmax())
+        target = int(final.argmax()) if prompt.right is None else prompt.right[number]
     if rival is not None:
         if target == rival:
             said = subject.text.token(target)
             raise VocabularyError(
-                f"{text!r}: target and rival are both {said!r} at answer token {number + 1}: name another"
+                f"{prompt.text!r}: target and rival are both {said!r} at answer token {number + 1}: name another"
             )
         return target, [rival]
     if subject.has_task:

@@ -17,8 +17,8 @@ from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import one_token
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
+from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
-from algoscope.tasks.base import Tokens
 
 QUANTITIES: dict[str, tuple[str, str, Scale, str, str]] = {  # title, unit, scale, what 0 and 1 mean
     "probability": ("probability of the target", "probability", "unit", "ruled out", "certain"),
@@ -176,13 +176,14 @@ class _Look:
 
 
 def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top: int) -> _Look:
-    tokens = subject.lay_out(text)
-    n = subject.cfg.n_layers
-    logits, cache = subject.run(tokens, record=[("resid_pre", 0), *(("resid_post", layer) for layer in range(n))])
+    prompt, n = subject.lay_out(text), subject.cfg.n_layers
+    logits, cache = subject.run(
+        prompt.tokens, record=[("resid_pre", 0), *(("resid_post", layer) for layer in range(n))]
+    )
     streams = [cache["resid_pre", 0], *(cache["resid_post", layer] for layer in range(n))]
     last = logits[0].cpu().double()
     final = last.log_softmax(dim=-1)
-    target = _targets(subject, text, tokens, last.argmax(dim=-1)) if named[0] is None else _everywhere(named[0], last)
+    target = _targets(prompt, last.argmax(dim=-1)) if named[0] is None else _everywhere(named[0], last)
     others = last.scatter(-1, target[:, None], -torch.inf)
     rival = others.argmax(dim=-1) if named[1] is None else _everywhere(named[1], last)
     rows: dict[str, list[Tensor]] = {name: [] for name in (*QUANTITIES, "agrees")}
@@ -203,10 +204,10 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
     return _Look(
         text=text,
         has_task=subject.has_task,
-        tokens=tuple(subject.to_str_tokens(tokens[0])),
-        labels=subject.token_labels(tokens[0]),
+        tokens=prompt.words,
+        labels=prompt.labels,
         layers=("embed", *range(n)),
-        first_answer=subject.first_answer(tokens),
+        first_answer=prompt.first_answer,
         target=tuple(subject.to_str_tokens(target)),
         rival=tuple(subject.to_str_tokens(rival)),
         top=tops,
@@ -215,13 +216,11 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
     )
 
 
-def _targets(subject: Subject, text: str, tokens: Tokens, said: Chosen) -> Chosen:
-    """What the model says in the end, and at a task's answer positions the right tokens."""
-    if not subject.has_task:
-        return said
-    start = subject.first_answer(tokens)
-    right = subject.text.encode(subject.task.prompt(text) + subject.task.expected(text))[start + 1 :]
-    return torch.cat([said[:start], torch.tensor(right)])
+def _targets(prompt: Prompt, predicted: Chosen) -> Chosen:
+    """What the model predicts in the end, and at a task's answer positions the right tokens."""
+    if prompt.right is None:
+        return predicted
+    return torch.cat([predicted[: prompt.first_answer], torch.tensor(prompt.right)])
 
 
 def _everywhere(token: int, logits: Chances) -> Chosen:

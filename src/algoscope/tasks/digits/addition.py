@@ -103,9 +103,8 @@ class Addition(Task, Stratified, Staged, Repeating):
         pad = str.ljust if back else str.rjust
         return "+".join(pad(digits, self.n_digits, "0") for digits in operands) + "="
 
-    def expected(self, text: str) -> str:
-        prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.decode(self.of_digits(*self.operand_digits(prompt))[0, self.prompt_length :].tolist())
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        return self.of_digits(*self.operand_digits(prompts))
 
     @property
     def domain_size(self) -> int:

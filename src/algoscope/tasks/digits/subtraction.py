@@ -69,9 +69,8 @@ class Subtraction(Task):
                 raise VocabularyError(f"{digits} in {text!r} has {len(digits)} digits; the task has {self.n_digits}")
         return "-".join(digits.zfill(self.n_digits) for digits in operands) + "="
 
-    def expected(self, text: str) -> str:
-        prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.decode(self.sequences(*self.operands(prompt))[0, self.prompt_length :].tolist())
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        return self.sequences(*self.operands(prompts))
 
     @property
     def domain_size(self) -> int:

@@ -120,9 +120,8 @@ class Binary(Task):
         between = self.sign if self.form == "a+b=" else " "
         return between.join(numbers) + ("" if self.form == "ab" else "=")
 
-    def expected(self, text: str) -> str:
-        prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.vocabulary[int(self.product(*self.operands(prompt))[0])]
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        return self.sequences(*self.operands(prompts))
 
     @property
     def _example(self) -> str:

@@ -115,10 +115,6 @@ class Copying(Task):
         """A pattern to show to whoever wrote none."""
         return "".join(self.vocabulary[place % self.n_symbols] for place in range(self.longest))
 
-    def expected(self, text: str) -> str:
-        prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.decode(self.sequences(prompt)[0, self.prompt_length :].tolist())
-
     def neighbour(self, text: str) -> str:
         """The pattern meant with one letter changed, and with it every token that copies it: the last letter, where the
         answer is long enough to hold it; to one that the pattern has not, where there is such.
@@ -152,7 +148,7 @@ class Copying(Task):
             letter = (passed <= left[:, None]).sum(dim=1, keepdim=True)
             left = left - (passed - begin).gather(1, letter)[:, 0]
             prompts = torch.cat([prompts, letter], dim=1)
-        return self.sequences(prompts)
+        return self.completed(prompts)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
         """Hard draws are written in at most two letters of the alphabet: there the same letter is followed now by one
@@ -207,8 +203,7 @@ class Copying(Task):
 
     # ------------------------------------------------------------------ sequences
 
-    def sequences(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
-        """The whole sequences that begin with these prompts."""
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
         return self._copied(prompts, self._pattern_length(prompts), self.length)
 
     def _pattern_length(self, tokens: Int[Tensor, "batch read"]) -> Int[Tensor, "batch"]:

@@ -85,9 +85,8 @@ class Reversal(Task):
             raise VocabularyError(f"{letters!r} has {len(letters)} letters; the task reverses {self.length}")
         return letters + SEPARATOR
 
-    def expected(self, text: str) -> str:
-        prompt = torch.tensor([self.encode(self.prompt(text))])
-        return self.decode(self.sequences(self.letters(prompt))[0, self.prompt_length :].tolist())
+    def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
+        return self.sequences(self.letters(prompts))
 
     @property
     def domain_size(self) -> int:

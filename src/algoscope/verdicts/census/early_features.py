@@ -34,8 +34,7 @@ def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
             if token == row[place] or not task.valid(text) or task.encode(task.prompt(text))[place] != token:
                 continue
             tried[place] += 1
-            answer = torch.tensor(task.encode(task.expected(text)))
-            changed[:, place] += (answer != torch.tensor(row[n:])).float()
+            changed[:, place] += (torch.tensor(task.sequence(text)[n:]) != torch.tensor(row[n:])).float()
     share = changed / tried.clamp(min=1)
     most = share.amax(dim=1, keepdim=True)
     return (share >= most / 2) & (most > 0)

@@ -241,8 +241,7 @@ def readable_where_planted(subject: Subject, mechanism: Mechanism) -> bool:
     """The right answer stands in the residual stream from the planted layer on, and not before."""
     if subject.has_task:
         found = lenses.logit(subject, [CARRIES])
-        right = subject.generate(CARRIES) == subject.task.expected(CARRIES)
-        return bool(right and found["readable_after"] == mechanism.readable_after)
+        return bool(subject.lay_out(CARRIES).is_right and found["readable_after"] == mechanism.readable_after)
     return bool(lenses.logit(subject, [REPEATED], target=FOLLOWS)["readable_after"] == mechanism.readable_after)
 
 
