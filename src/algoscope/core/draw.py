@@ -77,21 +77,25 @@ def rows_of_plots(panels: Iterable[Panel]) -> list[list[Panel]]:
     return rows
 
 
-def captions_of(rows: list[list[Panel]]) -> list[str]:
-    """The caption below each row of plots: once, below the last of the rows that share it."""
-    texts = [" ".join(dict.fromkeys(plot.caption for plot in row if plot.caption)) for row in rows]
-    return [text if text != after else "" for text, after in zip(texts, [*texts[1:], ""], strict=True)]
+def figures_of(panels: Iterable[Panel]) -> list[tuple[str, list[list[Panel]]]]:
+    """The rows of plots by the caption below them: (caption, rows), neighbouring rows with one caption together."""
+
+    def caption(row: list[Panel]) -> str:
+        return " ".join(dict.fromkeys(plot.caption for plot in row if plot.caption))
+
+    return [(text, list(rows)) for text, rows in groupby(rows_of_plots(panels), key=caption)]
 
 
 def compose(finding: Finding) -> go.Figure:
     """Every facet of every panel in one figure."""
     if not finding.panels:
         raise DrawingError(f"the finding {finding.kind!r} has no panels to draw; its numbers are in to_json()")
-    rows = rows_of_plots(finding.panels)
+    figures = figures_of(finding.panels)
+    rows = [row for _, group in figures for row in group]
     columns = max(map(len, rows))
     depths = [max(map(depth_of, row)) for row in rows]
     width = max(columns * max(width_of(plot) for row in rows for plot in row), 640)
-    captions = [wrapped(text, width - 100) for text in captions_of(rows)]
+    captions = [line for text, group in figures for line in [""] * (len(group) - 1) + [wrapped(text, width - 100)]]
     below = [60 + max(map(labels_below, row)) for row in rows]
     gaps = [40 + space + CAPTION_LINE * lines_of(text) for space, text in zip(below, captions, strict=True)]
     area = sum(depths) + sum(gaps[:-1])

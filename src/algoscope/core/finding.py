@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ RENDERERS = Table(
 )
 SUFFIXES = (".html", ".png", ".svg", ".json", ".csv")
 _RESERVED = ("finding", "claim", "about", "tables", "panels", "provenance")
+_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?( ?%| ± [\d.,]+)?")
 Cell = str | int | float | bool | None
 
 
@@ -38,12 +40,30 @@ class ResultTable:
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), f"{self.title}: rows of other lengths"
 
+    def texts(self) -> list[list[str]]:
+        """The rows as they are read: thousands apart, four digits of a fraction, yes and no, nothing for no value."""
+        return [[_read(cell) for cell in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Is every value of a column a number, or one with its sign, range or unit? Such columns stand to the right."""
+        columns = zip(*self.texts(), strict=True) if self.rows else [()] * len(self.columns)
+        return tuple(any(column) and all(_NUMBER.fullmatch(text) for text in column if text) for column in columns)
+
     def to_dict(self) -> dict[str, Any]:
         return {"title": self.title, "columns": self.columns, "rows": self.rows, "caption": self.caption}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "ResultTable":
         return cls(plain["title"], tuple(plain["columns"]), tuple(map(tuple, plain["rows"])), plain["caption"])
+
+
+def _read(cell: Cell) -> str:
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.4g}" if isinstance(cell, float) else cell or ""
 
 
 @dataclass(frozen=True)

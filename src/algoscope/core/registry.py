@@ -1,7 +1,7 @@
 """The one place where things load late: a table of names, each pointing at `module:attribute`.
 
-Tables live with the layer that owns them (`tasks`, `training.recipes`, `lenses`, the command line), so
-that listing names and summaries loads neither torch nor Plotly. The layer test reads these targets as
+Tables live with the layer that owns them (`tasks`, `recipes`, `lenses`, the command line), so that
+listing names and summaries loads neither torch nor Plotly. The layer test reads these targets as
 imports.
 """
 
@@ -21,9 +21,10 @@ class Entry:
     target: str
     summary: str
 
-    def load(self) -> Any:
+    def load(self, beside: str | None = None) -> Any:
+        """The thing itself, or what is called `beside` in its module."""
         module, _, attribute = self.target.partition(":")
-        return getattr(import_module(module), attribute)
+        return getattr(import_module(module), beside or attribute)
 
 
 EntryT = TypeVar("EntryT", bound=Entry)

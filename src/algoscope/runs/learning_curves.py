@@ -1,6 +1,6 @@
-"""What the curves say: where the loss stood still, where the model got it, and whether it memorised first.
+"""Learning curves: plateau, jump, and whether training inputs were memorised first.
 
-Every statement is a rule that can come out false; the rules stand in the docstrings and in the report's captions.
+Every statement is a rule that can come out false; the rules stand in the docstrings and in the captions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,16 @@ FLAT = 0.1  # a plateau moves by at most this share of the whole fall of the los
 PLATEAU_SHARE = 0.15  # and lasts at least this share of the steps before accuracy rises
 APART = 1.5  # training led when the test took this many times as many steps to rise
 MEMORISED = 0.9  # training accuracy that the test curve should long have left 0.5 behind at
+ABOUT = (
+    "What was logged while the model was trained. Where it is right on 90 % of its training inputs long before it is "
+    "right on half of the test inputs, it memorised before it generalised."
+)
+CAPTION = (
+    "Loss and accuracy by training step. Loss is the cross-entropy of the right next token, in nats (0 = certain of "
+    "it); accuracy is the share of inputs whose whole answer is right. The dashed vertical line is the jump: the "
+    "first evaluation with at least half of the test inputs right. A dashed horizontal line, where there is one, is a"
+    " plateau: the longest stretch before the jump in which the loss moves by at most a tenth of its whole fall."
+)
 
 Row = Mapping[str, Any]
 Steps = Int[np.ndarray, "row"]
@@ -24,10 +34,30 @@ Values = Float[np.ndarray, "row"]
 
 
 def read_curves(rows: Sequence[Row]) -> Finding:
-    """The curves of a run as a finding: loss and accuracy by step, the plateau, the jump, together or apart.
+    """Loss and accuracy by step, with the plateau, the jump, and whether training and test rose together.
 
-    Facts: `plateau` {from, to, loss} or null; `jump` {step, from, to} or null; `first_perfect_step` on the test
-    inputs or null; `order`: "together", "training first", or "not learned".
+    The jump is the first evaluation with at least half of the test inputs right. The plateau is the longest stretch
+    before it in which the loss moves by at most a tenth of its whole fall, if that is at least 15 % of those steps.
+
+    Args:
+        rows: the logged rows of a run, as `run.metrics()` gives them: `step` with `loss` and `train_accuracy`, and at
+            evaluations `test_loss` and `test_accuracy`.
+    Returns:
+        A finding with panels `training loss` and `test loss` [step] (nats per position; 0 = certain and right),
+        `training accuracy` and `test accuracy` [step] (share of whole answers right), and facts `plateau` {from, to,
+        loss} or None; `jump` {step, from, to} or None, where `from` is the last evaluation before it with at most 10 %
+        right and `to` the first with 90 %; `first_perfect_step` on the test inputs or None; `order`: "together",
+        "training first" (at 90 % while the test stayed below 50 % for half as long again) or "not learned".
+
+    Example:
+        >>> import algoscope as ag
+        >>> shares = {step: min(1.0, step / 50) for step in range(1, 101)}
+        >>> rows = [
+        ...     {"step": step, "loss": 1 - a, "train_accuracy": a, "test_loss": 1 - a, "test_accuracy": a}
+        ...     for step, a in shares.items()
+        ... ]
+        >>> ag.curves(rows)["jump"]
+        {'step': 25, 'from': 5, 'to': 45}
     """
     steps, loss = _series(rows, "loss")
     train_steps, train = _series(rows, "train_accuracy")
@@ -44,6 +74,7 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     return Finding(
         kind="curves",
         claim=_sentence(jump, plateau, order, int(steps[-1])),
+        about=ABOUT,
         facts={
             "steps": int(steps[-1]),
             "plateau": plateau,
@@ -129,7 +160,7 @@ def _sentence(jump: dict[str, int] | None, plateau: dict[str, int | float] | Non
     parts.append(
         {
             "together": "training and test rose together",
-            "training first": "training inputs were learned by heart first",
+            "training first": "training inputs were memorised first",
             "not learned": f"neither training nor test was learned in {steps:,} steps",
         }[order]
     )
@@ -153,4 +184,5 @@ def _lines(name: str, steps: Steps, values: Values, unit: str, marks: tuple[Mark
         view="lines",
         scale="unit" if share else "free",
         marks=marks,
+        caption=CAPTION,
     )

@@ -11,7 +11,7 @@ import torch
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, TaskMismatchError, VocabularyError
-from algoscope.doors.report.report import _questions, render
+from algoscope.doors.report.report import prompts_of, questions_of, render
 from algoscope.lenses.heads.attention_by_part import (
     attention_by_part,
     classes,
@@ -309,12 +309,11 @@ def test_the_command_and_the_page_show_it(run) -> None:
     assert code == 0
     assert [one["input"] for one in json.loads(said)["inputs"]] == ["90+90"]
     for subject in (by_hand(((FIRST,), ()), ((SECOND,), ())), by_hand(((FIRST,),))):
-        asked = _questions(subject, "", "", False)
-        page = render(subject, {name: asked[name]() for name in ("verdict", "attention", "looks")})
-        assert "Where the answer looks" in page
-        assert ("Broad early, sharp late" in page) == (subject.cfg.n_layers > 1)
+        asked = questions_of(subject, prompts_of(subject))
+        page = render(subject, {name: asked[name]() for name in ("verdict", "attention", "attention_by_part")})
+        assert "Attention by input part" in page
     adder = untrained(Addition(n_digits=1))
-    assert "looks" not in _questions(adder, "", "", False)
+    assert "attention_by_part" not in questions_of(adder, prompts_of(adder))
 
 
 def test_what_cannot_be_looked_at_is_one_line() -> None:

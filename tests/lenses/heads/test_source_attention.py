@@ -11,7 +11,7 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
-from algoscope.doors.report.report import _questions, render
+from algoscope.doors.report.report import prompts_of, questions_of, render
 from algoscope.lenses.heads.position_or_content import PARTS, _products, pattern_change, score_parts, swapped
 from algoscope.lenses.heads.source_attention import _where, source_attention
 from algoscope.networks.build import build
@@ -277,9 +277,9 @@ def test_the_command_and_the_page_show_it(run) -> None:
     assert code == 0
     assert (found["verdict"], found["covered"]["method"]) == ("by position alone", "sampled")
     subject = by_hand(SMALL)
-    asked = _questions(subject, "", "", False)
-    page = render(subject, {name: asked[name]() for name in ("verdict", "attention", "alignment")})
-    assert "Does it look where the answer stands?" in page
+    asked = questions_of(subject, prompts_of(subject))
+    page = render(subject, {name: asked[name]() for name in ("verdict", "attention", "source_attention")})
+    assert '<section id="source_attention">' in page
     assert "over all 64 inputs: by position alone" in page
 
 

@@ -576,11 +576,11 @@ def test_the_page_has_a_section(copying_run) -> None:
     looks = {
         "verdict": ag.certify(subject),
         "induction": induction(subject, n_inputs=8),
-        "phase": induction_phase(subject),
+        "induction_phase": induction_phase(subject),
     }
     page = render(subject, looks)
-    assert "How it finds what followed before" in page
-    assert "When it formed" in page
+    assert '<section id="induction">' in page
+    assert '<section id="induction_phase">' in page
     assert looks["induction"].claim[1:] in page
 
 

@@ -11,7 +11,7 @@ import torch
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import AlgoscopeError, ConfigError, TaskMismatchError
-from algoscope.doors.report.report import _questions, render
+from algoscope.doors.report.report import prompts_of, questions_of, render
 from algoscope.lenses.modular_arithmetic.circles import (
     FORMS,
     Logits,
@@ -385,5 +385,6 @@ def test_the_page_says_it_for_sums_and_is_not_asked_for_letters(found: dict[str,
         section = page[page.index('<section id="clock">') :]
         assert says in section
         assert section.count('class="plot"') == 4 + len(found[name]["circles"])
-    assert "clock" in _questions(subject, "", "", False)
-    assert "clock" not in _questions(ag.open("planted:reversal"), "", "", False)
+    assert "clock" in questions_of(subject, prompts_of(subject))
+    reversal = ag.open("planted:reversal")
+    assert "clock" not in questions_of(reversal, prompts_of(reversal))

@@ -1,170 +1,121 @@
-"""One offline HTML page about a model: how it was trained, the verdict, and what it looks like inside."""
+"""One offline HTML page about a model: how it was trained, the verdict, and what every lens that applies finds."""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from algoscope.core.draw import figure, rows_of_plots, script
+from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import write_atomically
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
+from algoscope.core.plots import NARROW, width_of
 from algoscope.core.progress import Bar, Watcher
 from algoscope.doors.params import params
-from algoscope.lenses.heads.attention_by_part import attention_by_part as where_heads_look
-from algoscope.lenses.heads.attention_maps import attention
-from algoscope.lenses.heads.head_roles import roles
-from algoscope.lenses.heads.source_attention import source_attention
-from algoscope.lenses.induction_circuit.induction_heads import induction
-from algoscope.lenses.induction_circuit.phase_change import induction_phase
-from algoscope.lenses.interventions.ablation import ablate
-from algoscope.lenses.interventions.activation_patching import patch
-from algoscope.lenses.modular_arithmetic.clock_or_pizza import clock, is_addition
-from algoscope.lenses.modular_arithmetic.fourier_lens import fourier
-from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
-from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
-from algoscope.lenses.over_training.timeline_lens import timeline
-from algoscope.lenses.parameters.embedding_geometry import embeddings
-from algoscope.lenses.parameters.weight_spectra import weights
-from algoscope.lenses.reading.answers import answers
-from algoscope.lenses.reading.logit_attribution import attribution
-from algoscope.lenses.reading.logit_lens import logit
-from algoscope.networks.parameters import count_parameters
+from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.table import LENSES
 from algoscope.runs.learning_curves import read_curves
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.tasks.groups.binary import Binary
-from algoscope.tasks.strings.copying import Copying
 from algoscope.verdicts.certification.certify import certify
 from algoscope.verdicts.certification.domain import domain_of
 from algoscope.version import __version__
 
-TITLES = {  # the sections of a page in their order, each drawn from the finding of its name
-    "trained": "What was trained",
-    "imported": "Where it comes from",
-    "curves": "Curves",
-    "verdict": "Verdict",
-    "answers": "Edge cases",
-    "attention": "Attention",
-    "looks": "Where the answer looks",
-    "alignment": "Sources",
-    "logit": "Layer by layer",
-    "attribution": "Who says it",
-    "patch": "What carries it",
-    "roles": "Heads",
-    "ablate": "What is needed",
-    "embeddings": "Embeddings",
-    "weights": "Weights",
-    "fourier": "Frequencies",
-    "clock": "Clock or pizza",
-    "timeline": "What formed when",
-    "progress": "How it formed",
-    "induction": "Induction",
-    "parameters": "Parameters",
-}
-CHECKPOINTS = 4  # fewer make no timeline
-MANY_HEADS = 32  # above this, attention is shown for the heads that add most to the answer
-LARGE = 10_000_000  # parameters from which on a page does without ablation, a run for every component, and spectra
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its anchor, its heading, and the template that shows it, most often that of a finding."""
+
+    name: str
+    title: str
+    finding: Finding | None = None
+    template: str = "finding.j2"
 
 
 def report(
     subject: str | Run | Subject,
     out: str | Path | None = None,
     *,
-    clean: str = "",
-    corrupt: str = "",
+    clean: str | None = None,
+    corrupt: str | None = None,
     runs_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write the page and return its path; by default `report.html` in the run folder, else in the current one.
+    """Write the page and return its path.
 
-    A model with a task is certified, asked its edge cases, and looked into. One prompt goes through attention, logit
-    lens, attribution and patching: `clean`, compared with `corrupt`; by default the task's first edge case and its
-    nearest neighbour with another answer. A model of free text needs `clean`, and `corrupt` for patching. A verdict
-    that the run folder already holds for these weights is used again.
+    A model with a task is certified first; a verdict that the run folder already holds for these weights is used again.
+    Then every lens looks at it whose `for_report` has options for it. Findings about a run are kept in its folder.
 
-    Raises what `open_subject` and the lenses raise, SubjectError for a model of free text without a prompt, and
-    RunFolderError where the page cannot be written.
+    Args:
+        subject: a model, by name or opened.
+        out: the file to write; by default `report.html` in the run folder, else in the current one.
+        clean: the prompt that single inputs are shown with; by default the task's first edge case. A model of free text
+            needs one.
+        corrupt: a prompt with another answer, for activation patching; by default the nearest neighbour of `clean` with
+            another answer, and for free text none.
+        runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
+        progress: show a progress bar on standard error.
+    Returns:
+        The path of the page, which holds everything it needs and opens without a network.
+    Raises:
+        SubjectError: for a model of free text without a prompt.
+        RunFolderError: where the page cannot be written.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.report("planted:induction", clean="abcab").name
+        'report.html'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
-    asked = _questions(subject, clean, corrupt, progress)
-    looks: dict[str, Finding] = {}
-    with Bar(f"look at {subject.name}", "lenses") if progress else Watcher() as bar:
-        for done, (name, look) in enumerate(asked.items()):
-            bar.advance(done, len(asked), name)
-            looks[name] = look()
+    questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)
+    findings: dict[str, Finding] = {}
+    with Bar(f"report on {subject.name}", "sections") if progress else Watcher() as bar:
+        for done, (name, question) in enumerate(questions.items()):
+            bar.advance(done, len(questions), name)
+            findings[name] = question()
     if origin:
-        for finding in looks.values():
+        for finding in findings.values():
             origin.keep(finding)
     path = Path(out or (origin.path if origin else Path()) / "report.html")
-    write_atomically(path, render(subject, looks))
+    write_atomically(path, render(subject, findings))
     return path
 
 
-def _questions(subject: Subject, clean: str, corrupt: str, progress: bool) -> dict[str, Callable[[], Finding]]:
-    """The findings that the page is made of, in the order in which they are asked for."""
-    asked: dict[str, Callable[[], Finding]] = {}
-    origin = subject.origin
+def prompts_of(subject: Subject, clean: str | None = None, corrupt: str | None = None) -> Prompts:
+    """The prompts to look at, with a task's edge cases where none are given. Raises SubjectError where it has no task
+    and no prompt is given.
+    """
     if subject.has_task:
         task = subject.task
         edge, other = (task.decode(case[: task.prompt_length].tolist()) for case in task.edge_cases()[:2])
         clean = clean or edge
-        corrupt = corrupt or task.neighbour(clean)
-        compared = [clean, other]
-        asked["verdict"] = lambda: _verdict(subject, progress)
-        asked["answers"] = lambda: answers(subject)
-        asked["embeddings"] = lambda: embeddings(subject)
-        if has_pairs(subject):
-            asked["fourier"] = lambda: fourier(subject)
-            if is_addition(task):
-                asked["clock"] = lambda: clock(subject)
-            if origin and len(origin.steps) > 1:
-                asked["progress"] = lambda: progress_measures(subject)
-        if origin and len(origin.steps) >= CHECKPOINTS:
-            asked["timeline"] = lambda: timeline(subject, ["answers", "heads"], n_inputs=1000, per_class=100)
-        if isinstance(task, Binary):
-            asked["looks"] = lambda: where_heads_look(subject)
-        if task.sources and subject.cfg.causal:
-            asked["alignment"] = lambda: source_attention(subject)
-        if isinstance(task, Copying) and subject.cfg.causal:
-            asked["induction"] = lambda: induction(subject)
-            if origin and len(origin.steps) > 1:
-                asked["phase"] = lambda: induction_phase(subject)
-    else:
-        if not clean:
-            raise SubjectError(
-                f"{subject.name} reads free text: name what to look at, --clean 'The capital of France is'"
-            )
-        compared = [clean, corrupt] if corrupt else [clean]
-        asked["embeddings"] = lambda: embeddings(subject, compared)
-    attributed = cache(lambda: attribution(subject, [clean]))
-    asked["attention"] = lambda: attention(subject, compared, _heads_to_show(subject, attributed))
-    asked["logit"] = lambda: logit(subject, [clean])
-    asked["attribution"] = attributed
-    if corrupt and subject.cfg.causal:
-        asked["patch"] = lambda: patch(subject, clean, corrupt)
-    asked["roles"] = lambda: roles(subject, n_inputs=64)
-    if sum(count_parameters(subject.cfg).values()) < LARGE:
-        asked["ablate"] = lambda: ablate(subject)
-        asked["weights"] = lambda: weights(subject)
-    if origin and origin.metrics():
-        asked["curves"] = lambda: read_curves(origin.metrics())
-    return asked
+        return Prompts(clean, corrupt or task.neighbour(clean), other)
+    if not clean:
+        raise SubjectError(f"{subject.name} reads free text: name what to look at, --clean 'The capital of France is'")
+    return Prompts(clean, corrupt or "", corrupt or "")
 
 
-def _heads_to_show(subject: Subject, attributed: Callable[[], Finding]) -> list[str]:
-    """All heads of a small model (an empty list), of a large one the eight that add most to the answer."""
-    if subject.cfg.n_layers * subject.cfg.n_heads <= MANY_HEADS:
-        return []
-    parts = [part for part in attributed()["parts"] if re.fullmatch(r"L\d+H\d+", part["component"])]
-    largest = sorted(parts, key=lambda part: -abs(part["contribution"]))[:8]
-    return [str(part["component"]) for part in largest]
+def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> dict[str, Callable[[], Finding]]:
+    """The findings that the page is made of, by the names of their sections, in its order."""
+    questions: dict[str, Callable[[], Finding]] = {}
+    if subject.origin and (rows := subject.origin.metrics()):
+        questions["curves"] = partial(read_curves, rows)
+    if subject.has_task:
+        questions["verdict"] = partial(_verdict, subject, progress)
+    for name, lens in LENSES.items():
+        options = lens.load("for_report")(subject, prompts) if lens.reported else None
+        if options is not None:
+            questions[name] = partial(lens.load(), subject, **options)
+    return questions
 
 
 def _verdict(subject: Subject, progress: bool) -> Finding:
@@ -176,38 +127,89 @@ def _verdict(subject: Subject, progress: bool) -> Finding:
     return certify(subject, progress=progress)
 
 
-def render(subject: Subject, looks: Mapping[str, Finding]) -> str:
+# ---------------------------------------------------------------------- the page
+
+
+def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
     """The page as text. Every figure is drawn from a finding; Plotly's script stands in the page."""
+    counts = params(subject)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            subject=subject,
+            findings=findings,
+            sections=list(_sections(subject, findings, counts)),
+            run=subject.origin,
+            parameters=counts["total"],
+            plotly=script(),
+            version=__version__,
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping[str, Any]) -> list[Section]:
+    """What stands on the page, in its order: where the model comes from, the verdict, the lenses, its size."""
+    sections = []
+    if subject.origin and "imported" in subject.origin.summary:
+        sections.append(Section("imported", "Origin of the weights", template="imported.j2"))
+    elif subject.origin:
+        sections.append(Section("trained", "Training setup", template="trained.j2"))
+    if "curves" in findings:
+        sections.append(Section("curves", "Learning curves", findings["curves"]))
+    if "verdict" in findings:
+        sections.append(Section("verdict", "Verdict", findings["verdict"], "verdict.j2"))
+    sections += [Section(name, lens.title, findings[name]) for name, lens in LENSES.items() if name in findings]
+    return [*sections, Section("parameters", "Parameters", _parameters(counts))]
+
+
+def _parameters(counts: Mapping[str, Any]) -> Finding:
+    """The count of parameters as a finding that the page can show."""
+    total = counts["total"]
+    parts = [(row["name"], row["parameters"], f"{row['parameters'] / total:.1%}") for row in counts["components"]]
+    scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in counts["scale"]]
+    tables = (
+        ResultTable("By component", ("component", "parameters", "share"), (*parts, ("total", total, "100.0%"))),
+        ResultTable("Beside published models", ("model", "parameters", "times this model"), tuple(scale)),
+    )
+    return Finding("parameters", f"{total:,} parameters", tables=tables)
+
+
+def environment() -> jinja2.Environment:
+    """The templates of pages, and how they write sentences, captions and figures."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("algoscope.doors.report", "pages"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters["zip"] = zip
-    shown = {"parameters", *looks}
-    if subject.origin:
-        shown.add("imported" if "imported" in subject.origin.summary else "trained")
-    return environment.get_template("report.html.j2").render(
-        subject=subject,
-        looks=looks,
-        sections=[name for name in TITLES if name in shown],
-        titles=TITLES,
-        run=subject.origin,
-        table=params(subject),
-        figures={name: _figures(finding) for name, finding in looks.items()},
-        plotly=script(),
-        version=__version__,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
+    environment.filters.update(zip=zip, sentence=_sentence, first_apart=_first_apart, figures=_figures)
+    return environment
 
 
-def _figures(finding: Finding) -> dict[str, list[list[str]]]:
-    """The facets of each panel as HTML, in rows as a figure would have them; panels that stand together share a key."""
-    drawn: dict[str, list[list[str]]] = {}
-    for row in rows_of_plots(finding.panels):
-        key = row[0].beside or row[0].name
-        drawn.setdefault(key, []).append([plot_html(plot) for plot in row])
+def _sentence(text: str) -> str:
+    """A claim as a sentence: a capital first, a full stop last."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+
+
+def _first_apart(text: str) -> tuple[str, str]:
+    """The first sentence of a caption, and the rest."""
+    first, *rest = re.split(r"(?<! al\.)(?<!e\.g\.)(?<!i\.e\.)(?<=\.)\s+", text, maxsplit=1)
+    return first, "".join(rest)
+
+
+def _figures(finding: Finding) -> list[tuple[str, list[list[str]]]]:
+    """The figures of a finding as (caption, rows of plots as HTML). Narrow plots that have a row each share one, which
+    breaks where the page is too narrow.
+    """
+    drawn = []
+    for caption, rows in figures_of(finding.panels):
+        shared: list[list[Panel]] = []
+        for narrow, group in groupby(rows, key=lambda row: len(row) == 1 and width_of(row[0]) <= NARROW):
+            together = list(group)
+            shared += [[row[0] for row in together]] if narrow else together
+        drawn.append((caption, [[plot_html(plot) for plot in row] for row in shared]))
     return drawn
 
 
