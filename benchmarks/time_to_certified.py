@@ -21,8 +21,8 @@ import algoscope as ag
 import harness
 from algoscope.data import batches, held_out
 from algoscope.networks.build import build
+from algoscope.networks.evaluation import answers_right
 from algoscope.recipes.addition import add3_reference
-from algoscope.training.losses import right
 from algoscope.training.optim import Schedule
 from sides.plain import Plain
 
@@ -53,7 +53,7 @@ def reference(seed: int) -> tuple[float, int] | None:
             optimiser.step()
         spent += time.perf_counter() - began
         with torch.no_grad():
-            if right(cfg.task, model(test[:, :-1])[:, cfg.task.answer_slice], test).all():
+            if answers_right(model(test[:, :-1])[:, cfg.task.answer_slice], test[:, cfg.task.prompt_length :]).all():
                 return spent, data.examples_before(98 * (epoch + 1))
     return None
 

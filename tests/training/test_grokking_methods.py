@@ -6,9 +6,10 @@ from torch import nn
 
 from algoscope.config import OptimConfig
 from algoscope.networks.build import build
+from algoscope.networks.evaluation import log_stablemax
 from algoscope.recipes.modular import grok59, grok113
 from algoscope.recipes.table import RECIPES
-from algoscope.training.grokking_methods import NormClamp, SlowGradient, keep_perpendicular, log_stablemax, norms
+from algoscope.training.grokking_methods import NormClamp, SlowGradient, keep_perpendicular, norms
 from algoscope.training.stacked_weights import Flat
 
 SHAPES = [(3, 4), (5,)]

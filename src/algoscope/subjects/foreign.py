@@ -18,13 +18,13 @@ from algoscope.formats.config_inference import Inferred, bias_after_product, inf
 from algoscope.formats.layout_reading import read_layout
 from algoscope.formats.layouts import LAYOUTS
 from algoscope.formats.transformerlens import ACTIVATIONS
+from algoscope.networks.evaluation import evaluate
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, load_model, runs_directory, weights_hash
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.tasks.table import TASKS
-from algoscope.training.losses import mean_loss, right
 
 ASKED = 2_000  # inputs that an imported model answers at once, to show whether it was understood
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
@@ -198,6 +198,6 @@ def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
     some = torch.arange(task.domain_size) if task.domain_size <= ASKED else None
     draw = torch.Generator().manual_seed(0)
     tokens = task.sample(ASKED, draw) if some is None else task.at(some)
-    logits = shared_logits(model, tokens[:, :-1], task.answer_slice)
-    loss = mean_loss(logits, tokens[:, task.prompt_length :], config.train)
-    return {"loss": float(loss), "test_accuracy": float(right(task, logits, tokens).float().mean())}
+    at = task.answer_slice
+    loss, accuracy = evaluate(task, tokens, lambda some: shared_logits(model, some[:, :-1], at), at, config.train)
+    return {"loss": loss, "test_accuracy": accuracy}

@@ -94,9 +94,3 @@ def keep_perpendicular(flat: Flat) -> None:
         rest = norms(left)
         kept = torch.where(rest > 0, left * (length / torch.where(rest > 0, rest, 1.0)), left)
         gradient.copy_(torch.where(size > 0, kept, gradient))
-
-
-def log_stablemax(logits: Float[Tensor, "*rows d_vocab"]) -> Float[Tensor, "*rows d_vocab"]:
-    """Logarithms of s(x) / sum s(x), with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below, in place of exp(x)."""
-    log_s = torch.where(logits >= 0, logits.clamp(min=0).log1p(), -(-logits.clamp(max=0)).log1p())
-    return log_s - log_s.logsumexp(dim=-1, keepdim=True)

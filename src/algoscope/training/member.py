@@ -15,16 +15,15 @@ from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import DivergedError
 from algoscope.data import batches, held_out
 from algoscope.networks.digit_positions import drawn_places
+from algoscope.networks.evaluation import answers_right, evaluate
 from algoscope.networks.transformer import Place
 from algoscope.runs.run_folder import Run, load_model, weights_hash
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.initial_weights import first_model
-from algoscope.training.losses import mean_loss, right
 from algoscope.training.model_stack import Stack, Start
 from algoscope.training.optim import Schedule
 
 LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
-EVAL_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Member:
         row = {
             "step": self.step,
             "loss": float(loss),
-            "train_accuracy": float(right(batch.task, answer, batch.tokens).float().mean()),
+            "train_accuracy": float(answers_right(answer, batch.tokens[:, batch.task.prompt_length :]).float().mean()),
             "lr": self.config.optim.lr * share,
             "examples": self.examples,
             "seconds": round(time.perf_counter() - self.began, 3),
@@ -170,13 +169,12 @@ class Member:
 
     def _evaluate(self, stack: Stack, place: int) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
-        loss, n_right, at = 0.0, 0, self._read(self.task)
-        for tokens in self.test.split(EVAL_CHUNK):
-            logits = stack.answers(place, self.task, tokens[:, :-1], at)
-            loss += float(mean_loss(logits, tokens[:, 1:][:, at], self.config.train)) * len(tokens)
-            answer = logits[:, -(self.task.n_ctx - self.task.prompt_length) :]
-            n_right += int(right(self.task, answer, tokens).sum())
-        return loss / len(self.test), n_right / len(self.test)
+        at = self._read(self.task)
+
+        def logits_of(tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
+            return stack.answers(place, self.task, tokens[:, :-1], at)
+
+        return evaluate(self.task, self.test, logits_of, at, self.config.train)
 
     # ------------------------------------------------------------------ the folder
 

@@ -12,9 +12,9 @@ from torch.func import functional_call, vmap
 
 from algoscope.config import RunConfig
 from algoscope.networks.digit_positions import at_width_of
+from algoscope.networks.evaluation import mean_loss
 from algoscope.networks.transformer import Place, Transformer
 from algoscope.tasks.base import Task
-from algoscope.training.losses import mean_loss
 from algoscope.training.optim import Optimisers, State
 
 

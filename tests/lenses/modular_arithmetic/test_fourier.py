@@ -19,7 +19,6 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
     best_fits,
     bound_of,
     by_product,
-    cross_entropy,
     fit_of,
     gini,
     in_block,
@@ -34,6 +33,7 @@ from algoscope.lenses.modular_arithmetic.neuron_frequencies import LastNeurons, 
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import weights_of
 from algoscope.networks.build import build
+from algoscope.networks.evaluation import cross_entropy
 from algoscope.networks.transformer import Transformer
 from algoscope.planted.handwritten import Stream, blank, feed_forward, fill, plant_by_position
 from algoscope.planted.models import KEY_FREQUENCIES, LOGIT, shuffled, waves

@@ -17,6 +17,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.networks.evaluation import answers_right
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
@@ -251,7 +252,7 @@ def _measured(subject: Subject, tokens: Tokens, seen: Seen) -> _Measured:
     numbers = len(layers) * subject.cfg.n_heads * tokens.shape[1] ** 2
     for portion in tokens.split(max(1, PORTION // numbers)):
         logits, cache = subject.run(portion[:, :-1], record=[("pattern", layer) for layer in layers], at=at)
-        wrong += int((logits.argmax(dim=-1) != portion[:, subject.task.prompt_length :]).any(dim=1).sum())
+        wrong += int((~answers_right(logits, portion[:, subject.task.prompt_length :])).sum())
         by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen) for layer in layers]
         each.append([torch.stack(values, dim=1).cpu() for values in zip(*by_layer, strict=True)])
     shares, nats, entropy = (torch.cat(values).numpy() for values in zip(*each, strict=True))

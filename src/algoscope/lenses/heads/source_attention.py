@@ -24,6 +24,7 @@ from algoscope.lenses.heads.position_or_content import (
     swapped,
 )
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.networks.evaluation import tokens_right
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -152,7 +153,7 @@ def _looked(subject: Subject, tokens: Tokens, where: Where) -> _Looked:
         total += pattern.sum(dim=0).cpu()
         means = (pattern * there).sum(dim=-1).mean(dim=-1)  # [batch layer head]
         lowest = torch.minimum(lowest, means.amin(dim=0).cpu())
-        n_right += (logits[:, queries].argmax(dim=-1) == _targets(portion, queries)).sum(dim=0).cpu()
+        n_right += tokens_right(logits[:, queries], _targets(portion, queries)).sum(dim=0).cpu()
     pattern = total / len(tokens)
     share = (pattern * where.there).sum(dim=-1)
     return _Looked(pattern.numpy(), share.numpy(), lowest.numpy(), (n_right / len(tokens)).double().numpy())

@@ -12,6 +12,7 @@ from torch import Tensor
 from algoscope.lenses.induction_circuit.head_scores import ATTENTION, Rows, attention_scores, portions
 from algoscope.lenses.interventions.ablation import others
 from algoscope.lenses.parameters.qk_ov_circuits import Head
+from algoscope.networks.evaluation import cross_entropy
 from algoscope.subjects.edits import Edit, Patch, Zero
 from algoscope.subjects.subject import Subject
 
@@ -57,7 +58,7 @@ class Losses:
 def nats_of(logits: Float[Tensor, "*edit batch pos d_vocab"], rows: Rows) -> Float[Tensor, "*edit batch pos"]:
     """The cross-entropy of every prediction, in float64."""
     targets = rows.tokens[:, 1:].expand(logits.shape[:-1])
-    return -logits.log_softmax(dim=-1).gather(-1, targets[..., None])[..., 0].double()
+    return cross_entropy(logits, targets).double()
 
 
 def looks_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tensor, "layer head"]], Nats]:

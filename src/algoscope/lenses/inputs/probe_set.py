@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError
 from algoscope.data import seeded
+from algoscope.networks.evaluation import cross_entropy, tokens_right
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 
@@ -87,8 +87,8 @@ def answer_numbers(subject: Subject, probe: Probe) -> dict[str, float]:
     for tokens in probe.tokens.split(PORTION):
         targets = tokens[:, subject.task.prompt_length :]
         logits = subject.answer_logits(tokens).double()
-        losses.append(F.cross_entropy(logits.mT, targets, reduction="none"))
-        hits.append(logits.argmax(dim=-1) == targets)
+        losses.append(cross_entropy(logits, targets))
+        hits.append(tokens_right(logits, targets))
     loss, right = torch.cat(losses)[: probe.n_plain].mean(dim=0), torch.cat(hits)
     whole, share = right.all(dim=1).double(), right[: probe.n_plain].double().mean(dim=0)
     found = {"loss: all tokens": float(loss.mean())}

@@ -18,6 +18,7 @@ from algoscope.core.sites import Key
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
+from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
 from algoscope.networks.parameters import count_parameters
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Edit, Patch, Zero
@@ -182,13 +183,12 @@ class _Trial:
         base: Float[Tensor, "batch read d_vocab"],
     ) -> Float[Tensor, "edit batch place measure"]:
         """Is the answer right (1 or 0)? Or, for each token, the loss, and the divergence from the whole model's
-        prediction, whose log-probabilities are `base`.
+        prediction, whose logits are `base`.
         """
         if self.whole:
-            return (logits.argmax(dim=-1) == targets).all(dim=-1)[..., None, None].to(logits.dtype)
-        ours = logits.log_softmax(dim=-1)
-        loss = -ours.gather(-1, targets.expand(len(ours), -1, -1)[..., None])[..., 0]
-        return torch.stack([loss, (base.exp() * (base - ours)).sum(dim=-1)], dim=-1)
+            return answers_right(logits, targets)[..., None, None].to(logits.dtype)
+        loss = cross_entropy(logits, targets.expand(len(logits), -1, -1))
+        return torch.stack([loss, kl_divergence(base, logits)], dim=-1)
 
     def said(self, values: Float[np.ndarray, "batch place measure"]) -> dict[str, Any]:
         """The measures of the class that counts most, and those of each class."""
@@ -274,7 +274,7 @@ def _measured(
     found: dict[str, list[Tensor]] = {name: [] for name in kinds}
     for rows in torch.arange(len(read), device=read.device).split(size):
         logits = subject.run(read[rows], at=trial.at)[0]
-        measure = partial(trial.read, targets=targets[rows], base=logits.log_softmax(dim=-1))
+        measure = partial(trial.read, targets=targets[rows], base=logits)
         bases.append(measure(logits[None])[0])
         for name in kinds:
             reference = means if name == "mean" else None

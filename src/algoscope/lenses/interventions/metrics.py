@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.networks.evaluation import kl_divergence, tokens_right
+
 Logits = Float[Tensor, "batch d_vocab"]
 
 
@@ -34,13 +36,12 @@ def probability(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
 
 def kl(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
     """Kullback-Leibler divergence from the clean run's prediction, in nats; 0: the same prediction."""
-    clean = reading.clean.log_softmax(dim=-1)
-    return (clean.exp() * (clean - logits.log_softmax(dim=-1))).sum(dim=-1)
+    return kl_divergence(reading.clean, logits)
 
 
 def exact_match(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
     """1 where the clean answer is the most likely token, else 0."""
-    return (logits.argmax(dim=-1) == reading.target).to(logits.dtype)
+    return tokens_right(logits, reading.target).to(logits.dtype)
 
 
 METRICS: dict[str, Metric] = {

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.lenses.modular_arithmetic.group_characters import Component, Components
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, portions
+from algoscope.networks.evaluation import cross_entropy, tokens_right
 
 MOST_KEYS = 20  # more are not named or measured one by one
 OnPairs = Float[Tensor, "n n width"]
@@ -99,12 +99,6 @@ class Scores:
         return float(self.loss[those].mean()), float(self.right[those].double().mean())
 
 
-def cross_entropy(logits: Float[Tensor, "*rows d_vocab"], target: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """Nats of each row: ln(1 + sum of exp(other - target)), which loses nothing where it is far below 1e-16."""
-    others = (logits - logits.gather(-1, target[..., None])).scatter(-1, target[..., None], -torch.inf)
-    return F.softplus(others.logsumexp(dim=-1))
-
-
 def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> Scores:
     """Of all pairs, with a function of the product taken off the logits where one is given."""
     loss, right = [], []
@@ -113,14 +107,14 @@ def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> S
         said = said if without is None else said - without[product]
         target = pairs.answer[product]
         loss.append(cross_entropy(said, target))
-        right.append(said.argmax(dim=-1) == target)
+        right.append(tokens_right(said, target))
     return Scores(torch.cat(loss), torch.cat(right))
 
 
 def scores_by_product(logits: ByProduct, pairs: Pairs) -> Scores:
     """Of logits that depend on the product alone."""
     loss = cross_entropy(logits, pairs.answer)
-    right = logits.argmax(dim=-1) == pairs.answer
+    right = tokens_right(logits, pairs.answer)
     return Scores(loss[pairs.product], right[pairs.product])
 
 

@@ -15,6 +15,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Label, Panel, Scale
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import one_token
+from algoscope.networks.evaluation import kl_divergence
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
@@ -182,7 +183,6 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
     )
     streams = [cache["resid_pre", 0], *(cache["resid_post", layer] for layer in range(n))]
     last = logits[0].cpu().double()
-    final = last.log_softmax(dim=-1)
     target = _targets(prompt, last.argmax(dim=-1)) if named[0] is None else _everywhere(named[0], last)
     others = last.scatter(-1, target[:, None], -torch.inf)
     rival = others.argmax(dim=-1) if named[1] is None else _everywhere(named[1], last)
@@ -198,7 +198,7 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
         rows["probability"].append(_of(chance, target))
         rows["rank"].append(_rank(raw, target))
         rows["entropy"].append(-(chance * chances).sum(dim=-1))
-        rows["kl"].append((final.exp() * (final - chances)).sum(dim=-1).clamp(min=0))
+        rows["kl"].append(kl_divergence(last, raw))
         rows["difference"].append(_of(raw, target) - _of(raw, rival))
     grids = {name: torch.stack(each).numpy() for name, each in rows.items()}
     return _Look(

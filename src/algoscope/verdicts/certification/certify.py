@@ -19,6 +19,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
+from algoscope.networks.evaluation import margins, tokens_right
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -97,7 +98,7 @@ def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "bat
     Raises SubjectError where a margin is not a number: the answer is then not defined.
     """
     logits, targets = subject.answer_logits(tokens), tokens[:, subject.task.prompt_length :]
-    leads = leads_of(logits, targets)
+    leads = margins(logits, targets)
     margin = leads.amin(-1)
     if not margin.isfinite().all():
         first = int((~margin.isfinite()).nonzero()[0, 0])
@@ -105,15 +106,8 @@ def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "bat
         raise SubjectError(f"{subject.name} gives a logit that is not finite for {shown}: its answer is not defined")
     wrong_at = leads < 0
     tied = (leads == 0).any(-1).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
-    wrong_at[tied] = logits[tied].argmax(-1) != targets[tied]
+    wrong_at[tied] = ~tokens_right(logits[tied], targets[tied])
     return tokens.cpu(), margin.cpu(), wrong_at.cpu()
-
-
-def leads_of(logits: Float[Tensor, "batch read d_vocab"], targets: Tokens) -> Float[Tensor, "batch read"]:
-    """The lead of the right token over its best rival at each position, in logits; negative: wrong there."""
-    right = logits.gather(-1, targets[..., None])
-    rivals = logits.scatter(-1, targets[..., None], -torch.inf).amax(-1)
-    return right[..., 0] - rivals
 
 
 def float_error(subject: Subject, tokens: Tokens) -> float:

@@ -20,6 +20,7 @@ from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.data import seeded
+from algoscope.networks.evaluation import tokens_right
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
@@ -160,7 +161,7 @@ def shares_right(run: Run, width: int, fresh: int) -> dict[str, float]:
     n_right = dict.fromkeys(MEASURES, 0)
     with torch.no_grad():
         for part in tokens.split(max(1, TOKENS // task.n_ctx)):
-            hit = subject.answer_logits(part).argmax(dim=-1) == part[:, task.prompt_length :]
+            hit = tokens_right(subject.answer_logits(part), part[:, task.prompt_length :])
             for what, read in MEASURES.items():
                 n_right[what] += int(hit[:, read].all(dim=1).sum())
     return {what: count / fresh for what, count in n_right.items()}
