@@ -78,7 +78,7 @@ def populations(largest: int, n_other: int) -> None:
                 found.extend(train_many(configs, runs_dir=folder, progress=False).runs.values())
 
             spent = harness.seconds(together)
-            steps += [run.summary["steps"] for run in found]
+            steps += [run.summary.steps for run in found]
             rows.append((size, f"{spent:.1f}", f"{60 * len(found) / spent:.1f}"))
             if len(other) < n_other:
                 torch.set_num_threads(threads)

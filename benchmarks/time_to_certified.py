@@ -61,7 +61,7 @@ def reference(seed: int) -> tuple[float, int] | None:
 def ours(recipe: str, seed: int, folder: str) -> tuple[float, int, int]:
     """Seconds, examples, and how many of the 1,000,000 sums are wrong at the end."""
     run = ag.train(recipe, seed=seed, runs_dir=folder, progress=False)
-    return run.summary["seconds"], run.summary["examples"], ag.certify(run).facts["wrong"]
+    return run.summary.seconds, run.summary.examples, ag.certify(run).facts["wrong"]
 
 
 def main(n_ours: int = 20, n_reference: int = 5, *recipes: str) -> None:

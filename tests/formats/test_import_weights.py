@@ -295,7 +295,7 @@ def test_an_imported_model_is_a_run_like_any_other(clock: Path, runs_dir: Path, 
     assert code == 0
     code, out, err = run("import", clock, "--task", "modular", "--name", "mine")
     assert code == 2
-    assert "already there" in err
+    assert "exists and is finished" in err
 
 
 def test_the_account_is_kept(clock: Path, runs_dir: Path, run) -> None:
@@ -304,11 +304,11 @@ def test_the_account_is_kept(clock: Path, runs_dir: Path, run) -> None:
     said = json.loads(out)
     assert said["run"] == "clock"
     summary = ag.Run.find("clock", runs_dir).summary
-    assert summary == {key: value for key, value in said.items() if key not in ("run", "path")}
-    assert summary["imported"]["file"] == "clock.safetensors"
-    assert len(summary["imported"]["sha256"]) == 64
-    assert [row["value"] for row in summary["imported"]["account"] if row["what"] == "d_model"] == [45]
-    assert (summary["steps"], summary["test_accuracy"]) == (0, 1.0)
+    assert summary.model_dump(mode="json") == {key: value for key, value in said.items() if key not in ("run", "path")}
+    assert summary.imported.file == "clock.safetensors"
+    assert len(summary.imported.sha256) == 64
+    assert [row.value for row in summary.imported.account if row.what == "d_model"] == [45]
+    assert (summary.steps, summary.test_accuracy) == (0, 1.0)
 
 
 def test_the_report_of_an_imported_model(tmp_path: Path, runs_dir: Path) -> None:
@@ -316,7 +316,7 @@ def test_the_report_of_an_imported_model(tmp_path: Path, runs_dir: Path) -> None
     assert made.name == "it"
     page = ag.report(made)
     assert page == made.path / "report.html"
-    assert made.summary["weights_sha256"] in page.read_text()
+    assert made.summary.weights_sha256 in page.read_text()
 
 
 def test_a_name_that_cannot_be_one_is_refused(clock: Path, runs_dir: Path) -> None:

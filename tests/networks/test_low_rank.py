@@ -147,7 +147,7 @@ def test_a_run_is_resumed_to_the_same_weights(ranked_run: Run, tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             ag.train("add3", name="ranked", settings=RANKED, runs_dir=tmp_path, progress=False)
     resumed = ag.train("add3", name="ranked", runs_dir=tmp_path, resume=True, progress=False)
-    assert resumed.summary["weights_sha256"] == ranked_run.summary["weights_sha256"]
+    assert resumed.summary.weights_sha256 == ranked_run.summary.weights_sha256
 
 
 def test_verdict_patching_and_folding_are_those_of_the_whole_model(ranked_run: Run) -> None:

@@ -174,7 +174,7 @@ def test_a_resumed_run_with_widths_equals_an_uninterrupted_one(
         with pytest.raises(Interrupted):
             ag.train(tiny(positions), name="part", runs_dir=tmp_path, progress=False)
     part = ag.train(tiny(positions), name="part", runs_dir=tmp_path, progress=False, resume=True)
-    assert part.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert part.summary.weights_sha256 == whole.summary.weights_sha256
     assert without_times(part) == without_times(whole)
 
 

@@ -22,7 +22,7 @@ def test_a_run_opens_by_name_by_path_and_at_a_step(small_run: Run) -> None:
     directory = small_run.path.parent
     by_name = ag.open("run:small", runs_dir=directory)
     by_path = ag.open(f"run:{small_run.path}")
-    assert by_name.weights_sha256 == by_path.weights_sha256 == small_run.summary["weights_sha256"]
+    assert by_name.weights_sha256 == by_path.weights_sha256 == small_run.summary.weights_sha256
     early = ag.open("run:small@16", runs_dir=directory)
     assert early.weights_sha256 != by_name.weights_sha256
     assert ag.open("run:small@0", runs_dir=directory).weights_sha256 == by_name.before_training().weights_sha256
@@ -38,7 +38,7 @@ def test_a_recipes_name_finds_its_only_member(small_run: Run, tmp_path: Path) ->
 
 def test_a_moved_folder_is_all_that_is_needed(copy: Run, small_run: Run) -> None:
     moved = copy.path.rename(copy.path.with_name("elsewhere"))
-    assert ag.open(f"run:{moved}").weights_sha256 == small_run.summary["weights_sha256"]
+    assert ag.open(f"run:{moved}").weights_sha256 == small_run.summary.weights_sha256
 
 
 def test_weights_in_a_file_open_with_the_config_beside_them(small_run: Run, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_weights_in_a_file_open_with_the_config_beside_them(small_run: Run, tmp_
         ag.open(f"file:{tmp_path}/model.safetensors")
     shutil.copy(small_run.path / "config.json", tmp_path / "model.json")
     opened = ag.open(f"file:{tmp_path}/model.safetensors")
-    assert opened.weights_sha256 == small_run.summary["weights_sha256"]
+    assert opened.weights_sha256 == small_run.summary.weights_sha256
     assert opened.origin is None
 
 

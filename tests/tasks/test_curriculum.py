@@ -126,7 +126,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, monkeypatch: 
         with pytest.raises(Interrupted):
             ag.train("add3", name="cut", settings=settings(), runs_dir=tmp_path, progress=False)
     cut = ag.train("add3", name="cut", settings=settings(), resume=True, runs_dir=tmp_path, progress=False)
-    assert cut.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert cut.summary.weights_sha256 == whole.summary.weights_sha256
 
 
 def test_easy_batches_do_not_start_the_decay(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_their_first_steps_learn_and_repeat(recipe: str, tmp_path: Path) -> None
     run, again = (ag.train(recipe, name=name, settings=SHORT, runs_dir=tmp_path, progress=False) for name in "ab")
     losses = [row["loss"] for row in run.metrics()]
     assert losses[-1] < losses[0]
-    assert run.summary["weights_sha256"] == again.summary["weights_sha256"]
+    assert run.summary.weights_sha256 == again.summary.weights_sha256
 
 
 def test_a_verdict_on_ten_digits_draws_from_every_class(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_only_what_is_named_trains(runs: Path) -> None:
     updates = {f"blocks.{i}.{part}.{side}" for i in (0, 1) for part in ("attn.q", "mlp.w_out") for side in SIDES}
     biases = {"blocks.0.ln1.bias", "blocks.0.ln2.bias", "blocks.0.mlp.w_in.bias", "blocks.0.mlp.w_out.base.bias"}
     assert changed == updates | biases | {"pos_embed.weight"}
-    assert run.summary["trained_parameters"] == sum(last[name].numel() for name in changed)
+    assert run.summary.trained_parameters == sum(last[name].numel() for name in changed)
 
 
 def test_adamw_tunes_too(runs: Path) -> None:
@@ -111,8 +111,8 @@ def test_adamw_tunes_too(runs: Path) -> None:
 
 def test_parameters_are_counted_with_the_update(tuned: Run, runs: Path) -> None:
     base, whole_run = (ag.params(f"run:{name}", runs_dir=runs)["total"] for name in ("small", "tuned"))
-    assert whole_run == base + tuned.summary["trained_parameters"]
-    assert whole_run == tuned.summary["parameters"]
+    assert whole_run == base + tuned.summary.trained_parameters
+    assert whole_run == tuned.summary.parameters
     assert ag.params("sub3_lora")["total"] == ag.params("add3")["total"] + 4 * 2 * (4 * 64 + 2 * 96)
 
 
@@ -122,14 +122,14 @@ def test_parameters_are_counted_with_the_update(tuned: Run, runs: Path) -> None:
 def test_the_config_is_complete_and_says_which_weights_it_began_with(runs: Path, tuned: Run) -> None:
     start = tuned.config.start
     assert start is not None
-    assert start.weights_sha256 == Run(runs / "small").summary["weights_sha256"]
+    assert start.weights_sha256 == Run(runs / "small").summary.weights_sha256
     assert parse_config(json.loads(tuned.config.model_dump_json())) == tuned.config
 
 
 def test_the_folder_opens_where_there_is_no_base(tuned: Run, tmp_path: Path) -> None:
     shutil.copytree(tuned.path, tmp_path / "elsewhere")
     there = ag.open(f"run:{tmp_path / 'elsewhere'}")
-    assert there.weights_sha256 == tuned.summary["weights_sha256"]
+    assert there.weights_sha256 == tuned.summary.weights_sha256
     assert ag.certify(there)["wrong"] == ag.certify(tuned)["wrong"]
     again = ag.train("sub3_lora", name="elsewhere", runs_dir=tmp_path, resume=True, progress=False)
     assert again.is_whole
@@ -154,7 +154,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     if not with_base:
         shutil.rmtree(tmp_path / "small")
     resumed = ag.train("sub3_lora", name="tuned", runs_dir=tmp_path, resume=True, progress=False)
-    assert resumed.summary["weights_sha256"] == tuned.summary["weights_sha256"]
+    assert resumed.summary.weights_sha256 == tuned.summary.weights_sha256
 
 
 def test_another_base_under_the_same_name_is_noticed(runs: Path, tuned: Run, tmp_path: Path) -> None:
@@ -240,14 +240,14 @@ def test_a_merged_run_is_a_plain_one(runs: Path, tuned: Run, run) -> None:
     code, out, _ = run("merge", "run:tuned", "--runs-dir", runs, "--json")
     said = json.loads(out)
     assert (code, said["run"], said["merged"]["subject"]) == (0, "tuned-merged", "run:tuned")
-    assert said["merged"]["weights_sha256"] == tuned.summary["weights_sha256"]
+    assert said["merged"]["weights_sha256"] == tuned.summary.weights_sha256
     merged = Run(runs / "tuned-merged")
     base = read_tensors(sorted((runs / "small/checkpoints").glob("*"))[-1])
     kept = read_tensors(merged.path / "checkpoints/step_00000001.safetensors")
     assert {name: tensor.shape for name, tensor in kept.items()} == {n: t.shape for n, t in base.items()}
     assert merged.config.start is None
     assert ag.certify(merged)["wrong"] == ag.certify(tuned)["wrong"]
-    assert merged.summary["test_accuracy"] == pytest.approx(1 - ag.certify(tuned)["wrong"] / 100)
+    assert merged.summary.test_accuracy == pytest.approx(1 - ag.certify(tuned)["wrong"] / 100)
     code, _, err = run("merge", "run:tuned", "--runs-dir", runs)
     assert (code, err.count("\n")) == (2, 1)
     code, out, _ = run("merge", "run:tuned", "--runs-dir", runs, "--name", "again")

@@ -100,9 +100,9 @@ def test_a_member_of_a_stack_equals_itself_alone(family: str, tmp_path: Path, fl
     assert not together.failed
     for name, other in alone(configs, tmp_path / "b").items():
         run = together.runs[name]
-        assert run.summary["stacked"] <= len(configs)
-        assert run.summary["steps"] == other.summary["steps"]
-        assert run.summary["examples"] == other.summary["examples"]
+        assert run.summary.stacked <= len(configs)
+        assert run.summary.steps == other.summary.steps
+        assert run.summary.examples == other.summary.examples
         assert run.steps == other.steps
         assert largest_difference(run, other) < 1e-9
         rows, wanted = run.metrics(), other.metrics()
@@ -115,7 +115,7 @@ def test_members_are_shared_among_processes_bit_for_bit(tmp_path: Path) -> None:
     found = train_many(configs, runs_dir=tmp_path / "a", workers=2, stack=1, progress=False)
     assert list(found.runs) == list(configs)
     for name, other in alone(configs, tmp_path / "b").items():
-        assert found.runs[name].summary["weights_sha256"] == other.summary["weights_sha256"]
+        assert found.runs[name].summary.weights_sha256 == other.summary.weights_sha256
 
 
 def test_a_member_that_diverges_leaves_the_rest(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_member_that_diverges_leaves_the_rest(tmp_path: Path) -> None:
 def test_whole_members_are_kept_and_names_that_are_taken_are_refused(tmp_path: Path) -> None:
     first = train_many({"m0": config(0)}, runs_dir=tmp_path, progress=False).runs["m0"]
     written = (first.path / "run.json").stat().st_mtime_ns
-    with pytest.raises(RunFolderError, match="already there and whole"):
+    with pytest.raises(RunFolderError, match="exists and is finished"):
         train_many({"m1": config(1), "m0": config(0)}, runs_dir=tmp_path, progress=False)
     assert not (tmp_path / "m1").exists()
     both = train_many({"m1": config(1), "m0": config(0)}, runs_dir=tmp_path, resume=True, progress=False)
@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = train_many(configs, runs_dir=tmp_path / "a", workers=1, stack=3, resume=True, progress=False)
     whole = train_many(configs, runs_dir=tmp_path / "b", workers=1, stack=3, progress=False)
     for name, run in found.runs.items():
-        assert run.summary["weights_sha256"] == whole.runs[name].summary["weights_sha256"]
+        assert run.summary.weights_sha256 == whole.runs[name].summary.weights_sha256
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
@@ -323,7 +323,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
         assert again.steps == run.steps
         assert not list(again.path.glob("**/*.tmp*"))
         if stack == 1:
-            assert again.summary["weights_sha256"] == run.summary["weights_sha256"]
+            assert again.summary.weights_sha256 == run.summary.weights_sha256
 
 
 def test_two_processes_on_one_name_the_second_is_refused(tmp_path: Path, trainer: Trainer) -> None:

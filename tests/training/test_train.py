@@ -1,6 +1,8 @@
 """Training: the same weights every time, nothing lost when it stops, one line when it cannot go on."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def hash_of(run: Run) -> str:
 
 def test_same_recipe_and_seed_same_weights_bit_for_bit(small_run: Run, tmp_path: Path) -> None:
     again = small(tmp_path)
-    assert hash_of(again) == hash_of(small_run) == small_run.summary["weights_sha256"]
+    assert hash_of(again) == hash_of(small_run) == small_run.summary.weights_sha256
     other = small(tmp_path, "other", seed=1)
     assert hash_of(other) != hash_of(small_run)
 
@@ -88,7 +90,7 @@ def test_a_run_ends_where_enough_is_right(tmp_path: Path, monkeypatch: pytest.Mo
     accuracies = iter([0.2, 0.6, 0.7])
     monkeypatch.setattr(Member, "_evaluate", lambda self, stack, place: (1.0, next(accuracies)))
     run = small(tmp_path, **{"train.stop_at": 0.5, "train.eval_every": 20})
-    assert (run.summary["steps"], run.summary["test_accuracy"]) == (40, 0.6)
+    assert (run.summary.steps, run.summary.test_accuracy) == (40, 0.6)
     assert run.is_whole
     assert run.steps[-1] == 40
 
@@ -109,7 +111,7 @@ def test_a_whole_run_is_returned_as_it_is(tmp_path: Path) -> None:
     written = (run.path / "run.json").stat().st_mtime_ns
     assert hash_of(small(tmp_path, resume=True)) == hash_of(run)
     assert (run.path / "run.json").stat().st_mtime_ns == written
-    with pytest.raises(RunFolderError, match="already there and whole"):
+    with pytest.raises(RunFolderError, match="exists and is finished"):
         small(tmp_path)
 
 
@@ -189,9 +191,20 @@ def test_checkpoints_are_dense_early_and_even_later() -> None:
 
 def test_run_json_is_complete(small_run: Run) -> None:
     summary = small_run.summary
-    assert summary["parameters"] == sum(p.numel() for p in small_run.model().parameters())
-    assert summary["examples"] == 60 * 32
-    assert set(summary["versions"]) == {"algoscope", "python", "torch"}
+    assert summary.parameters == sum(p.numel() for p in small_run.model().parameters())
+    assert summary.examples == 60 * 32
+    assert set(summary.versions) == {"algoscope", "python", "torch"}
+    assert summary.processor.capability == torch.backends.cpu.get_cpu_capability()
+    assert summary.processor.name
+
+
+def test_a_summary_without_a_processor_still_opens(small_run: Run, tmp_path: Path) -> None:
+    older = json.loads((small_run.path / "run.json").read_text())
+    del older["processor"], older["imported"], older["merged"]
+    shutil.copytree(small_run.path, tmp_path / "older")
+    (tmp_path / "older" / "run.json").write_text(json.dumps(older))
+    summary = Run(tmp_path / "older").summary
+    assert summary == small_run.summary.model_copy(update={"processor": None})
 
 
 def test_the_fixed_set_is_trained_epoch_by_epoch(tmp_path: Path) -> None:
@@ -204,7 +217,7 @@ def test_the_fixed_set_is_trained_epoch_by_epoch(tmp_path: Path) -> None:
         "train.eval_every": 10,
     }
     run = ag.train("add3_reference", name="fixed", settings=settings, runs_dir=tmp_path, progress=False)
-    assert run.summary["examples"] == 2 * 500 + 4 * 64
+    assert run.summary.examples == 2 * 500 + 4 * 64
 
 
 def test_training_lowers_the_loss_of_a_learnable_task(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from algoscope.core.draw import find_browser
 from algoscope.core.threads import free_cores
 from algoscope.recipes.addition import add3
-from algoscope.runs.run_folder import runs_directory
+from algoscope.runs.paths import runs_directory
 from algoscope.training.population import worth_stacking
 from algoscope.version import __version__
 

@@ -7,7 +7,8 @@ from typing import Any
 from algoscope.core.finding import Finding
 from algoscope.doors.report.report import report
 from algoscope.recipes.addition import add3
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import is_run, runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.training.train import train
 from algoscope.verdicts.certification.certify import certify
@@ -23,7 +24,7 @@ def run_demo(*, runs_dir: str | Path | None = None, progress: bool = True) -> di
     """
     folder = runs_directory(runs_dir) / NAME
     earlier = Run(folder)
-    if (folder / "config.json").exists() and earlier.config == add3():
+    if is_run(folder) and earlier.config == add3():
         earlier.remove()
     marks = [time.perf_counter()]
     run = train("add3", name=NAME, runs_dir=runs_dir, progress=progress)

@@ -27,7 +27,7 @@ PUBLIC = Table(
         "checkup": Entry("algoscope.doors.checkup:checkup", "what this machine and installation can do"),
         "curves": Entry("algoscope.runs.learning_curves:read_curves", "plateau and jump in a run's metrics"),
         "params": Entry("algoscope.doors.params:params", "parameters by component, beside published shapes"),
-        "runs_directory": Entry("algoscope.runs.run_folder:runs_directory", "where runs live"),
+        "runs_directory": Entry("algoscope.runs.paths:runs_directory", "where runs live"),
         "Run": Entry("algoscope.runs.run_folder:Run", "a run folder"),
         "override": Entry("algoscope.config:override", "a config with some fields changed"),
         "RunConfig": Entry("algoscope.config:RunConfig", "everything that a run depends on"),

@@ -5,9 +5,9 @@
       metrics.jsonl                     one row per logged step
       checkpoints/step_00000100.safetensors
       state/step_00000100.safetensors   what a resume needs beside the weights; only the newest is kept
-      findings/*.json                   what lenses and verdicts said
+      findings/*.json                   findings of lenses and verdicts
       timeline/*.json                   numbers of one measure at one checkpoint, kept so that none is measured twice
-      run.json                          seed, versions, weights hash, final numbers; written last: the run is whole
+      run.json                          seed, versions, weights hash, final numbers; written last: the run is finished
 
 Everything is written beside its target and renamed, so a killed process leaves the old file or the new one.
 """
@@ -15,8 +15,6 @@ Everything is written beside its target and renamed, so a killed process leaves 
 import hashlib
 import json
 import math
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,14 +33,10 @@ from algoscope.core.files import disk_errors, write_atomically
 from algoscope.core.finding import Finding
 from algoscope.networks.lora import add_updates
 from algoscope.networks.transformer import Transformer
+from algoscope.runs.paths import CONFIG, METRICS, NAME, SUMMARY, find_run, is_run, run_folders, steps_in
+from algoscope.runs.summary import RunSummary
 
 Weights = Mapping[str, Tensor]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def runs_directory(given: str | Path | None = None) -> Path:
-    """Where runs live: the given folder, else $ALGOSCOPE_RUNS, else ./runs."""
-    return Path(given or os.environ.get("ALGOSCOPE_RUNS") or "runs")
 
 
 def weights_hash(weights: Weights) -> str:
@@ -75,7 +69,7 @@ def read_config(path: Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk, whole or not."""
+    """A run folder on disk, finished or not."""
 
     path: Path
 
@@ -83,30 +77,28 @@ class Run:
 
     @classmethod
     def find(cls, name: str, directory: Path) -> "Run":
-        """The run called `name` in `directory`, or at that path.
+        """The run called `name` in a directory, or at that path.
 
-        A recipe's name stands for its only run (`add3` for `add3-s0`). Raises RunFolderError when there is none, and
-        when there are several.
+        Args:
+            name: of the run, of the recipe that it is the only run of (`add3` for `add3-s0`), or a path.
+            directory: where runs are; see `runs_directory`.
+        Returns:
+            The run, finished or not.
+        Raises:
+            RunFolderError: where there is none, and where there are several.
         """
-        if "/" not in name and (directory / name / "config.json").is_file():
-            return cls(directory / name)
-        if (Path(name) / "config.json").is_file():
-            return cls(Path(name))
-        known = [run.name for run in cls.all(directory)]
-        members = [other for other in known if re.fullmatch(re.escape(name) + r"-s\d+", other)]
-        if len(members) == 1:
-            return cls(directory / members[0])
-        if members:
-            raise RunFolderError(f"{name!r} could be any of {', '.join(members)}: name one")
-        raise RunFolderError(
-            f"no run {name!r} in {directory}: {'there are ' + ', '.join(known) if known else 'it holds none'}; "
-            "train one with `algoscope train RECIPE`, or point at another folder with --runs-dir"
-        )
+        return cls(find_run(name, directory))
 
     @classmethod
     def all(cls, directory: Path) -> list["Run"]:
-        """Every run in a folder, by name."""
-        return [cls(path.parent) for path in sorted(directory.glob("*/config.json"))]
+        """Every run in a directory, by name.
+
+        Args:
+            directory: where runs are; see `runs_directory`.
+        Returns:
+            The runs, finished or not.
+        """
+        return [cls(path) for path in run_folders(directory)]
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "Run":
@@ -114,11 +106,11 @@ class Run:
         if not NAME.fullmatch(path.name):
             raise RunFolderError(f"{path.name!r} cannot name a run: use letters, digits, '.', '_' and '-'")
         run = cls(path)
-        if (path / "config.json").exists():
+        if is_run(path):
             way = "" if run.is_whole else "go on with --resume, "
-            state = "is already there and whole" if run.is_whole else f"stopped at step {run.newest_step or 0}"
+            state = "exists and is finished" if run.is_whole else f"stopped at step {run.newest_step or 0}"
             raise RunFolderError(f"run {path} {state}: {way}choose another --name, or `algoscope runs rm {run.name}`")
-        write_atomically(path / "config.json", config.model_dump_json(indent=2))
+        write_atomically(path / CONFIG, config.model_dump_json(indent=2))
         return run
 
     # ------------------------------------------------------------------ reading
@@ -129,28 +121,27 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        return (self.path / "run.json").is_file()
+        """Is the run finished?"""
+        return (self.path / SUMMARY).is_file()
 
     @property
     def config(self) -> RunConfig:
-        return read_config(self.path / "config.json")
+        return read_config(self.path / CONFIG)
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """`run.json`: what the run ended with; empty while it is not whole."""
+    def summary(self) -> RunSummary:
+        """`run.json`: what the run ended with. Raises RunFolderError where it is not finished, or cannot be read."""
         if not self.is_whole:
-            return {}
+            raise RunFolderError(f"run {self.name} stopped at step {self.newest_step or 0}: go on with --resume")
         try:
-            return json.loads((self.path / "run.json").read_text())
+            return RunSummary.model_validate_json((self.path / SUMMARY).read_bytes())
         except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / 'run.json'} cannot be read: {error}") from error
+            raise RunFolderError(f"{self.path / SUMMARY} cannot be read: {error}") from error
 
     @property
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        return [
-            int(path.stem.removeprefix("step_")) for path in sorted(self.path.glob("checkpoints/step_*.safetensors"))
-        ]
+        return steps_in(self.path)
 
     @property
     def newest_step(self) -> int | None:
@@ -158,7 +149,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The logged rows in the order of their steps; a last line cut short by a crash is left out."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         rows = []
         for line in path.read_text().splitlines() if path.is_file() else []:
             try:
@@ -230,14 +221,14 @@ class Run:
         return None
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         with disk_errors(path), path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def cut_metrics(self, after: int) -> None:
         """Forget the rows of steps that will be taken again."""
         rows = [row for row in self.metrics() if row["step"] <= after]
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
         """Remove the checkpoints of the other steps."""
@@ -245,13 +236,13 @@ class Run:
             if not keep(step):
                 self._checkpoint(step).unlink()
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write `run.json`: from now on the run is whole."""
-        write_atomically(self.path / "run.json", json.dumps(summary, indent=2))
+    def finish(self, summary: RunSummary) -> None:
+        """Write `run.json`: from now on the run is finished."""
+        write_atomically(self.path / SUMMARY, summary.model_dump_json(indent=2))
 
     def keep(self, finding: Finding) -> None:
         """Write a finding into the folder, if it is about the weights that the run ended with."""
-        if self.is_whole and finding.provenance.get("weights_sha256") == self.summary["weights_sha256"]:
+        if self.is_whole and finding.provenance.get("weights_sha256") == self.summary.weights_sha256:
             write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
 
     def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
@@ -263,7 +254,7 @@ class Run:
     def remove(self) -> None:
         """Delete the folder; `config.json` goes first, so that half a deletion is not taken for a run."""
         with disk_errors(self.path):
-            (self.path / "config.json").unlink(missing_ok=True)
+            (self.path / CONFIG).unlink(missing_ok=True)
             shutil.rmtree(self.path)
 
     def _numbers(self, measure: str, weights_sha256: str) -> Path:

@@ -1,6 +1,5 @@
 """Weights of other tools: `foreign:PATH` opens them, `import_weights` makes a run folder of them."""
 
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from urllib.parse import unquote
 
 import torch
 
-import algoscope.version as version
 from algoscope.config import SHORT, ModelConfig, RunConfig, override, parse_config
 from algoscope.core.errors import SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.formats.checkpoint_files import ForeignFile, read_foreign
@@ -21,7 +19,9 @@ from algoscope.formats.transformerlens import ACTIVATIONS
 from algoscope.networks.evaluation import evaluate
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
-from algoscope.runs.run_folder import Run, load_model, runs_directory, weights_hash
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run, load_model, weights_hash
+from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.tasks.table import TASKS
@@ -68,29 +68,21 @@ def import_weights(
     weights = found.model.state_dict()
     run.save_checkpoint(1, weights, {})
     run.finish(
-        {
-            "recipe": found.config.recipe,
-            "seed": found.config.seed,
-            "steps": 0,
-            "examples": 0,
-            "seconds": 0.0,
+        RunSummary.of(
+            found.config,
+            steps=0,
+            examples=0,
+            seconds=0.0,
             **answers_of(found.config, found.model),
-            "parameters": sum(weight.numel() for weight in weights.values()),
-            "weights_sha256": weights_hash(weights),
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "versions": {
-                "algoscope": version.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            "imported": {
-                "file": found.file.path.name,
-                "sha256": found.file.sha256,
-                "account": [{"what": row.what, "value": row.value, "how": row.how} for row in found.account],
-                "left_out": list(found.left_out),
-            },
-        }
+            parameters=sum(weight.numel() for weight in weights.values()),
+            weights_sha256=weights_hash(weights),
+            imported=ImportedFrom(
+                file=found.file.path.name,
+                sha256=found.file.sha256,
+                account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in found.account),
+                left_out=found.left_out,
+            ),
+        )
     )
     return run
 

@@ -1,14 +1,12 @@
 """Runs whose matrices are products or sums, written as runs whose matrices are whole."""
 
-import platform
 from pathlib import Path
 
-import torch
-
-import algoscope.version as version
 from algoscope.core.errors import SubjectError
 from algoscope.networks.lora import whole
-from algoscope.runs.run_folder import Run, runs_directory, weights_hash
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run, weights_hash
+from algoscope.runs.summary import MergedFrom, RunSummary
 from algoscope.subjects.foreign import answers_of
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -35,23 +33,15 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
     weights = plain.state_dict()
     run.save_checkpoint(1, weights, {})
     run.finish(
-        {
-            "recipe": config.recipe,
-            "seed": config.seed,
-            "steps": 0,
-            "examples": 0,
-            "seconds": 0.0,
+        RunSummary.of(
+            config,
+            steps=0,
+            examples=0,
+            seconds=0.0,
             **answers_of(config, plain),
-            "parameters": sum(weight.numel() for weight in weights.values()),
-            "weights_sha256": weights_hash(weights),
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
-            "versions": {
-                "algoscope": version.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
-            "merged": {"subject": opened.name, "weights_sha256": opened.weights_sha256},
-        }
+            parameters=sum(weight.numel() for weight in weights.values()),
+            weights_sha256=weights_hash(weights),
+            merged=MergedFrom(subject=opened.name, weights_sha256=opened.weights_sha256),
+        )
     )
     return run

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from algoscope.core.errors import SubjectError
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
 

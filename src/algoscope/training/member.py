@@ -1,6 +1,5 @@
 """One run while it is trained: its folder, its data, its schedule, and the rows not yet checked."""
 
-import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import algoscope.version as version
 from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import DivergedError
 from algoscope.data import batches, held_out
@@ -18,6 +16,7 @@ from algoscope.networks.digit_positions import drawn_places
 from algoscope.networks.evaluation import answers_right, evaluate
 from algoscope.networks.transformer import Place
 from algoscope.runs.run_folder import Run, load_model, weights_hash
+from algoscope.runs.summary import RunSummary
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.initial_weights import first_model
 from algoscope.training.model_stack import Stack, Start
@@ -184,28 +183,20 @@ class Member:
 
     def _finish(self, stack: Stack, place: int) -> None:
         last, weights = self.run.metrics()[-1], stack.weights(place)
-        self.run.finish(
-            {
-                "recipe": self.config.recipe,
-                "seed": self.config.seed,
-                "steps": self.step,
-                "examples": self.examples,
-                "seconds": last["seconds"],
-                "loss": last["loss"],
-                "test_accuracy": last["test_accuracy"],
-                "parameters": sum(p.numel() for p in stack.model.parameters()),
-                "trained_parameters": stack.flat.values.shape[1],
-                "weights_sha256": weights_hash(weights),
-                "device": str(self.device),
-                "threads": torch.get_num_threads(),
-                "stacked": len(stack.configs),
-                "versions": {
-                    "algoscope": version.__version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                },
-            }
+        summary = RunSummary.of(
+            self.config,
+            steps=self.step,
+            examples=self.examples,
+            seconds=last["seconds"],
+            loss=last["loss"],
+            test_accuracy=last["test_accuracy"],
+            parameters=sum(p.numel() for p in stack.model.parameters()),
+            trained_parameters=stack.flat.values.shape[1],
+            weights_sha256=weights_hash(weights),
+            device=str(self.device),
+            stacked=len(stack.configs),
         )
+        self.run.finish(summary)
 
 
 def is_checkpoint(step: int, every: int) -> bool:

@@ -17,7 +17,8 @@ from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.training.initial_weights import settled
 from algoscope.training.train import find_device, finishing_the_step, open_run
 from algoscope.training.worker_pool import Tally, one_by_one, share_out

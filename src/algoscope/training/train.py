@@ -14,7 +14,8 @@ from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFo
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.recipes.table import RECIPES
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.training.initial_weights import settled
 from algoscope.training.member import Member
 from algoscope.training.model_stack import Stack

@@ -2,9 +2,7 @@
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +12,7 @@ from rich.table import Table as RichTable
 
 from algoscope.core.registry import Table
 from algoscope.planted.table import PLANTED
+from algoscope.runs.paths import run_folders, runs_directory
 
 PIPED_WIDTH = 200
 
@@ -58,21 +57,19 @@ def names(table: Table[Any]) -> Callable[..., list[CompletionItem]]:
     return complete
 
 
+def _run_names(ctx: click.Context) -> list[str]:
+    return [path.name for path in run_folders(runs_directory(ctx.params.get("runs_dir")))]
+
+
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of the runs in the runs directory."""
-    return [CompletionItem(name) for name in run_names(ctx.params.get("runs_dir")) if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in _run_names(ctx) if name.startswith(incomplete)]
 
 
 def complete_subject(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """`run:NAME` for every run, `planted:NAME` for every planted model."""
-    named = [f"run:{name}" for name in run_names(ctx.params.get("runs_dir"))]
+    named = [f"run:{name}" for name in _run_names(ctx)]
     planted = [f"planted:{name}" for name in PLANTED]
     return [
         CompletionItem(name) for name in [*named, *planted, "hf:", "file:", "foreign:"] if name.startswith(incomplete)
     ]
-
-
-def run_names(runs_dir: str | None) -> list[str]:
-    """As `Run.all`, without loading PyTorch: completion must answer at once."""
-    directory = Path(runs_dir or os.environ.get("ALGOSCOPE_RUNS") or "runs")
-    return [path.parent.name for path in sorted(directory.glob("*/config.json"))]

@@ -20,7 +20,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
                 "path": str(done["run"].path),
                 "report": str(done["report"]),
                 "seconds": seconds,
-                "training": done["run"].summary,
+                "training": done["run"].summary.model_dump(mode="json"),
                 "verdict": facts,
             }
         )

@@ -1,13 +1,13 @@
 """Commands that turn weights into other forms: import, export, merge."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
-from algoscope.doors.cli.runs_commands import parse_settings
+from algoscope.doors.cli.runs_commands import ended, parse_settings
 from algoscope.doors.table import PUBLIC
+from algoscope.runs.summary import RunSummary
 from algoscope.tasks.table import TASKS
 
 
@@ -54,17 +54,17 @@ def import_(
         name=name,
         runs_dir=runs_dir,
     )
-    summary: dict[str, Any] = run.summary
+    summary: RunSummary = run.summary
     if as_json:
-        show_json({"run": run.name, "path": str(run.path), **summary})
+        show_json(ended(run))
         return
-    found = summary["imported"]
-    shown = [(row["what"], "-" if row["value"] is None else str(row["value"]), row["how"]) for row in found["account"]]
+    assert summary.imported is not None
+    shown = [(row.what, "-" if row.value is None else str(row.value), row.how) for row in summary.imported.account]
     show_table("", ["what", "value", "how"], shown)
-    for line in found["left_out"]:
+    for line in summary.imported.left_out:
         click.echo(f"left out: {line}")
     click.echo(
-        f"{run.path}: {summary['parameters']:,} parameters, right on {summary['test_accuracy']:.2%} of the inputs that "
+        f"{run.path}: {summary.parameters:,} parameters, right on {summary.test_accuracy:.2%} of the inputs that "
         f"were tried; next: algoscope certify run:{run.name}"
     )
 
@@ -93,11 +93,11 @@ def export(
 def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Write SUBJECT, a run with low-rank updates or factors, as a run with whole matrices and the same logits."""
     run = PUBLIC.load("merge")(subject, name=name, runs_dir=runs_dir)
-    summary: dict[str, Any] = run.summary
+    summary: RunSummary = run.summary
     if as_json:
-        show_json({"run": run.name, "path": str(run.path), **summary})
+        show_json(ended(run))
     else:
         click.echo(
-            f"{run.path}: {summary['parameters']:,} parameters in whole matrices, right on "
-            f"{summary['test_accuracy']:.2%} of the inputs that were tried; next: algoscope certify run:{run.name}"
+            f"{run.path}: {summary.parameters:,} parameters in whole matrices, right on "
+            f"{summary.test_accuracy:.2%} of the inputs that were tried; next: algoscope certify run:{run.name}"
         )

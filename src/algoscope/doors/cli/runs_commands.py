@@ -57,7 +57,7 @@ def train(
 
 
 def _say_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
-    done = [{"run": run.name, "path": str(run.path), **run.summary} for run in runs]
+    done = [ended(run) for run in runs]
     if as_json:
         show_json(done[0] if alone else done)
         return
@@ -66,6 +66,11 @@ def _say_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
             f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
             f"{row['seconds']:.1f} s; next: algoscope certify run:{row['run']}"
         )
+
+
+def ended(run: Any) -> dict[str, Any]:
+    """A finished run for `--json`: its name, where it is, and its summary."""
+    return {"run": run.name, "path": str(run.path), **run.summary.model_dump(mode="json")}
 
 
 def parse_settings(settings: tuple[str, ...]) -> Mapping[str, str]:
@@ -115,7 +120,7 @@ def show(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
         "checkpoints": run.steps,
         "curves": {"claim": curves.claim, **curves.facts} if curves else None,
         "findings": [finding.claim for finding in run.findings()],
-        "summary": run.summary,
+        "summary": run.summary.model_dump(mode="json") if run.is_whole else {},
         "config": run.config.model_dump(),
     }
     if as_json:
@@ -143,14 +148,15 @@ def directory(runs_dir: str | None) -> Path:
 
 
 def describe(run: Any) -> dict[str, Any]:
-    """One row about a run, whole or not."""
+    """One row about a run, finished or not."""
+    summary = run.summary if run.is_whole else None
     verdicts = [finding.facts["wrong"] for finding in run.findings() if finding.kind == "certify"]
     return {
         "run": run.name,
         "recipe": run.config.recipe,
         "seed": run.config.seed,
-        "state": "whole" if run.is_whole else f"stopped at {run.newest_step or 0}",
-        "steps": run.summary.get("steps", run.newest_step or 0),
-        "test_accuracy": run.summary.get("test_accuracy"),
+        "state": "finished" if summary else f"stopped at {run.newest_step or 0}",
+        "steps": summary.steps if summary else run.newest_step or 0,
+        "test_accuracy": summary.test_accuracy if summary else None,
         "wrong": verdicts[0] if verdicts else None,
     }

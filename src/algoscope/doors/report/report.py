@@ -152,7 +152,7 @@ def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
 def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping[str, Any]) -> list[Section]:
     """What stands on the page, in its order: where the model comes from, the verdict, the lenses, its size."""
     sections = []
-    if subject.origin and "imported" in subject.origin.summary:
+    if subject.origin and subject.origin.is_whole and subject.origin.summary.imported:
         sections.append(Section("imported", "Origin of the weights", template="imported.j2"))
     elif subject.origin:
         sections.append(Section("trained", "Training setup", template="trained.j2"))

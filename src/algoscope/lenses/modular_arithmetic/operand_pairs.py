@@ -114,7 +114,7 @@ def _trained(run: Run, task: Binary, structure: Structure) -> Bool[Tensor, "n n"
     them is not here.
     """
     config = run.config
-    device = torch.device(run.summary.get("device", "cpu"))
+    device = torch.device(run.summary.device if run.is_whole else "cpu")
     if config.data.source != "fixed" or (device.type == "cuda" and not torch.cuda.is_available()):
         return None
     test = held_out(task, config.data, config.seed, device)

@@ -20,7 +20,8 @@ from algoscope.lenses.over_training.checkpoint_series import recalled
 from algoscope.networks.head_permutations import permuted
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.learning_curves import read_curves
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
 from algoscope.training.population import train_many
@@ -181,7 +182,7 @@ def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -
 
 def _outcome(run: Run, sample: int | None) -> dict[str, Any]:
     """Seed, certified count, the step of the jump, and the last logged loss."""
-    weights = run.summary["weights_sha256"]
+    weights = run.summary.weights_sha256
     verdict = run.finding("certify", weights) if sample is None else None
     if verdict is None:
         verdict = certify(run, sample=sample)

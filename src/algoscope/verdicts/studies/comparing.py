@@ -10,7 +10,8 @@ from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, RunFolderError
 from algoscope.core.finding import Finding
 from algoscope.recipes.table import RECIPES
-from algoscope.runs.run_folder import Run, runs_directory
+from algoscope.runs.paths import runs_directory
+from algoscope.runs.run_folder import Run
 from algoscope.tasks.base import Task
 from algoscope.training.population import train_many
 from algoscope.verdicts.certification.certify import certify
@@ -118,7 +119,7 @@ def measure(run: Run, progress: bool = False) -> Measured:
     checked = verdict["domain"]["checked"]
     return Measured(
         **_arrivals(run),
-        loss=run.summary["loss"],
+        loss=run.summary.loss,
         checked=checked,
         wrong=verdict["wrong"],
         accuracy=verdict["accuracy"],
@@ -138,7 +139,7 @@ def _arrivals(run: Run) -> dict[str, int | None]:
 def _verdict(run: Run, progress: bool) -> Finding:
     """The verdict by the task's first scheme: the one that is kept, where it is of that kind, else a new one."""
     task: Task = run.config.task
-    kept = run.finding("certify", run.summary["weights_sha256"])
+    kept = run.finding("certify", run.summary.weights_sha256)
     if kept is not None and "by_position" in kept.facts:
         classes = [row["class"] for row in kept["by_class"]]
         if classes == list(task.class_names(task.class_schemes[0])):

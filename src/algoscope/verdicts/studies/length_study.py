@@ -136,7 +136,7 @@ def shares_by_width(run: Run, widths: Sequence[int] = WIDTHS, fresh: int = FRESH
     wherever the model ends; `rest`, the share right after the first digit, given it. Kept in the run's folder.
     """
     asked = {"widths": list(widths), "fresh": fresh}
-    sha = run.summary["weights_sha256"]
+    sha = run.summary.weights_sha256
     kept = run.finding("widths", sha)
     if kept is not None and kept["asked"] == asked:
         found: dict[str, list[float]] = kept["shares"]
