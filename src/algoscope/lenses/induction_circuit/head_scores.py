@@ -1,6 +1,6 @@
 """Where heads look, and what they write, when a stretch of tokens comes again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.data import seeded
+from algoscope.lenses.inputs.repeated_tokens import distinct_blocks, usable_tokens
 from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Head
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
@@ -80,10 +81,10 @@ def repeated_rows(
     start = subject.text.encode(first)
     copying = subject.task if subject.has_task and isinstance(subject.task, Copying) else None
     room = (subject.task.n_ctx - 1 if subject.has_task else subject.cfg.n_ctx) - len(start)
-    usable = _usable(subject, start)
+    usable = usable_tokens(subject, start)
     lengths, n_read = _sizes(subject, copying, room, len(usable), n_inputs, length, copies)
     generator = seeded(torch.device("cpu"), seed)
-    blocks = usable[torch.rand(n_inputs, len(usable), generator=generator).topk(max(lengths)).indices]
+    blocks = distinct_blocks(usable, n_inputs, max(lengths), generator)
     period = torch.tensor(lengths).repeat(-(-n_inputs // len(lengths)))[:n_inputs]
     body = blocks.gather(1, torch.arange(n_read + 1) % period[:, None])
     tokens = torch.cat([torch.tensor(start, dtype=torch.long).expand(n_inputs, -1), body], dim=1)
@@ -96,16 +97,6 @@ def repeated_rows(
         trained=copying is not None and set(lengths) <= set(copying.lengths),
         meaning=f"{n_inputs:,} rows of random tokens in blocks of {said}, read over {n_read} positions",
     )
-
-
-def _usable(subject: Subject, start: Sequence[int]) -> Int[Tensor, "some"]:
-    """The tokens that blocks are made of: those of the task, or all; none that is special."""
-    if subject.has_task:
-        number = {token: i for i, token in enumerate(subject.task.vocabulary)}
-        known = {number[token] for token in subject.task.used_tokens}
-    else:
-        known = set(range(subject.cfg.d_vocab))
-    return torch.tensor(sorted(known - {*start, subject.text.end_token}))
 
 
 def _sizes(

@@ -20,19 +20,21 @@ PORTION = 4096  # inputs answered at once
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSet:
     """Whole sequences: the first `n_plain` count by answer token, the rows of each class (by name) by class."""
 
     tokens: Tokens
     n_plain: int
     rows: Mapping[str, Int[Tensor, "some"]]
     labels: tuple[str, ...]  # of the answer's tokens
-    said: Mapping[str, Any]
+    coverage: Mapping[str, Any]
 
 
-def probe_of(task: Task, by: str = "", *, n_inputs: int = 2000, per_class: int = 200, seed: int = 0) -> Probe:
+def probe_set_of(
+    task: Task, by: str | None = None, *, n_inputs: int = 2000, per_class: int = 200, seed: int = 0
+) -> ProbeSet:
     """Every input of the task where there are at most 20,000; else `n_inputs` random ones, and up to `per_class` of
-    each class of the scheme `by` (empty: the task's first), found among 100,000 draws.
+    each class of the scheme `by` (None: the task's first), found among 100,000 draws.
 
     Raises ConfigError for fewer than one of either, UnknownNameError for a scheme that the task has not.
     """
@@ -47,18 +49,18 @@ def probe_of(task: Task, by: str = "", *, n_inputs: int = 2000, per_class: int =
     else:
         device = torch.device("cpu")
         plain, pool = task.sample(n_inputs, seeded(device, seed, 0)), task.sample(POOL, seeded(device, seed, 1))
-        kinds = task.classes(pool, scheme)
-        kept = torch.cat([(kinds == i).nonzero()[:per_class, 0] for i in range(len(names))])
-        tokens, n_plain = torch.cat([plain, pool[kept]]), n_inputs
-        number = torch.cat([torch.full((n_inputs,), -1), kinds[kept]])
+        of_class = members_by_class(task, scheme, pool, per_class)
+        kept = torch.cat(list(of_class.values()))
+        tokens, n_plain = torch.cat([plain, kept]), n_inputs
+        number = torch.cat([torch.full((n_inputs,), -1), task.classes(kept, scheme)])
     rows = {name: (number == i).nonzero()[:, 0] for i, name in enumerate(names)}
     rows = {name: places for name, places in rows.items() if len(places)}
-    return Probe(
+    return ProbeSet(
         tokens=tokens,
         n_plain=n_plain,
         rows=rows,
         labels=_labels(task),
-        said={
+        coverage={
             "method": "exhaustive" if whole else "sampled",
             "inputs": n_plain,
             "of": task.domain_size,
@@ -67,6 +69,13 @@ def probe_of(task: Task, by: str = "", *, n_inputs: int = 2000, per_class: int =
             "seed": seed,
         },
     )
+
+
+def members_by_class(task: Task, scheme: str, pool: Tokens, per_class: int) -> dict[str, Tokens]:
+    """Up to `per_class` members of each class of the scheme, by its name: the first in the pool."""
+    number = task.classes(pool, scheme)
+    names = task.class_names(scheme)
+    return {name: pool[(number == i).nonzero()[:per_class, 0]] for i, name in enumerate(names)}
 
 
 def _labels(task: Task) -> tuple[str, ...]:
@@ -78,7 +87,7 @@ def _labels(task: Task) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def answer_numbers(subject: Subject, probe: Probe) -> dict[str, float]:
+def answer_numbers(subject: Subject, probe: ProbeSet) -> dict[str, float]:
     """Losses in nats and accuracies (0 = none right, 1 = all), each token given the right ones before it: of each
     answer token and of the whole answer over the plain inputs (its loss is the mean over its tokens), and the accuracy
     of whole answers in each class.

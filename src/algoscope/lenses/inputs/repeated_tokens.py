@@ -1,4 +1,6 @@
-"""Inputs that lenses make themselves, where nobody gives them any."""
+"""Random tokens in blocks that come again: inputs that lenses draw where no texts are given."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
@@ -23,7 +25,7 @@ def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int =
     Raises SubjectError where the context or the vocabulary holds no block of two tokens.
     """
     start = subject.text.encode("")
-    usable = torch.tensor(sorted(set(range(subject.cfg.d_vocab)) - {*start, subject.text.end_token}))
+    usable = usable_tokens(subject, start)
     longest = min(LONGEST_BLOCK, (subject.cfg.n_ctx - len(start)) // 2, len(usable))
     if longest < 2:
         raise SubjectError(
@@ -36,7 +38,22 @@ def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int =
     batches = []
     for i, length in enumerate(lengths[:n_inputs]):
         n = len(range(i, n_inputs, len(lengths)))
-        block = usable[torch.rand(n, len(usable), generator=generator).topk(length).indices]
+        block = distinct_blocks(usable, n, length, generator)
         rows = torch.cat([torch.tensor(start, dtype=torch.long).expand(n, -1), block, block], dim=1)
         batches.append(rows.to(subject.device))
     return batches
+
+
+def usable_tokens(subject: Subject, start: Sequence[int]) -> Int[Tensor, "some"]:
+    """The tokens that blocks are made of: those that the task uses, or all; none of `start`, and not the end."""
+    known = set(range(subject.cfg.d_vocab))
+    if subject.has_task:
+        known = {subject.task.vocabulary.index(token) for token in subject.task.used_tokens}
+    return torch.tensor(sorted(known - {*start, subject.text.end_token}))
+
+
+def distinct_blocks(
+    usable: Int[Tensor, "some"], n: int, length: int, generator: torch.Generator
+) -> Int[Tensor, "n length"]:
+    """`n` random rows of `length` different tokens among the usable ones."""
+    return usable[torch.rand(n, len(usable), generator=generator).topk(length).indices]

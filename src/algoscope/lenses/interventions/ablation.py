@@ -16,6 +16,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel, Scale
 from algoscope.core.sites import Key
 from algoscope.data import seeded
+from algoscope.lenses.inputs.probe_set import members_by_class
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
 from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
@@ -219,19 +220,17 @@ def _of_task(subject: Subject, by: str, n_inputs: int, per_class: int, inputs: S
     if n_inputs < 2 or per_class < 1:
         raise ConfigError(f"ablation needs 2 inputs or more and 1 of each class, not {n_inputs} and {per_class}")
     scheme = by or task.class_schemes[0]
-    names = task.class_names(scheme)
     plain = task.sample(n_inputs, seeded(subject.device, seed, 0))
     if task.domain_size <= POOL:
         pool = task.at(torch.arange(task.domain_size, device=subject.device))
     else:
         pool = task.sample(POOL, seeded(subject.device, seed, 3))
     order = torch.randperm(len(pool), generator=seeded(torch.device("cpu"), seed, 2)).to(subject.device)
-    number = task.classes(pool, scheme)[order]
-    chosen = [order[(number == i).nonzero()[:per_class, 0]] for i in range(len(names))]
-    ends = np.cumsum([n_inputs, *map(len, chosen)]).tolist()
-    rows = {name: (slice(ends[i], ends[i + 1]), everywhere) for i, name in enumerate(names) if len(chosen[i])}
+    chosen = members_by_class(task, scheme, pool[order], per_class)
+    ends = np.cumsum([n_inputs, *map(len, chosen.values())]).tolist()
+    rows = {name: (slice(ends[i], ends[i + 1]), everywhere) for i, name in enumerate(chosen) if len(chosen[name])}
     return _Trial(
-        tokens=torch.cat([plain, pool[torch.cat(chosen)]]),
+        tokens=torch.cat([plain, *chosen.values()]),
         n_reference=n_inputs,
         meaning=f"{n_inputs:,} random inputs of {task.kind}",
         at=task.answer_slice,

@@ -9,7 +9,7 @@ import numpy as np
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.lenses.heads.head_roles import ROLES, roles
-from algoscope.lenses.inputs.probe_set import Probe, answer_numbers, probe_of
+from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers, probe_set_of
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
@@ -74,7 +74,7 @@ def timeline(
     before, during or after the jump. `probe`: the inputs. `table`: what of `formed` is printed.
 
     Raises SubjectError for a subject without at least two checkpoints, UnknownNameError for a group or lens that there
-    is not, ConfigError for a fact that is not a number, and what `probe_of`, `roles` and the followed lenses raise.
+    is not, ConfigError for a fact that is not a number, and what `probe_set_of`, `roles` and the followed lenses raise.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     run = subject.origin
@@ -82,7 +82,7 @@ def timeline(
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
     groups, facts = _asked(of)
     groups = groups or ([] if facts else list(GROUPS))
-    probe = probe_of(subject.task, by, n_inputs=n_inputs, per_class=per_class, seed=seed)
+    probe = probe_set_of(subject.task, by, n_inputs=n_inputs, per_class=per_class, seed=seed)
     measures = _measures(groups, probe, role_inputs, seed)
     followed = _followed(subject, facts)
     steps, series = over_checkpoints(
@@ -101,7 +101,7 @@ def timeline(
             "series": {name: [None if np.isnan(x) else float(x) for x in row] for name, row in series.items()},
             "formed": formed,
             "curves": curves,
-            "probe": dict(probe.said),
+            "probe": dict(probe.coverage),
             "table": table_of(formed, curves),
         },
         panels=panels_of(steps, series, curves),
@@ -124,10 +124,10 @@ def _asked(of: Sequence[str]) -> tuple[list[str], list[str]]:
 # ---------------------------------------------------------------------- one checkpoint
 
 
-def _measures(groups: Sequence[str], probe: Probe, role_inputs: int, seed: int) -> dict[str, Measure]:
+def _measures(groups: Sequence[str], probe: ProbeSet, role_inputs: int, seed: int) -> dict[str, Measure]:
     """What is measured of each checkpoint, by what it is kept under."""
     known: dict[str, tuple[str, Measure]] = {
-        "answers": (f"answers {dict(probe.said)}", lambda model: answer_numbers(model, probe)),
+        "answers": (f"answers {dict(probe.coverage)}", lambda model: answer_numbers(model, probe)),
         "heads": (f"heads n_inputs={role_inputs} seed={seed}", lambda model: role_numbers(model, role_inputs, seed)),
         "weights": ("weights", weight_numbers),
     }

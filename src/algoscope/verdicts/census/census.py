@@ -15,7 +15,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.progress import Bar, Watcher
 from algoscope.data import seeded
 from algoscope.lenses.heads.head_roles import roles
-from algoscope.lenses.inputs.probe_set import probe_of
+from algoscope.lenses.inputs.probe_set import probe_set_of
 from algoscope.lenses.over_training.checkpoint_series import recalled
 from algoscope.networks.head_permutations import permuted
 from algoscope.recipes.table import RECIPES
@@ -295,7 +295,7 @@ def early_features(
     lacks is left out. Kept in the run folders, as a timeline's are.
     """
     task = members[0].config.task
-    probe = probe_of(task, n_inputs=PROBE_INPUTS, per_class=1)
+    probe = probe_set_of(task, n_inputs=PROBE_INPUTS, per_class=1)
     tokens = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1))
     rows = []
     for run in members:

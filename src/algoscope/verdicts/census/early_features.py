@@ -6,7 +6,7 @@ from torch import Tensor
 
 from algoscope.data import seeded
 from algoscope.lenses.heads.head_roles import ROLES
-from algoscope.lenses.inputs.probe_set import Probe, answer_numbers
+from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers
 from algoscope.lenses.over_training.timeline_lens import role_numbers, weight_numbers
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
@@ -41,7 +41,7 @@ def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
 
 
 def early_numbers(
-    subject: Subject, tokens: Tokens, probe: Probe, decides: Bool[Tensor, "read key"]
+    subject: Subject, tokens: Tokens, probe: ProbeSet, decides: Bool[Tensor, "read key"]
 ) -> dict[str, float]:
     """Losses in nats by answer token, the `norm` of all weights, for each role the `best` head's score, and by layer
     `deciding`, the best head's attention to the deciding positions (0 = none, 1 = all), and `entropy`, the heads' mean
