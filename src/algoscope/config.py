@@ -88,8 +88,8 @@ class ModelConfig(Section):
         return self.n_kv_heads or self.n_heads
 
     @property
-    def n_places(self) -> int:
-        """Rows of the table of positions, where there is one."""
+    def n_positions(self) -> int:
+        """Rows of the position table, where there is one."""
         return self.n_ids or self.n_ctx
 
     @property
@@ -269,8 +269,10 @@ class RunConfig(Section):
             significance = self.task.significance
             if significance is None:
                 raise ValueError(f"model.positions {self.model.positions} number digits; {self.task.kind} has none")
-            if self.model.n_places <= max(significance):
-                raise ValueError(f"model.n_ids {self.model.n_places} is below the {max(significance) + 1} of the task")
+            if self.model.n_positions <= max(significance):
+                raise ValueError(
+                    f"model.n_ids {self.model.n_positions} is below the {max(significance) + 1} of the task"
+                )
         shortest, width = self.data.shortest, self.task.width
         if shortest is None:
             return

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, CheckpointError, SubjectError, TaskMismatchError, VocabularyError
 from algoscope.core.sites import KINDS
-from algoscope.networks.kv_cache import KeyValues
+from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.subjects.edits import Add
 from algoscope.subjects.huggingface import FAMILIES, convert
 from algoscope.subjects.subject import Subject
@@ -107,9 +107,9 @@ def test_logits_step_by_step_are_those_of_one_run(family: str) -> None:
     model, tokens = subject(family).model, draw(3, 10)
     mask = torch.arange(10) >= torch.tensor([[0], [2], [5]])
     whole = model(tokens, mask=mask)
-    past = KeyValues()
-    steps = [model(tokens[:, :6], past=past, mask=mask[:, :6])]
-    steps += [model(tokens[:, i : i + 1], past=past, mask=mask[:, : i + 1]) for i in range(6, 10)]
+    cache = KeyValueCache()
+    steps = [model(tokens[:, :6], cache=cache, mask=mask[:, :6])]
+    steps += [model(tokens[:, i : i + 1], cache=cache, mask=mask[:, : i + 1]) for i in range(6, 10)]
     assert closeness(torch.cat(steps, dim=1)[mask], whole[mask]) < 1e-5
 
 

@@ -10,7 +10,7 @@ from algoscope.config import DataConfig, ModelConfig, RunConfig, override
 from algoscope.core.errors import AlgoscopeError, ConfigError, Interrupted, TaskMismatchError, UnknownNameError
 from algoscope.data import WidthBatches, batches, held_out, seeded
 from algoscope.networks.build import build
-from algoscope.networks.digit_positions import at_width_of, drawn_places, offsets, places
+from algoscope.networks.digit_positions import at_width_of, n_offsets, position_ids, random_position_ids
 from algoscope.networks.shared_prefixes import plain_logits, shared_logits
 from algoscope.recipes.addition import add3, add20
 from algoscope.recipes.copying import copy26
@@ -52,11 +52,13 @@ def test_significance_counts_from_the_units() -> None:
 def test_ids_by_hand() -> None:
     task = Addition(n_digits=2)
     coupled, abacus = model_config("coupled"), model_config("abacus")
-    assert places(coupled, task, 0).tolist() == [2, 1, 0, 2, 1, 0, 1, 2, 3, 0]
-    assert places(coupled, task, 4).tolist() == [6, 5, 4, 6, 5, 4, 5, 6, 7, 4]
-    assert places(abacus, task, 4).tolist() == [6, 5, 0, 6, 5, 0, 5, 6, 7, 0]
-    assert places(coupled, task).tolist() == places(coupled, task, 2).tolist()  # 6 offsets, 0 to 5: the lower middle
-    assert places(add3().model, task) is None
+    assert position_ids(coupled, task, 0).tolist() == [2, 1, 0, 2, 1, 0, 1, 2, 3, 0]
+    assert position_ids(coupled, task, 4).tolist() == [6, 5, 4, 6, 5, 4, 5, 6, 7, 4]
+    assert position_ids(abacus, task, 4).tolist() == [6, 5, 0, 6, 5, 0, 5, 6, 7, 0]
+    assert (
+        position_ids(coupled, task).tolist() == position_ids(coupled, task, 2).tolist()
+    )  # 6 offsets, 0 to 5: the lower middle
+    assert position_ids(add3().model, task) is None
 
 
 @pytest.mark.parametrize("positions", BY_DIGIT)
@@ -64,7 +66,7 @@ def test_ids_by_hand() -> None:
 def test_the_token_that_predicts_a_digit_of_the_sum_knows_its_place(positions: str, width: int) -> None:
     """Coupled: the digits to add next stand one above it. Abacus: the same from the first digit of the sum on."""
     task = Addition(n_digits=width)
-    ids = places(model_config(positions, width), task, 1).tolist()
+    ids = position_ids(model_config(positions, width), task, 1).tolist()
     units_up = [ids[width - 1 - column] for column in range(width)]
     assert units_up == [ids[2 * width - column] for column in range(width)]
     predicting = ids[task.answer_slice][:width]
@@ -77,13 +79,13 @@ def test_the_token_that_predicts_a_digit_of_the_sum_knows_its_place(positions: s
 @pytest.mark.parametrize("positions", BY_DIGIT)
 def test_offsets_in_training_are_drawn_for_each_input_and_reach_every_row(positions: str) -> None:
     cfg, task = model_config(positions), Addition(n_digits=2)
-    assert offsets(cfg, task) == 6
-    drawn = drawn_places(cfg, task, 400, seeded(CPU, 1))
+    assert n_offsets(cfg, task) == 6
+    drawn = random_position_ids(cfg, task, 400, seeded(CPU, 1))
     assert drawn.shape == (400, 10)
     assert set(drawn[:, 1].tolist()) == {1, 2, 3, 4, 5, 6}
     for row in drawn[:20]:
-        assert torch.equal(row, places(cfg, task, int(row[1]) - 1))
-    assert torch.equal(drawn, drawn_places(cfg, task, 400, seeded(CPU, 1)))
+        assert torch.equal(row, position_ids(cfg, task, int(row[1]) - 1))
+    assert torch.equal(drawn, random_position_ids(cfg, task, 400, seeded(CPU, 1)))
 
 
 def test_only_the_rows_decide_and_not_the_offset() -> None:
@@ -91,15 +93,17 @@ def test_only_the_rows_decide_and_not_the_offset() -> None:
     cfg, task = model_config("coupled"), Addition(n_digits=2)
     model = build(cfg, 0).double()
     tokens = task.sample(5, seeded(CPU, 0))[:, :-1]
-    said = model(tokens, place=places(cfg, task, 1))
+    said = model(tokens, position_ids=position_ids(cfg, task, 1))
     assert model.pos_embed is not None
     model.pos_embed.weight.data = model.pos_embed.weight.data.roll(3, dims=0)
-    torch.testing.assert_close(model(tokens, place=places(cfg, task, 4)), said, atol=1e-12, rtol=0)
-    assert (model(tokens, place=places(cfg, task, 1)) - said).abs().max() > 0.1
-    each = torch.stack([places(cfg, task, 4), places(cfg, task, 1)])
-    both = model(tokens[:2], place=each)
+    torch.testing.assert_close(model(tokens, position_ids=position_ids(cfg, task, 4)), said, atol=1e-12, rtol=0)
+    assert (model(tokens, position_ids=position_ids(cfg, task, 1)) - said).abs().max() > 0.1
+    each = torch.stack([position_ids(cfg, task, 4), position_ids(cfg, task, 1)])
+    both = model(tokens[:2], position_ids=each)
     torch.testing.assert_close(both[:1], said[:1], atol=1e-12, rtol=0)
-    torch.testing.assert_close(both[1:], model(tokens[1:2], place=places(cfg, task, 1)), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        both[1:], model(tokens[1:2], position_ids=position_ids(cfg, task, 1)), atol=1e-12, rtol=0
+    )
 
 
 # ---------------------------------------------------------------------- one place, every caller
@@ -113,7 +117,7 @@ def test_every_way_to_call_a_subject_agrees(positions: str, width: int) -> None:
     tokens = task.sample(30, seeded(CPU, 0))
     tokens = tokens[task.keys(tokens).sort().indices]
     reference = build(model_config(positions), 3).double()(
-        tokens[:, :-1], at=task.answer_slice, place=places(model_config(positions), task)
+        tokens[:, :-1], at=task.answer_slice, position_ids=position_ids(model_config(positions), task)
     )
     ways = {
         "run": subject.run(tokens[:, :-1], at=task.answer_slice)[0],
@@ -264,7 +268,7 @@ def test_a_bare_model_needs_to_be_told_its_ids() -> None:
     with pytest.raises(ConfigError, match="open it as a subject"):
         model(torch.zeros(1, 3, dtype=torch.long))
     assert at_width_of(model, Addition(n_digits=2))(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 14)
-    assert model.place is None
+    assert model.position_ids is None
 
 
 def test_old_configs_are_as_they_were() -> None:

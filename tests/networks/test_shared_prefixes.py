@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from algoscope.config import ModelConfig
 from algoscope.networks.build import build
-from algoscope.networks.kv_cache import KeyValues
-from algoscope.networks.shared_prefixes import beginnings, find_cuts, memory_for, plain_logits, shared_logits
+from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.networks.shared_prefixes import cache_for, distinct_prefixes, find_cuts, plain_logits, shared_logits
 from algoscope.tasks.digits.addition import Addition
 
 TASK = Addition(n_digits=3)
@@ -28,7 +28,7 @@ shapes = st.fixed_dictionaries(
 
 
 @given(shape=shapes, start=st.integers(0, 999_000), n=st.integers(1, 1500), seed=st.integers(0, 99))
-def test_sharing_beginnings_changes_no_logit(shape: dict, start: int, n: int, seed: int) -> None:
+def test_sharing_prefixes_changes_no_logit(shape: dict, start: int, n: int, seed: int) -> None:
     model = build(ModelConfig(d_vocab=14, n_ctx=13, init_embed_std=1.0, **shape), seed)
     tokens = TASK.at(torch.arange(start, min(start + n, 1_000_000)))[:, :-1]
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
@@ -40,7 +40,7 @@ def test_sharing_beginnings_changes_no_logit(shape: dict, start: int, n: int, se
         assert (shared - plain).abs().max().item() <= bound * scale
 
 
-@pytest.mark.parametrize(("start", "step"), [(0, 1), (123, 1), (0, 7)], ids=["families", "cut families", "gaps"])
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (123, 1), (0, 7)], ids=["equally shared", "cut off", "gaps"])
 def test_long_lists_run_on_in_portions(start: int, step: int) -> None:
     model = build(ModelConfig(d_vocab=14, n_ctx=13, n_heads=4, n_kv_heads=2, init_embed_std=1.0), 0).double()
     tokens = TASK.at(torch.arange(start, start + 6000 * step, step))[:, :-1]
@@ -49,12 +49,12 @@ def test_long_lists_run_on_in_portions(start: int, step: int) -> None:
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-10)
 
 
-def test_whole_families_share_their_memory_without_a_copy() -> None:
-    past = KeyValues([(torch.arange(3.0).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1))])
-    whole = memory_for(past, torch.tensor([1, 1, 2, 2]))
-    assert (whole.family, whole.layers[0][0].data_ptr()) == (2, past.layers[0][0][1].data_ptr())
-    uneven = memory_for(past, torch.tensor([0, 1, 1, 2]))
-    assert (uneven.family, uneven.layers[0][0].flatten().tolist()) == (1, [0, 1, 1, 2])
+def test_equally_shared_prefixes_share_their_cache_without_a_copy() -> None:
+    cache = KeyValueCache([(torch.arange(3.0).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1))])
+    whole = cache_for(cache, torch.tensor([1, 1, 2, 2]))
+    assert (whole.rows_per_prefix, whole.layers[0][0].data_ptr()) == (2, cache.layers[0][0][1].data_ptr())
+    uneven = cache_for(cache, torch.tensor([0, 1, 1, 2]))
+    assert (uneven.rows_per_prefix, uneven.layers[0][0].flatten().tolist()) == (1, [0, 1, 1, 2])
 
 
 def test_plain_is_the_models_own_forward() -> None:
@@ -72,14 +72,14 @@ def test_a_model_that_looks_ahead_is_never_shown_the_answer() -> None:
     torch.testing.assert_close(logits[:, 0], alone, rtol=0, atol=1e-12)
 
 
-def test_neighbours_that_begin_alike_are_found() -> None:
-    first, branch = beginnings(torch.tensor([[1, 2], [1, 2], [1, 3], [0, 3], [0, 3]]))
+def test_distinct_prefixes_of_neighbours_are_found() -> None:
+    first, branch = distinct_prefixes(torch.tensor([[1, 2], [1, 2], [1, 3], [0, 3], [0, 3]]))
     assert first.tolist() == [0, 2, 3]
     assert branch.tolist() == [0, 0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("n", [1, 7, 4000])
-def test_cuts_lie_where_the_beginnings_branch(n: int) -> None:
+def test_cuts_lie_where_prefixes_branch(n: int) -> None:
     prefix = TASK.at(torch.arange(n))[:, : TASK.prompt_length]
     cuts = find_cuts(prefix)
     different = [len(prefix[:, :cut].unique(dim=0)) for cut in cuts]

@@ -9,7 +9,7 @@ from torch import nn
 from algoscope.config import ModelConfig
 from algoscope.core.sites import KINDS
 from algoscope.networks.build import build
-from algoscope.networks.kv_cache import KeyValues
+from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.parameters import SHAPES, count_parameters
 from algoscope.networks.transformer import Tap, Transformer
 from algoscope.recipes.addition import add3_reference
@@ -177,12 +177,12 @@ def test_reading_some_positions_equals_reading_all(cfg: ModelConfig, start: int,
 @pytest.mark.parametrize("cfg", CAUSAL.values(), ids=CAUSAL)
 @settings(max_examples=5)
 @given(cut=st.integers(1, 8))
-def test_remembering_keys_and_values_equals_reading_anew(cfg: ModelConfig, cut: int) -> None:
+def test_a_key_value_cache_equals_reading_anew(cfg: ModelConfig, cut: int) -> None:
     model, tokens = example(cfg)
-    past = KeyValues()
-    model(tokens[:, :cut], past=past)
-    assert [past.length(layer) for layer in range(cfg.n_layers)] == [cut] * cfg.n_layers
-    continued = model(tokens[:, cut:], past=past)
+    cache = KeyValueCache()
+    model(tokens[:, :cut], cache=cache)
+    assert [cache.length(layer) for layer in range(cfg.n_layers)] == [cut] * cfg.n_layers
+    continued = model(tokens[:, cut:], cache=cache)
     torch.testing.assert_close(continued, model(tokens)[:, cut:], rtol=0, atol=1e-10)
 
 

@@ -132,7 +132,7 @@ class _Graph:
             added = self.node("Gather", [self.constant(table, "pos_embed.weight"), "place"], "hook_pos_embed")
             x = self.node("Add", [x, added], "stream")
         if self.cfg.positions == "rotary":
-            turn = model.look(self.cfg.n_ctx).turn
+            turn = model.attention_context(self.cfg.n_ctx).angles
             assert turn is not None  # [pos 1 pair 2]
             for name, part in zip(("cosine", "sine"), turn.unbind(dim=-1), strict=True):
                 self.node("Gather", [self.constant(part, f"rotary {name}"), "place"], name)

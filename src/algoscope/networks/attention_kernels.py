@@ -1,6 +1,7 @@
-"""The arithmetic inside attention, laid out in memory as PyTorch is fastest with."""
+"""Matrix products and the softmax of attention, laid out in memory as PyTorch computes them fastest."""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -8,35 +9,38 @@ from torch import Tensor
 FEW_KEYS = 32
 
 
-def in_families(
-    x: Float[Tensor, "batch head query inner"], shared: Float[Tensor, "family head inner outer"], size: int
+def multiply_shared(
+    x: Float[Tensor, "batch head query inner"], shared: Float[Tensor, "prefix head inner outer"], rows_per_prefix: int
 ) -> Float[Tensor, "batch head query outer"]:
-    """`x @ shared` where `size` neighbouring rows of x go with one of `shared`: one larger product for each."""
-    joined = rearrange(x, "(family row) head query inner -> family head (row query) inner", row=size)
-    return rearrange(joined @ shared, "family head (row query) outer -> (family row) head query outer", row=size)
+    """`x @ shared`, where `rows_per_prefix` neighbouring rows of x share one matrix: one larger product for each."""
+    joined = rearrange(x, "(prefix row) head query inner -> prefix head (row query) inner", row=rows_per_prefix)
+    product = joined @ shared
+    return rearrange(product, "prefix head (row query) outer -> (prefix row) head query outer", row=rows_per_prefix)
 
 
 def join_keys(
-    old: Float[Tensor, "batch head query old"], new: Float[Tensor, "batch head query new"]
+    cached: Float[Tensor, "batch head query cached"], new: Float[Tensor, "batch head query new"]
 ) -> Float[Tensor, "batch head query key"]:
-    """The scores of old and new keys, laid out as `softmax_over_keys` wants them."""
-    return torch.cat([old.movedim(-1, 0), new.movedim(-1, 0)]).movedim(0, -1)
+    """The scores of cached and new keys, in the memory layout of `softmax_over_keys`."""
+    return torch.cat([cached.movedim(-1, 0), new.movedim(-1, 0)]).movedim(0, -1)
+
+
+def scale_and_bias(
+    products: Float[Tensor, "batch head query key"], scale: float, bias: Float[Tensor, "#batch #head query key"] | None
+) -> Float[Tensor, "batch head query key"]:
+    """scale * products + bias."""
+    return products * scale if bias is None else torch.add(bias, products, alpha=scale)
 
 
 def softmax_over_keys(
-    scores: Float[Tensor, "batch head query key"],
+    scores: Float[Tensor, "batch head query key"], plus_one: bool = False
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax along the last axis. Over few keys PyTorch is ten times faster when they come first in memory."""
+    """Softmax along the last axis. Over few keys PyTorch is ten times faster when they come first in memory.
+
+    With `plus_one`, as if there were one more key, of score 0 and value 0: a head may attend to nothing.
+    """
+    if plus_one:
+        return softmax_over_keys(F.pad(scores, (0, 1)))[..., :-1]
     if scores.shape[-1] >= FEW_KEYS:
         return scores.softmax(dim=-1)
     return scores.movedim(-1, 0).contiguous().softmax(dim=0).movedim(0, -1)
-
-
-def rotate(
-    x: Float[Tensor, "batch pos head d_head"], turn: Float[Tensor, "*batch pos 1 pair 2"]
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotary positions: the first `2 pair` entries of each head, as two halves, are turned against each other."""
-    pairs = turn.shape[-2]
-    cos, sin = turn.unbind(dim=-1)
-    left, right, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    return torch.cat([left * cos - right * sin, right * cos + left * sin, rest], dim=-1)

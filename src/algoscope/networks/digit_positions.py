@@ -1,11 +1,12 @@
-"""Which learned vector each position of a sequence takes, where it depends on the digit that stands there.
+"""Position ids by digit: which learned vector each position of a sequence takes where that depends on its digit.
 
-A digit's significance is its place in its number, counted from the units as 1; other tokens have 0. Both ways add an
-offset, so that no vector belongs to one significance: in training a random one for each input, else the middle one.
+A digit's significance is its position in its number, counted from the units as 1; other tokens have 0. Both schemes add
+an offset, so that no vector belongs to one significance: in training a random one for each input, else the middle one.
 
 - `coupled` (Cho et al., arXiv 2405.20671): offset + significance. Digits of equal significance share a vector, in the
-  operands and in the sum; `+` and `=` have that of the place below the units, so that whatever predicts a digit of a
-  sum written units first stands one below it. (The source counts the other way round; to a table both are alike.)
+  operands and in the sum; `+` and `=` have that of a digit below the units, so that the token that predicts a digit of
+  a sum written units first has the significance below it. (The source counts the other way round, which is the same
+  to a learned table.)
 - `abacus` (McLeish et al., arXiv 2405.17399): offset + significance for digits, vector 0 for all other tokens.
 """
 
@@ -21,44 +22,48 @@ from algoscope.networks.transformer import Transformer
 from algoscope.tasks.base import Task
 
 
-def places(
+def position_ids(
     cfg: ModelConfig, task: Task, offset: Int[Tensor, "batch 1"] | int | None = None
 ) -> Int[Tensor, "pos"] | Int[Tensor, "batch pos"] | None:
-    """The row of the table for every position of a whole sequence; None where positions are simply counted.
+    """The row of the position table for every position of a whole sequence; None where positions are only counted.
 
-    `offset`: 0 to `offsets(cfg, task) - 1`, one for all inputs or one for each; None: the middle one.
+    `offset`: 0 to `n_offsets(cfg, task) - 1`, one for all inputs or one for each; None: the middle one.
     """
     if cfg.positions not in BY_DIGIT:
         return None
-    offset = (offsets(cfg, task) - 1) // 2 if offset is None else offset
+    offset = (n_offsets(cfg, task) - 1) // 2 if offset is None else offset
     device = offset.device if isinstance(offset, Tensor) else None
     significance = torch.tensor(task.significance, device=device)
     shifted = significance + offset
     return shifted if cfg.positions == "coupled" else torch.where(significance > 0, shifted, 0)
 
 
-def drawn_places(cfg: ModelConfig, task: Task, n: int, chance: torch.Generator) -> Int[Tensor, "batch pos"] | None:
-    """The same for `n` training inputs, each with an offset of its own."""
+def random_position_ids(
+    cfg: ModelConfig, task: Task, n_inputs: int, generator: torch.Generator
+) -> Int[Tensor, "batch pos"] | None:
+    """Position ids of training inputs, each with its own random offset."""
     if cfg.positions not in BY_DIGIT:
         return None
-    return places(cfg, task, torch.randint(offsets(cfg, task), (n, 1), generator=chance, device=chance.device))
+    shape = (n_inputs, 1)
+    offset = torch.randint(n_offsets(cfg, task), shape, generator=generator, device=generator.device)
+    return position_ids(cfg, task, offset)
 
 
-def offsets(cfg: ModelConfig, task: Task) -> int:
+def n_offsets(cfg: ModelConfig, task: Task) -> int:
     """How many offsets leave every digit of the task a row. Raises TaskMismatchError where there is none."""
     if task.significance is None:
         raise TaskMismatchError(f"{cfg.positions} positions number digits; the task {task.kind} has none")
     longest = max(task.significance)
-    if cfg.n_places <= longest:
+    if cfg.n_positions <= longest:
         raise TaskMismatchError(
-            f"the model has {cfg.n_places} {cfg.positions} positions; {task.kind} at this width needs {longest + 1}"
+            f"the model has {cfg.n_positions} {cfg.positions} positions; {task.kind} at this width needs {longest + 1}"
         )
-    return cfg.n_places - longest
+    return cfg.n_positions - longest
 
 
 def at_width_of(model: Transformer, task: Task) -> Transformer:
-    """The model, ready for the task's sequences: the same weights, with the rows that its positions take and a context
-    that is long enough. Raises TaskMismatchError where its table of positions is too short.
+    """The model, ready for the task's sequences: a shallow copy with the same weights, the position ids of the task and
+    a context that is long enough. Raises TaskMismatchError where its position table is too short.
     """
     cfg = model.cfg
     if cfg.positions == "learned":
@@ -70,9 +75,9 @@ def at_width_of(model: Transformer, task: Task) -> Transformer:
         return model
     if cfg.positions not in BY_DIGIT and cfg.n_ctx >= task.n_ctx - 1:
         return model
-    place = places(cfg, task)
+    ids = position_ids(cfg, task)
     ready = copy.copy(model)
-    n_ids = cfg.n_places if cfg.positions in BY_DIGIT else None
+    n_ids = cfg.n_positions if cfg.positions in BY_DIGIT else None
     ready.cfg = cfg.model_copy(update={"n_ctx": task.n_ctx, "n_ids": n_ids})
-    ready.place = None if place is None else place.to(model.embed.weight.device)
+    ready.position_ids = None if ids is None else ids.to(model.embed.weight.device)
     return ready

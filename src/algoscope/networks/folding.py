@@ -25,7 +25,7 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
         update={"attn_bias": True, "attn_out_bias": True, "mlp_bias": True, "tied_head": False, "head_bias": True}
     )
     folded = Transformer(cfg).to(model.embed.weight)
-    folded.place = model.place
+    folded.position_ids = model.position_ids
     given = {name: value.clone() for name, value in model.state_dict().items()}
     given.setdefault("unembed.weight", model.W_U.detach().clone())
     missing = {name: torch.zeros_like(value) for name, value in folded.state_dict().items() if name not in given}

@@ -1,4 +1,4 @@
-"""The same model written otherwise: heads and neurons have no order of their own."""
+"""Copies of a model with permuted heads and neurons: they compute the same, for neither has an order of its own."""
 
 import copy
 
@@ -11,10 +11,9 @@ from algoscope.networks.transformer import Attention, FeedForward, Transformer
 
 @torch.no_grad()
 def permuted(model: Transformer, seed: int) -> Transformer:
-    """A copy that computes the same, with the heads and the neurons of each layer in an order drawn from `seed`.
+    """A copy with the heads and the neurons of each layer in a random order, drawn from `seed`.
 
-    Query heads that share keys and values stay together. With ALiBi heads are told apart by their slopes, and keep
-    their places.
+    Query heads that share keys and values stay together. With ALiBi heads differ by their slopes and are not permuted.
     """
     generator, other = torch.Generator().manual_seed(seed), copy.deepcopy(model)
     for layer in range(model.cfg.n_layers):
@@ -31,16 +30,16 @@ def _permute_heads(attn: Attention, generator: torch.Generator) -> None:
     size = attn.cfg.n_heads // n_groups
     groups = torch.randperm(n_groups, generator=generator)
     heads = torch.cat([group * size + torch.randperm(size, generator=generator) for group in groups])
-    query, shared = _rows(heads, attn.d_head), _rows(groups, attn.d_head)
-    for linear, order in ((attn.q, query), (attn.k, shared), (attn.v, shared)):
+    query_rows, key_rows = _rows(heads, attn.d_head), _rows(groups, attn.d_head)
+    for linear, order in ((attn.q, query_rows), (attn.k, key_rows), (attn.v, key_rows)):
         linear.weight.copy_(linear.weight[order])
         if linear.bias is not None:
             linear.bias.copy_(linear.bias[order])
-    attn.o.weight.copy_(attn.o.weight[:, query])
+    attn.o.weight.copy_(attn.o.weight[:, query_rows])
 
 
 def _rows(heads: Int[Tensor, "some"], d_head: int) -> Int[Tensor, "row"]:
-    """The rows of these heads in a matrix that has all heads below each other."""
+    """The rows of these heads in a matrix that has the rows of all heads, head by head."""
     return (heads[:, None] * d_head + torch.arange(d_head)).flatten()
 
 

@@ -1,43 +1,90 @@
-"""What attention remembers of the positions already read."""
+"""The key-value cache: keys and values of the tokens that a model has already read, so that none is computed twice."""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.networks.attention_kernels import join_keys, multiply_shared
 
-class KeyValues:
-    """What attention remembers of positions already read: the keys and values of every layer.
+KeysValues = tuple[Float[Tensor, "prefix kv_head cached d_head"], Float[Tensor, "prefix kv_head cached d_head"]]
 
-    Each remembered row serves `family` neighbouring rows of the tokens that follow, which begin alike.
+
+@dataclass(frozen=True)
+class AttendedKeys:
+    """What the queries of one layer attend to: the keys and values of the cache, then those of the new tokens.
+
+    Groups of query heads may share a key-value head. Each row of the cache serves `rows_per_prefix` neighbouring rows
+    of the new tokens.
     """
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]] | None = None, family: int = 1) -> None:
-        self.layers, self.family = layers or [], family
+    keys: Float[Tensor, "batch kv_head pos d_head"]
+    values: Float[Tensor, "batch kv_head pos d_head"]
+    cached: KeysValues | None = None
+    rows_per_prefix: int = 1
+
+    def scores(self, queries: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "batch head query key"]:
+        """The product of every query with every key, before scaling and masking."""
+        n_heads = queries.shape[1]
+        new = queries @ _for_heads(self.keys, n_heads).mT
+        if self.cached is None:
+            return new
+        return join_keys(multiply_shared(queries, _for_heads(self.cached[0], n_heads).mT, self.rows_per_prefix), new)
+
+    def mix(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query d_head"]:
+        """The mean of the values, weighted by the attention pattern."""
+        n_heads = pattern.shape[1]
+        n_cached = pattern.shape[-1] - self.values.shape[2]
+        mixed = pattern[..., n_cached:] @ _for_heads(self.values, n_heads)
+        if self.cached is not None:
+            cached_values = _for_heads(self.cached[1], n_heads)
+            mixed += multiply_shared(pattern[..., :n_cached], cached_values, self.rows_per_prefix)
+        return mixed
+
+
+def _for_heads(x: Float[Tensor, "any kv_head pos d_head"], n_heads: int) -> Float[Tensor, "any head pos d_head"]:
+    """Keys or values, repeated for each query head of their group."""
+    group = n_heads // x.shape[1]
+    return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+
+class KeyValueCache:
+    """The keys and values of every layer for the tokens already read.
+
+    Each cached row serves `rows_per_prefix` neighbouring rows of the tokens that follow, which share that prefix.
+    """
+
+    def __init__(self, layers: list[KeysValues] | None = None, rows_per_prefix: int = 1) -> None:
+        self.layers, self.rows_per_prefix = layers or [], rows_per_prefix
 
     def length(self, layer: int) -> int:
-        """Positions remembered by a layer: while a model runs, the first layers are ahead of the last."""
+        """Cached positions of a layer: while a model runs, the first layers are ahead of the last."""
         return self.layers[layer][0].shape[2] if layer < len(self.layers) else 0
 
-    def recall(
-        self, layer: int
-    ) -> tuple[Float[Tensor, "family kv_head key d_head"], Float[Tensor, "family kv_head key d_head"]] | None:
-        """Keys and values of one layer; None where nothing has been read."""
-        return self.layers[layer] if layer < len(self.layers) else None
-
     def extend(
-        self, layer: int, k: Float[Tensor, "batch kv_head pos d_head"], v: Float[Tensor, "batch kv_head pos d_head"]
-    ) -> None:
-        """Remember new positions of one layer. A memory that serves families stays as it is: it is read once."""
-        old = self.recall(layer)
-        if old is None:
-            self.layers.append((k, v))
-        elif self.family == 1:
-            self.layers[layer] = (torch.cat([old[0], k], dim=2), torch.cat([old[1], v], dim=2))
+        self,
+        layer: int,
+        keys: Float[Tensor, "batch kv_head pos d_head"],
+        values: Float[Tensor, "batch kv_head pos d_head"],
+    ) -> AttendedKeys:
+        """Add the keys and values of new tokens to one layer, and return all that those tokens attend to.
 
-    def rows(self, index: Int[Tensor, "rows"]) -> "KeyValues":
-        """The memory of inputs `index`, each as often as it is named."""
-        return KeyValues([(k[index], v[index]) for k, v in self.layers])
+        A cache that several rows share is read only: the new tokens of each row are its own.
+        """
+        if layer >= len(self.layers):
+            self.layers.append((keys, values))
+            return AttendedKeys(keys, values)
+        cached = self.layers[layer]
+        if self.rows_per_prefix == 1:
+            self.layers[layer] = (torch.cat([cached[0], keys], dim=2), torch.cat([cached[1], values], dim=2))
+        return AttendedKeys(keys, values, cached, self.rows_per_prefix)
 
-    def families(self, first: int, last: int, size: int) -> "KeyValues":
-        """The memory of inputs `first` to `last`, each for `size` rows; nothing is copied."""
-        return KeyValues([(k[first : last + 1], v[first : last + 1]) for k, v in self.layers], size)
+    def rows(self, index: Int[Tensor, "rows"]) -> "KeyValueCache":
+        """The cache of the inputs `index`, each as often as it is listed (copied)."""
+        return KeyValueCache([(keys[index], values[index]) for keys, values in self.layers])
+
+    def shared(self, first: int, last: int, rows_per_prefix: int) -> "KeyValueCache":
+        """The cache of inputs `first` to `last`, each of them for `rows_per_prefix` rows; nothing is copied."""
+        layers = [(keys[first : last + 1], values[first : last + 1]) for keys, values in self.layers]
+        return KeyValueCache(layers, rows_per_prefix)

@@ -1,4 +1,6 @@
-"""What positions mean where no vector is learned for them: waves, turns, and what is added to scores."""
+"""Position encodings that are not learned: sinusoidal embeddings, rotary embeddings, and the attention bias (causal
+mask, padding mask, ALiBi).
+"""
 
 import torch
 from einops import rearrange
@@ -8,34 +10,46 @@ from torch import Tensor
 from algoscope.config import ModelConfig
 
 
-def sinusoids(place: Int[Tensor, "*batch pos"], d_model: int) -> Float[Tensor, "*batch pos d_model"]:
-    """Sine and cosine of place / 10000^(2i/d_model), in turn."""
-    angle = place[..., None] / 10_000 ** (torch.arange(0, d_model, 2, device=place.device) / d_model)
-    waves = torch.stack([angle.sin(), angle.cos()], dim=-1)
-    return rearrange(waves, "... pair two -> ... (pair two)")[..., :d_model]
+def sinusoidal_embedding(position: Int[Tensor, "*batch pos"], d_model: int) -> Float[Tensor, "*batch pos d_model"]:
+    """Sine and cosine of position / 10000^(2i/d_model), interleaved."""
+    angle = position[..., None] / 10_000 ** (torch.arange(0, d_model, 2, device=position.device) / d_model)
+    interleaved = torch.stack([angle.sin(), angle.cos()], dim=-1)
+    return rearrange(interleaved, "... pair two -> ... (pair two)")[..., :d_model]
 
 
-def turns(
-    place: Int[Tensor, "*batch pos"], cfg: ModelConfig, dtype: torch.dtype
+def rotary_angles(
+    position: Int[Tensor, "*batch pos"], cfg: ModelConfig, dtype: torch.dtype
 ) -> Float[Tensor, "*batch pos 1 pair 2"]:
-    """Cosine and sine of place / base^(2i/rotary_dim), for each pair i."""
+    """Cosine and sine of position / base^(2i/rotary_dim), for each pair i of entries of a head."""
     if cfg.rotary_frequencies is None:
-        even = torch.arange(0, cfg.rotary_size, 2, device=place.device, dtype=dtype)
+        even = torch.arange(0, cfg.rotary_size, 2, device=position.device, dtype=dtype)
         frequency = 1 / cfg.rotary_base ** (even / cfg.rotary_size)
     else:
-        frequency = torch.tensor(cfg.rotary_frequencies, device=place.device, dtype=dtype)
-    angle = place[..., None, None].to(dtype) * frequency
+        frequency = torch.tensor(cfg.rotary_frequencies, device=position.device, dtype=dtype)
+    angle = position[..., None, None].to(dtype) * frequency
     return torch.stack([angle.cos(), angle.sin()], dim=-1) * cfg.rotary_magnitude
 
 
-def score_bias(
+def rotate(
+    x: Float[Tensor, "batch pos head d_head"], angles: Float[Tensor, "*batch pos 1 pair 2"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Rotary positions: entry i of each head is rotated with entry i + `pair`; entries from 2 `pair` on stay."""
+    pairs = angles.shape[-2]
+    cos, sin = angles.unbind(dim=-1)
+    left, right, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin, rest], dim=-1)
+
+
+def attention_bias(
     query: Int[Tensor, "query"],
     n_keys: int,
     mask: Bool[Tensor, "batch key"] | None,
     cfg: ModelConfig,
     dtype: torch.dtype,
 ) -> Float[Tensor, "#batch #head query key"] | None:
-    """What is added to the scores of queries at these positions: the causal mask, padding, and ALiBi's slopes."""
+    """What is added to the scaled scores of queries at these positions: minus infinity at masked keys (causal mask,
+    padding), and ALiBi's slope times distance. None where nothing is added.
+    """
     alibi = cfg.positions == "alibi"
     if not cfg.causal and not alibi and mask is None:
         return None
@@ -46,6 +60,6 @@ def score_bias(
         bias = -ahead.abs() * 2 ** (-8 * heads / cfg.n_heads)[None, :, None, None]
     if cfg.causal:
         bias = bias.masked_fill(ahead > 0, -torch.inf)
-    if mask is not None:  # padding sees itself, so that its own row is not empty
+    if mask is not None:  # padding attends to itself, so that its own row is not empty
         bias = bias.masked_fill(~mask[:, None, None, :] & (ahead != 0), -torch.inf)
     return bias

@@ -21,7 +21,7 @@ from algoscope.core.sites import Key, Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.digit_positions import at_width_of
 from algoscope.networks.folding import fold
-from algoscope.networks.kv_cache import KeyValues
+from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
@@ -170,11 +170,11 @@ class Subject:
                 f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
                 f"{self.cfg.n_ctx}"
             )
-        past = KeyValues() if use_cache and self.cfg.causal else None
+        cache = KeyValueCache() if use_cache and self.cfg.causal else None
         tokens, fresh, mask = prompts, prompts, attention_mask
         with right_sized(self._operations(prompts)):
             for _ in range(n_new):
-                logits = self.model(tokens if past is None else fresh, at=slice(-1, None), past=past, mask=mask)
+                logits = self.model(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
                 fresh = logits.argmax(dim=-1)
                 tokens = torch.cat([tokens, fresh], dim=1)
                 mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

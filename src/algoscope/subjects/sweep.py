@@ -9,6 +9,7 @@ its value is not the base run's: what two prompts share at their beginning is no
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 
@@ -17,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.sites import KINDS, Site
-from algoscope.networks.kv_cache import KeyValues
-from algoscope.networks.transformer import EVERYWHERE, NOBODY, Tap, Transformer
+from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.networks.transformer import EVERYWHERE, NO_TAP, Tap, Transformer
 from algoscope.subjects.cache import Recorder
 from algoscope.subjects.edits import Edit, Patch
 
@@ -138,8 +139,8 @@ class _Base:
         for site, _ in edits:
             wanted |= {site, *(Site(kind, site.layer) for kind in NEEDED.get(site.kind, ()))}
         recorder = Recorder(frozenset(wanted))
-        self.memory = KeyValues()
-        model(tokens, at=slice(0, 0), past=self.memory, tap=recorder)
+        self.cache = KeyValueCache()
+        model(tokens, at=slice(0, 0), cache=self.cache, tap=recorder)
         self.values = recorder.values
 
     def differing(self, site: Site, value: Tensor) -> list[bool]:
@@ -164,7 +165,7 @@ class _Base:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
         last = self.model.cfg.n_layers
         at = slice(reached[0] - start, reached[-1] + 1 - start, self.read.step)
-        look = self.model.look(self.end - start, start)
+        context = self.model.attention_context(self.end - start, start)
         joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
         for site, edit in edits:
             joining[_place(self.model, site)].append((site, edit))
@@ -174,8 +175,7 @@ class _Base:
             x = _join(x, self._entering(joining[i, ENTERING], start))
             halves: list[tuple[Rows, Rows]] = []
             if x is not None:
-                past = self._past(start, x.shape[1])
-                pair = block.attend(x.flatten(0, 1), rows_at, look, past, NOBODY, i)
+                pair = block.attend(x.flatten(0, 1), replace(context, cache=self._cache(start, x.shape[1])), rows_at)
                 halves.append((self._rows(pair[0]), self._rows(pair[1])))
             if joining[i, IN_ATTENTION]:
                 halves.append(self._in_attention(joining[i, IN_ATTENTION], i, start, rows_at))
@@ -183,7 +183,7 @@ class _Base:
                 halves.append(self._between(joining[i, BETWEEN], i, start, rows_at))
             if halves:
                 stream, out = (torch.cat(part, dim=1).flatten(0, 1) for part in zip(*halves, strict=True))
-                x = self._rows(block.feed(stream, out, NOBODY, i))
+                x = self._rows(block.feed(stream, out))
             if joining[i, IN_FEED_FORWARD]:
                 x = _join(x, self._in_feed_forward(joining[i, IN_FEED_FORWARD], i, start, rows_at))
         return self._logits(x, joining, start, at, unread)
@@ -245,7 +245,7 @@ class _Base:
             stream = self.values[Site("resid_pre", layer)][:, start : self.end][:, at]
             stream = stream[:, None].expand(-1, len(members), -1, -1)
             if site.kind == "z":
-                out = self._rows(attn.out(edited.flatten(0, 1), NOBODY, layer))
+                out = self._rows(attn.out(edited.flatten(0, 1), NO_TAP))
             elif site.kind == "result":
                 out = self._rows(attn.sum_of_heads(edited.flatten(0, 1)))
             elif site.kind == "attn_out":
@@ -259,19 +259,20 @@ class _Base:
     def _in_attention(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
         tap = _RowEdits(edits, self.n_inputs)
         x = tap.spread(self.values[Site("resid_pre", layer)])
-        pair = self.model.block(layer).attend(x, EVERYWHERE, self.model.look(self.n_pos), None, tap, layer)
+        pair = self.model.block(layer).attend(x, self.model.attention_context(self.n_pos, tap=tap))
         stream, out = (self._rows(half)[:, :, start : self.end][:, :, at] for half in pair)
         return stream, out
 
     def _in_feed_forward(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> Rows:
         tap = _RowEdits(edits, self.n_inputs)
         stream, out = (tap.spread(self.values[Site(kind, layer)]) for kind in ("resid_pre", "attn_out"))
-        return self._rows(self.model.block(layer).feed(stream, out, tap, layer))[:, :, start : self.end][:, :, at]
+        return self._rows(self.model.block(layer).feed(stream, out, tap))[:, :, start : self.end][:, :, at]
 
-    def _past(self, start: int, n_edits: int) -> KeyValues | None:
+    def _cache(self, start: int, n_edits: int) -> KeyValueCache | None:
+        """The base run's keys and values of the positions before `start`."""
         if not start:
             return None
-        return KeyValues([(k[:, :, :start], v[:, :, :start]) for k, v in self.memory.layers], family=n_edits)
+        return KeyValueCache([(k[:, :, :start], v[:, :, :start]) for k, v in self.cache.layers], n_edits)
 
     def _rows(self, x: Float[Tensor, "rows *rest"]) -> Float[Tensor, "batch edit *rest"]:
         return x.unflatten(0, (self.n_inputs, -1))

@@ -12,9 +12,9 @@ from torch import Tensor
 from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.errors import DivergedError
 from algoscope.data import batches, held_out
-from algoscope.networks.digit_positions import drawn_places
+from algoscope.networks.digit_positions import random_position_ids
 from algoscope.networks.evaluation import answers_right, evaluate
-from algoscope.networks.transformer import Place
+from algoscope.networks.transformer import PositionIds
 from algoscope.runs.run_folder import Run, load_model, weights_hash
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.base import Task, Tokens
@@ -32,7 +32,7 @@ class Batch:
     task: Task
     tokens: Tokens
     at: slice
-    place: Place | None
+    position_ids: PositionIds | None
 
 
 class Member:
@@ -80,10 +80,10 @@ class Member:
     def batch(self) -> Batch:
         """What the next step trains on."""
         task, tokens = self.batches.task_at(self.step), self.batches.batch(self.step)
-        place = None
+        ids = None
         if self.config.model.positions in BY_DIGIT:
-            place = drawn_places(self.config.model, task, len(tokens), self.batches.chance(self.step))
-        return Batch(task, tokens, self._read(task), place)
+            ids = random_position_ids(self.config.model, task, len(tokens), self.batches.chance(self.step))
+        return Batch(task, tokens, self._read(task), ids)
 
     def _read(self, task: Task) -> slice:
         """The positions that the loss reads."""

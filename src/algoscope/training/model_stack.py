@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from algoscope.config import RunConfig
 from algoscope.networks.digit_positions import at_width_of
 from algoscope.networks.evaluation import mean_loss
-from algoscope.networks.transformer import Place, Transformer
+from algoscope.networks.transformer import PositionIds, Transformer
 from algoscope.tasks.base import Task
 from algoscope.training.optim import Optimisers, State
 
@@ -51,19 +51,20 @@ class Stack:
         self.leaves = self.flat.leaves() if len(configs) > 1 else {}
 
     def gradient(
-        self, tokens: Int[Tensor, "member batch pos"], at: slice, place: Place | None = None
+        self, tokens: Int[Tensor, "member batch pos"], at: slice, position_ids: PositionIds | None = None
     ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member batch read d_vocab"]]:
-        """Each batch's mean loss and its logits; the gradient is added up, a part of the batch at a time. `place`: the
-        rows that the positions of the only member take.
+        """Each batch's mean loss and its logits; the gradient is accumulated over parts of the batch.
+
+        `position_ids`: those of the batch, in a stack of one member.
         """
         losses, logits, n_parts = [], [], self.configs[0].train.accumulate
-        places = repeat(None, n_parts) if place is None else place.chunk(n_parts)
-        for part, own in zip(tokens.chunk(n_parts, dim=1), places, strict=False):
-            said = self._forward(part[..., :-1], at, own)
-            loss = self._losses(said, part[..., 1:][..., at]) * (part.shape[1] / tokens.shape[1])
+        ids_of_parts = repeat(None, n_parts) if position_ids is None else position_ids.chunk(n_parts)
+        for part, ids in zip(tokens.chunk(n_parts, dim=1), ids_of_parts, strict=False):
+            part_logits = self._forward(part[..., :-1], at, ids)
+            loss = self._losses(part_logits, part[..., 1:][..., at]) * (part.shape[1] / tokens.shape[1])
             self._backward(loss.sum())
             losses.append(loss.detach())
-            logits.append(said.detach())
+            logits.append(part_logits.detach())
         if len(losses) == 1:
             return losses[0], logits[0]
         return torch.stack(losses).sum(dim=0), torch.cat(logits, dim=1)
@@ -107,14 +108,14 @@ class Stack:
         if not self.leaves:  # the model's gradients are the row's own memory
             loss.backward()
             return
-        found = torch.autograd.grad(loss, list(self.leaves.values()))
-        torch._foreach_add_(list(self.flat.tensors(self.flat.grads).values()), list(found))
+        gradients = torch.autograd.grad(loss, list(self.leaves.values()))
+        torch._foreach_add_(list(self.flat.tensors(self.flat.grads).values()), list(gradients))
 
     def _forward(
-        self, tokens: Int[Tensor, "member batch pos"], at: slice, place: Place | None
+        self, tokens: Int[Tensor, "member batch pos"], at: slice, position_ids: PositionIds | None
     ) -> Float[Tensor, "member batch read d_vocab"]:
         if len(self.configs) == 1:
-            return self.model(tokens[0], at=at, place=place)[None]
+            return self.model(tokens[0], at=at, position_ids=position_ids)[None]
 
         def one(weights: dict[str, Tensor], batch: Tensor) -> Tensor:
             return functional_call(self.model, weights, (batch,), {"at": at})
@@ -127,4 +128,4 @@ class Stack:
         train = self.configs[0].train
         if len(logits) == 1:
             return mean_loss(logits[0], targets[0], train)[None]
-        return vmap(lambda said, wanted: mean_loss(said, wanted, train))(logits, targets)
+        return vmap(lambda logits, targets: mean_loss(logits, targets, train))(logits, targets)

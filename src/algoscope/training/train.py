@@ -118,7 +118,9 @@ def train_together(
 def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, DivergedError]) -> list[int]:
     """One step of every member; the places of those that go on."""
     batches = [member.batch() for member in members]
-    losses, logits = stack.gradient(torch.stack([batch.tokens for batch in batches]), batches[0].at, batches[0].place)
+    losses, logits = stack.gradient(
+        torch.stack([batch.tokens for batch in batches]), batches[0].at, batches[0].position_ids
+    )
     stack.step([member.share() for member in members])
     left = []
     for place, member in enumerate(members):
