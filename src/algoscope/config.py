@@ -13,11 +13,11 @@ from pydantic_core import InitErrorDetails
 
 from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.tasks.base import Task
+from algoscope.tasks.capabilities import Repeating, Staged
 from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.digits.subtraction import Subtraction
 from algoscope.tasks.groups.group import Group
 from algoscope.tasks.groups.modular import Modular
-from algoscope.tasks.stages import Repeating, Staged
 from algoscope.tasks.strings.copying import Copying
 from algoscope.tasks.strings.reversal import Reversal
 

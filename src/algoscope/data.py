@@ -14,7 +14,7 @@ from torch import Tensor
 from algoscope.config import DataConfig
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
-from algoscope.tasks.stages import Repeating, Staged
+from algoscope.tasks.capabilities import Repeating, Staged
 
 ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
 HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out

@@ -159,7 +159,7 @@ def test_hard_draws_have_more_columns_of_nine_and_of_extreme_digits() -> None:
         tokens = TASK.sample(20_000, seeded(CPU, 1), hard)
         extreme = (tokens == 0) | (tokens == 9)
         both = extreme[:, :3] & extreme[:, 4:7]
-        return (TASK.column_sums(tokens) == 9).float().mean().item(), both.float().mean().item()
+        return (TASK.columns(tokens) == 9).float().mean().item(), both.float().mean().item()
 
     # a column is forced with chance 1/2: to nine in 2 of 3 rows, else to 0s and 9s, which make nine half of the time
     for hard in (0.0, 0.45, 1.0):

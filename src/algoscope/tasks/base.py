@@ -11,7 +11,7 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from algoscope.core.errors import TaskMismatchError, VocabularyError
+from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 
 Tokens = Int[Tensor, "batch pos"]
 LISTED = 40  # tokens that an error lists one by one
@@ -184,6 +184,10 @@ class Task(BaseModel, ABC):
     @abstractmethod
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """The class of each input: an index into `class_names(by)`."""
+
+    def _check_scheme(self, by: str) -> None:
+        if by not in self.class_schemes:
+            raise UnknownNameError("class scheme", by, self.class_schemes)
 
     @abstractmethod
     def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:

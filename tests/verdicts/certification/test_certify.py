@@ -41,7 +41,7 @@ class ShortSighted(Subject):
         """The whole answer, from the prompt alone."""
         task = self.task
         whole = torch.cat([prompts, torch.zeros(len(prompts), task.n_ctx - prompts.shape[1], dtype=torch.long)], dim=1)
-        columns = task.column_sums(whole)
+        columns = task.columns(whole)
         digits = []
         for place in range(task.n_digits + 1):
             carry = torch.zeros(len(prompts), dtype=torch.bool)

@@ -16,9 +16,9 @@ from algoscope.doors.cli.model_commands import show_verdict
 from algoscope.doors.report.report import render
 from algoscope.networks.build import build
 from algoscope.subjects.subject import Subject
+from algoscope.tasks.capabilities import uniform_below
 from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.groups.modular import Modular
-from algoscope.tasks.strata import uniform_below
 from algoscope.tasks.strings.reversal import Reversal
 from algoscope.verdicts.certification.certify import certify
 from algoscope.verdicts.certification.domain import domain_of
@@ -96,11 +96,16 @@ def test_shares_are_the_published_ones() -> None:
 # ---------------------------------------------------------------------- drawing
 
 
+def drawn_within(task: Addition, by: str, kinds: torch.Tensor, seed: int) -> torch.Tensor:
+    sizes = np.array(task.class_sizes(by), dtype=object)[kinds.numpy()]
+    return task.class_members(by, kinds, uniform_below(sizes, seeded(CPU, seed)))
+
+
 @pytest.mark.parametrize(("by", "kind"), [("chain", 1), ("chain", 2), ("pattern", 5), ("pattern", 3)])
 def test_draws_within_a_class_are_uniform(by: str, kind: int) -> None:
     task = Addition(n_digits=2)
     size = task.class_sizes(by)[kind]
-    drawn = task.sample_class(by, torch.full((5 * size,), kind), seeded(CPU, 7, kind))
+    drawn = drawn_within(task, by, torch.full((5 * size,), kind), 7 + kind)
     assert (task.classes(drawn, by) == kind).all()
     counts = torch.bincount(task.keys(drawn), minlength=task.domain_size)
     members = task.classes(task.at(torch.arange(task.domain_size)), by) == kind
@@ -112,11 +117,11 @@ def test_draws_within_a_class_are_uniform(by: str, kind: int) -> None:
 def test_draws_from_large_domains_are_of_their_class_and_spread_over_it(by: str) -> None:
     n_classes = len(TEN.class_sizes(by))
     kinds = torch.arange(n_classes).repeat_interleave(-(-4_000 // n_classes))
-    drawn = TEN.sample_class(by, kinds, seeded(CPU, 1))
+    drawn = drawn_within(TEN, by, kinds, 1)
     assert torch.equal(TEN.classes(drawn, by), kinds)
     assert torch.equal(drawn, TEN.sequences(*TEN.operands(drawn)))
     assert len(drawn.unique(dim=0)) == len(drawn)
-    again = TEN.sample_class(by, kinds, seeded(CPU, 1))
+    again = drawn_within(TEN, by, kinds, 1)
     assert torch.equal(drawn, again)
 
 

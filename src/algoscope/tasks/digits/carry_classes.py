@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from algoscope.tasks.strata import WholeNumbers
+from algoscope.tasks.capabilities import WholeNumbers
 
 PAIRS = tuple(  # pairs of digits by letter: their sum is below nine, nine, ten or more
     [(a, b) for a in range(10) for b in range(10) if (a + b >= 9) + (a + b >= 10) == letter] for letter in range(3)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.group_tables import Structure
 
@@ -178,7 +178,3 @@ class Binary(Task):
     def class_names(self, by: str) -> Mapping[str, str]:
         self._check_scheme(by)
         return {"less": "a < b", "equal": "a = b", "greater": "a > b"}
-
-    def _check_scheme(self, by: str) -> None:
-        if by not in self.class_schemes:
-            raise UnknownNameError("class scheme", by, self.class_schemes)

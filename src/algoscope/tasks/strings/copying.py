@@ -11,14 +11,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
+from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.strings.letters import Letters, draw_letters
 
 LARGEST = 2**24  # inputs over which losses are added up one by one
-FEW = 2  # letters in a hard draw
 PORTION = 2**16  # sequences whose loss is added up at once
-
-Letters = Int[Tensor, "batch column"]
 
 
 class Copying(Task):
@@ -154,14 +152,9 @@ class Copying(Task):
         """Hard draws are written in at most two letters of the alphabet: there the same letter is followed now by one
         and now by another, so that looking for the last one of its kind is not enough.
         """
-        device, k = generator.device, self.n_symbols
+        device = generator.device
         length = torch.randint(self.shortest, self.longest + 1, (n, 1), generator=generator, device=device)
-        letters = torch.randint(k, (n, self.longest), generator=generator, device=device)
-        if hard_share > 0:
-            hard = torch.rand(n, 1, generator=generator, device=device) < hard_share
-            few = torch.randint(k, (n, FEW), generator=generator, device=device)
-            which = torch.randint(FEW, (n, self.longest), generator=generator, device=device)
-            letters = torch.where(hard, few.gather(1, which), letters)
+        letters = draw_letters(n, self.longest, self.n_symbols, generator, hard_share)
         return letters.gather(1, torch.arange(self.length, device=device) % length)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
@@ -324,10 +317,6 @@ class Copying(Task):
                 needed = torch.where(column, needed, torch.maximum(needed, run + 1))
                 run = torch.where(column, run + 1, 0)
         return needed
-
-    def _check_scheme(self, by: str) -> None:
-        if by not in self.class_schemes:
-            raise UnknownNameError("class scheme", by, self.class_schemes)
 
 
 def _repeats(tokens: Int[Tensor, "batch column"], n: int) -> Bool[Tensor, "batch"]:

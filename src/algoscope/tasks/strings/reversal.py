@@ -9,14 +9,12 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from algoscope.core.errors import UnknownNameError, VocabularyError
+from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.strings.letters import Letters, draw_letters
 
 SEPARATOR, EOS, PAD = "|", "<EOS>", "<PAD>"
 RESERVED = "|<>"  # they write the separator and the special tokens
-FEW = 2  # letters in a hard draw
-
-Letters = Int[Tensor, "batch column"]
 
 
 class Reversal(Task):
@@ -99,14 +97,7 @@ class Reversal(Task):
         """Hard draws are written in at most two letters of the alphabet: a model that finds a letter by what it is, and
         not by where it stands, cannot tell which of many equal ones comes next.
         """
-        device, k = generator.device, len(self.alphabet)
-        letters = torch.randint(k, (n, self.length), generator=generator, device=device)
-        if hard_share > 0:
-            hard = torch.rand(n, 1, generator=generator, device=device) < hard_share
-            few = torch.randint(k, (n, FEW), generator=generator, device=device)
-            which = torch.randint(FEW, (n, self.length), generator=generator, device=device)
-            letters = torch.where(hard, few.gather(1, which), letters)
-        return self.sequences(letters)
+        return self.sequences(draw_letters(n, self.length, len(self.alphabet), generator, hard_share))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         return (self.letters(tokens) * self._place(tokens.device)).sum(dim=1)
@@ -164,7 +155,3 @@ class Reversal(Task):
             return (letters == letters.flip(1)).all(dim=1).long()
         in_order = letters.sort(dim=1).values
         return (in_order[:, 1:] != in_order[:, :-1]).long().sum(dim=1)
-
-    def _check_scheme(self, by: str) -> None:
-        if by not in self.class_schemes:
-            raise UnknownNameError("class scheme", by, self.class_schemes)

@@ -12,7 +12,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.core.intervals import clopper_pearson, stratified_accuracy, stratified_interval
 from algoscope.data import seeded
 from algoscope.tasks.base import Task, Tokens
-from algoscope.tasks.strata import Stratified, uniform_below
+from algoscope.tasks.capabilities import Stratified, uniform_below
 
 EXHAUSTIVE_UP_TO = 10**8
 SAMPLE_OF_LARGE = 100_000

@@ -1,4 +1,4 @@
-"""What some tasks can do besides: count their classes, and draw from each, however large the domain is."""
+"""What some tasks can do besides: make inputs easier by stages, or more regular; count and number a class's members."""
 
 from abc import ABC, abstractmethod
 
@@ -14,8 +14,32 @@ WORD = 62  # random bits drawn at once
 WholeNumbers = Shaped[np.ndarray, "batch"]  # Python's integers, of any length (dtype object)
 
 
+class Staged(ABC):
+    """A task whose inputs can be cut down to a stage from 1 to `n_stages`, the last of which has them whole."""
+
+    @property
+    @abstractmethod
+    def n_stages(self) -> int:
+        """The number of stages."""
+
+    @abstractmethod
+    def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
+        """The inputs cut down to the stage of their row, in the format of the whole task, with their answers."""
+
+
+class Repeating(ABC):
+    """A task whose inputs are made of like parts side by side, which chance alone seldom makes equal."""
+
+    @abstractmethod
+    def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
+        """The inputs with most parts made equal to their neighbours, with their answers."""
+
+
 class Stratified(ABC):
-    """A task that numbers the members of every class of its schemes: class k of size s has members 0 to s - 1."""
+    """A task that numbers the members of every class of its schemes: class k of size s has members 0 to s - 1.
+
+    So inputs can be drawn within a class however large the domain is: a uniform rank is a uniform member.
+    """
 
     @abstractmethod
     def class_sizes(self, by: str) -> tuple[int, ...]:
@@ -24,11 +48,6 @@ class Stratified(ABC):
     @abstractmethod
     def class_members(self, by: str, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> Tokens:
         """Member number `rank` of class number `kinds`, with its answer: each member has one rank."""
-
-    def sample_class(self, by: str, kinds: Int[Tensor, "batch"], generator: torch.Generator) -> Tokens:
-        """For each row an independent uniform draw from its class, on the generator's device."""
-        sizes = np.array(self.class_sizes(by), dtype=object)[kinds.cpu().numpy()]
-        return self.class_members(by, kinds.to(generator.device), uniform_below(sizes, generator))
 
 
 def uniform_below(sizes: WholeNumbers, generator: torch.Generator) -> WholeNumbers:
