@@ -12,7 +12,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import AlgoscopeError, ConfigError, TaskMismatchError
 from algoscope.doors.report.report import prompts_of, questions_of, render
-from algoscope.lenses.modular_arithmetic.circles import (
+from algoscope.lenses.modular_arithmetic._circles import (
     FORMS,
     Logits,
     by_distance,
@@ -263,7 +263,7 @@ def test_shuffled_and_random_models_have_not_learned_it(name: str) -> None:
     subjects = [subject_of(shuffled(planted, seed), "shuffled") for seed in range(1)]
     subjects.append(Subject("random", build(planted.model.cfg, 0), planted.task))
     for subject in subjects:
-        facts = ag.lenses.clock(subject, n_triples=50).facts
+        facts = ag.lenses.clock(subject, n_inputs=50).facts
         assert facts["verdict"] == "not learned"
         assert all(row["reads_as"] == "unclear" for row in facts["circles"])
 
@@ -289,19 +289,19 @@ def lookup(p: int) -> Subject:
 
 
 def test_a_table_of_answers_is_neither_though_its_operands_have_one_effect() -> None:
-    facts = ag.lenses.clock(lookup(23), n_triples=200).facts
+    facts = ag.lenses.clock(lookup(23), n_inputs=200).facts
     assert facts["accuracy"] == 1
     assert facts["circularity"] < 0.3
     assert facts["verdict"] == "neither"
-    assert "do not stand on circles" in facts["reason"]
+    assert "do not lie on circles" in facts["reason"]
     assert facts["symmetricity"] > 0.98
-    assert ag.lenses.clock(lookup(23), n_triples=200, circular=0)["verdict"] == "neither"
+    assert ag.lenses.clock(lookup(23), n_inputs=200, circular=0)["verdict"] == "neither"
 
 
 def test_a_clock_of_differences_is_a_clock() -> None:
     planted = PLANTED.load("clock")()
     planted.model.blocks[0].attn.v.weight[15:20] *= -1  # the sines of the second operand
-    facts = ag.lenses.clock(Subject("minus", planted.model, Modular(p=113, operation="-")), n_triples=200).facts
+    facts = ag.lenses.clock(Subject("minus", planted.model, Modular(p=113, operation="-")), n_inputs=200).facts
     assert (facts["accuracy"], facts["verdict"]) == (1, "clock")
     assert sorted(row["frequency"] for row in facts["circles"]) == sorted(KEY_FREQUENCIES)
 
@@ -318,7 +318,7 @@ def test_a_clock_of_products_is_a_clock_on_the_logarithms() -> None:
     model.embed.weight[powers, :10] = size * wave
     total = model.W_U[1].abs().topk(10).indices.sort().values
     model.W_U[powers[:, None], total] = 20 * wave
-    facts = ag.lenses.clock(Subject("times", model, task), n_triples=200, accurate=0.98).facts
+    facts = ag.lenses.clock(Subject("times", model, task), n_inputs=200, accurate=0.98).facts
     assert facts["accuracy"] == pytest.approx(112**2 / 113**2, abs=1e-3)  # what has a zero has no logarithm
     assert facts["verdict"] == "clock"
     assert sorted(row["frequency"] for row in facts["circles"]) == sorted(KEY_FREQUENCIES)
@@ -359,7 +359,7 @@ def test_the_rules_of_the_verdict(change: dict, verdict: str) -> None:
         (untrained(Group(group="D3")), {}, TaskMismatchError, "does not add modulo a number"),
         (untrained(Modular(p=6, operation="*")), {}, TaskMismatchError, "prime modulus"),
         (untrained(Modular(p=257)), {}, TaskMismatchError, "257 elements"),
-        ("planted:pizza", {"n_triples": 1}, ConfigError, "n_triples is 1"),
+        ("planted:pizza", {"n_inputs": 1}, ConfigError, "n_inputs is 1"),
     ],
 )
 def test_what_it_cannot_judge_is_one_line(
@@ -371,16 +371,19 @@ def test_what_it_cannot_judge_is_one_line(
 
 
 def test_the_command_says_pizza(run) -> None:
-    code, said, _ = run("lens", "clock", "planted:pizza", "--n-triples", 100, "--json", "--quiet")
+    code, said, _ = run("lens", "clock", "planted:pizza", "--n-inputs", 100, "--json", "--quiet")
     assert (code, json.loads(said)["verdict"]) == (0, "pizza")
-    code, said, _ = run("lens", "clock", "planted:pizza", "--n-triples", 100, "--quiet")
-    assert said.startswith("pizza: its operands have one effect (s_g 0.99")
+    code, said, _ = run("lens", "clock", "planted:pizza", "--n-inputs", 100, "--quiet")
+    assert said.startswith("pizza: both operands have the same gradient (s_g 0.99")
 
 
 def test_the_page_says_it_for_sums_and_is_not_asked_for_letters(found: dict[str, ag.Finding]) -> None:
     subject = ag.open("planted:pizza")
     verdict = ag.certify(subject, progress=False)
-    for name, says in {"clock": "Clock: its operands have effects", "pizza": "Pizza: its operands have one"}.items():
+    for name, says in {
+        "clock": "Clock: the operands have different gradients",
+        "pizza": "Pizza: both operands have the same gradient",
+    }.items():
         page = render(subject, {"verdict": verdict, "clock": found[name]})
         section = page[page.index('<section id="clock">') :]
         assert says in section

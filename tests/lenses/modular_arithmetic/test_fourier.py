@@ -13,6 +13,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.draw import figure
 from algoscope.core.errors import SubjectError, TaskMismatchError
 from algoscope.core.finding import Finding
+from algoscope.lenses.modular_arithmetic._neuron_frequencies import LastNeurons, replacements
 from algoscope.lenses.modular_arithmetic.fourier_lens import fourier
 from algoscope.lenses.modular_arithmetic.group_characters import components_of
 from algoscope.lenses.modular_arithmetic.logit_spectrum import (
@@ -29,7 +30,6 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
     spread,
     transform,
 )
-from algoscope.lenses.modular_arithmetic.neuron_frequencies import LastNeurons, replacements
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import weights_of
 from algoscope.networks.build import build
@@ -80,7 +80,7 @@ def table_model(task: Binary, logits: torch.Tensor) -> Subject:
 def wave_logits(task: Binary, heights: dict[int | str, float]) -> torch.Tensor:
     """sum of height * wave(a b c^-1), by pair and answer in the group's order."""
     components = components_of(task.structure())
-    wave = sum(heights[part.label] * part.wave for part in components.varying if part.label in heights)
+    wave = sum(heights[part.label] * part.normalised for part in components.varying if part.label in heights)
     return torch.from_numpy(wave[components.quotients][task.structure().table])
 
 
@@ -364,7 +364,7 @@ def test_similarity_is_the_cosine_with_the_cube(task):
     fit = fit_of(by_product(logits, pairs.product)[:, pairs.answer], spread(logits, pairs.answer), components)
     said = logits[..., pairs.answer]
     said = (said - said.mean(dim=-1, keepdim=True)).numpy()
-    cubes = [part.wave[components.quotients][pairs.structure.table] for part in components.parts]
+    cubes = [part.normalised[components.quotients][pairs.structure.table] for part in components.parts]
     for number, cube in enumerate(cubes[1:], start=1):
         plain = (said * cube).sum() / np.linalg.norm(said) / np.linalg.norm(cube)
         assert fit.similarity[number] == pytest.approx(plain, abs=1e-10)
@@ -412,7 +412,9 @@ def test_replacements_are_what_the_model_says_when_patched(task):
     logits, neurons = pairs.logits(subject), pairs.activations(subject)[0][0]
     weights = weights_of(subject, pairs)
     fits, keys = best_fits(neurons, pairs, components), list(components.parts[1:3])
-    found = replacements(LastNeurons(neurons, weights.said, logits, pairs, components), fits, keys, threshold=0.0)
+    found = replacements(
+        LastNeurons(neurons, weights.neurons_to_logits, logits, pairs, components), fits, keys, threshold=0.0
+    )
     basis, table = components.basis, pairs.structure.table
 
     def loss(values: np.ndarray) -> float:
@@ -458,7 +460,7 @@ def test_the_bound_never_proves_a_wrong_answer(size):
     bound = bound_of(logits, pairs, components, fit, keys)
     right = logits.argmax(dim=-1) == pairs.answer[pairs.product]
     assert bound.proved <= bound.proved_by_rise <= int(right.sum())
-    cube = sum(fit.alpha[part.label] * part.wave for part in keys)[components.quotients][pairs.structure.table]
+    cube = sum(fit.alpha[part.label] * part.normalised for part in keys)[components.quotients][pairs.structure.table]
     residual = logits[..., :13].numpy() - cube
     assert bound.worst_range == pytest.approx(float(np.ptp(residual, axis=-1).max()))
     at_answer = np.take_along_axis(residual, pairs.structure.table[..., None], axis=-1)

@@ -82,7 +82,7 @@ def test_frequencies_are_the_representations_of_a_cyclic_group(n):
     assert [part.size for part in closed.varying].count(1) == (1 if n % 2 == 0 else 0)
     for part in closed.parts:
         g = np.arange(n)
-        np.testing.assert_allclose(part.wave, np.cos(2 * np.pi * part.label * g / n), atol=1e-12)
+        np.testing.assert_allclose(part.normalised, np.cos(2 * np.pi * part.label * g / n), atol=1e-12)
         [same] = [other for other in numeric.parts if np.allclose(other.character, part.character, atol=1e-9)]
         ours, theirs = (of.basis[p.rows].T @ of.basis[p.rows] for of, p in ((closed, part), (numeric, same)))
         np.testing.assert_allclose(ours, theirs, atol=1e-9)

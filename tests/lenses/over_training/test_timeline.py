@@ -15,8 +15,8 @@ from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, Tr
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
 from algoscope.lenses.modular_arithmetic import progress_measures
 from algoscope.lenses.over_training import timeline_lens
+from algoscope.lenses.over_training._formation_rules import formation, rule_of
 from algoscope.lenses.over_training.checkpoint_series import over_checkpoints
-from algoscope.lenses.over_training.formation_rules import formation, rule_of
 from algoscope.networks.transformer import Transformer
 from algoscope.planted.models import carry_adder, reversal, shuffled
 

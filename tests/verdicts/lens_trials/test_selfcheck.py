@@ -10,7 +10,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.lenses.table import LENSES
 from algoscope.verdicts.lens_trials import selfcheck as module
 
-NEEDS_A_RUN = {"progress", "phase", "timeline"}  # lenses that compare checkpoints: a planted model has none
+NEEDS_A_RUN = {"progress", "induction_phase", "timeline"}  # lenses that compare checkpoints: a planted model has none
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def test_the_rates_are_those_of_the_checks(found: ag.Finding) -> None:
 
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_lens_that_always_says_the_same_does_not_hold(answer: bool, monkeypatch: pytest.MonkeyPatch, run) -> None:
-    check = replace(module.CHECKS[2], asks=lambda subject, mechanism: answer)
-    monkeypatch.setattr(module, "CHECKS", (check,))
+    check = replace(module.TRIALS[2], question=lambda lens, subject, mechanism: answer)
+    monkeypatch.setattr(module, "TRIALS", (check,))
     code, said, _ = run("selfcheck", "--copies", 2, "--json", "--quiet")
     result = json.loads(said)
     assert code == 1
@@ -45,7 +45,7 @@ def test_a_lens_that_always_says_the_same_does_not_hold(answer: bool, monkeypatc
 
 
 def test_the_command_prints_a_line_for_each_check(monkeypatch: pytest.MonkeyPatch, run) -> None:
-    monkeypatch.setattr(module, "CHECKS", module.CHECKS[:3])
+    monkeypatch.setattr(module, "TRIALS", module.TRIALS[:3])
     code, said, _ = run("selfcheck", "--copies", 1, "--quiet")
     assert code == 0
     assert said.count("found") >= 3

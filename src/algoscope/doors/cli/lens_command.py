@@ -90,6 +90,7 @@ def _show(found: Finding, out: str | None) -> None:
     for panel in found.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
         click.echo(f"  {panel.name}: {shape}, {panel.unit}")
-    if "table" in found.facts:
-        show_table("", found["table"]["columns"], found["table"]["rows"], numeric=["step"])
+    for table in found.tables:
+        numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
+        show_table(table.title, table.columns, table.texts(), numeric)
     click.echo(f"written: {out}" if out else "see it with --out FILE.html, or take the numbers with --json")

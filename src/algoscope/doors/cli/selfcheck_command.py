@@ -20,17 +20,8 @@ def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir
     if as_json:
         click.echo(found.to_json())
     else:
-        rows = [
-            (
-                row["lens"],
-                row["model"],
-                row["says"],
-                "found" if row["found"] else "MISSED",
-                *(f"{row['false_alarms'][kind]}/{row['trials'][kind]}" for kind in ("shuffled", "random", "decoys")),
-            )
-            for row in found["checks"]
-        ]
-        columns = ["lens", "planted model", "what there is to find", "", "shuffled", "random", "decoys"]
-        show_table("", columns, rows, numeric=columns[4:])
-        click.echo(f"{found.claim}; the last three columns are false alarms")
+        for table in found.tables:
+            numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
+            show_table(table.title, table.columns, table.texts(), numeric)
+        click.echo(f"{found.claim}; in the last three columns false alarms")
     return 0 if found["holds"] else 1

@@ -187,7 +187,7 @@ class _Trial:
         prediction, whose logits are `base`.
         """
         if self.whole:
-            return answers_right(logits, targets)[..., None, None].to(logits.dtype)
+            return answers_right(logits, targets.expand(len(logits), -1, -1))[..., None, None].to(logits.dtype)
         loss = cross_entropy(logits, targets.expand(len(logits), -1, -1))
         return torch.stack([loss, kl_divergence(base, logits)], dim=-1)
 

@@ -1,5 +1,5 @@
-"""The Fourier lens: which frequencies, or representations, a model of a group's operation works with, and how much of
-what it says they explain.
+"""The Fourier lens: which frequencies, or representations, a model of a group's operation computes with, and how much
+of its logits they explain.
 """
 
 import math
@@ -13,13 +13,21 @@ from torch import Tensor
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
 from algoscope.lenses.inputs.prompts import Prompts
-from algoscope.lenses.modular_arithmetic.fourier_panels import (
+from algoscope.lenses.modular_arithmetic._fourier_panels import (
+    ABOUT,
     attention_panel,
     block_panel,
     energy_panels,
     loss_panel,
     neuron_panels,
     similarity_panel,
+    tables_of,
+)
+from algoscope.lenses.modular_arithmetic._neuron_frequencies import (
+    LastNeurons,
+    direction_fits,
+    neuron_facts,
+    replacements,
 )
 from algoscope.lenses.modular_arithmetic.group_characters import Component, Components, components_of
 from algoscope.lenses.modular_arithmetic.logit_spectrum import (
@@ -36,12 +44,6 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
     scores,
     scores_by_product,
     spread,
-)
-from algoscope.lenses.modular_arithmetic.neuron_frequencies import (
-    LastNeurons,
-    direction_fits,
-    neuron_facts,
-    replacements,
 )
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import Weights, beyond, ginis, sum_of_squares, weights_of
@@ -70,75 +72,95 @@ def fourier(
     explained: float = 0.9,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Divide embeddings, composed weights, neurons and logits among the frequencies of addition modulo n, or the
-    representations of any group, over every pair of its elements; say whether a few of them carry the answer.
+    """Find the frequencies (of any group: representations) that carry a model's answer, and how much they explain.
 
-    Subtraction and multiplication are the cyclic group in another order (pairs with a zero are left out of the
-    latter). Definitions in `characters`, `fourier_measures`, `fourier_weights`; of the facts:
+    Embeddings, composed weights, neurons and logits are divided among the frequencies of addition modulo n, or the
+    representations of any group, over every pair of its elements. Subtraction and multiplication are the cyclic group
+    in another order (pairs with a zero are left out of the latter).
 
-    - `accuracy` over all pairs; below `learned` the verdict is `not learned` and no mechanism is claimed;
-    - `keys`: components whose wave is `similar` to the logits, with similarity, height alpha in logits and share of
-      the logit variance; `logit_fve` is their sum, 1 = the waves are all there is; `keys_by_neurons`: those that at
-      least a share `cluster` of the neurons follow that fit one component by more than `fits` (all counts: `neurons`);
-    - `losses` in nats, over all, training and held-out pairs: `full`; `restricted`, with only the keys' functions of
-      the product left and the mean of each output; `excluded`, without them; for all keys and for each;
-    - `gini` of W_E and W_L (0 = all waves alike), `sum_of_squares` of all weights, `w_l_beyond_keys`: the share of W_L
-      outside its two (for a representation: more) directions for each key, of its norm and of its energy;
-    - `replacements`, `bound` (does the mechanism prove every answer?), `attention`, `left_out`.
+    The verdict rests on logits and losses, never on how sparse an embedding is: `characters` where the key components
+    are few (at most half of the dimensions: a table of answers has every frequency), explain the share `explained` of
+    the logit variance, suffice (restricted loss at most 1 % of ln n above the full one, accuracy at least `learned`)
+    and are needed (excluded loss at least ln n, within 1 %); `characters in part` where only the share of the variance
+    is smaller; else `other`. How the model computes these functions of the product is left open: a clock and a pizza
+    both have them (lens `clock`).
 
-    The verdict rests on logits and on what the loss does, never on how sparse an embedding is: `characters` where the
-    keys are few (at most half of the dimensions: a table of answers has every frequency), explain the share
-    `explained` of the logit variance, suffice (restricted loss at most 1 % of ln n above the full one, accuracy at
-    least `learned`) and are needed (excluded loss at least ln n, within 1 %); `characters in part` where only the
-    share of the variance is smaller; else `other`. `checks` has all four. How the waves of the product are made is not
-    said: a clock and a pizza both have them (lens `clock`).
+    Args:
+        subject: a model of modular arithmetic or of a group's operation, by name or opened.
+        similar: cosine similarity with the logits above which a component is a key component.
+        fits: share of a neuron's variance above which one component fits it.
+        cluster: share of the fitted neurons from which on their component counts among `keys_by_neurons`.
+        learned: accuracy over all pairs below which the verdict is `not learned` and no mechanism is claimed.
+        explained: share of the logit variance that the key components must explain to be the whole mechanism.
+        runs_dir: where `run:NAME` is looked up; by default as for every command.
+    Returns:
+        A finding with panels `logit similarity` [component] (cosine; 1 = the logits are this function), `losses` [over
+        kept] (nats), `energy W_E`, `energy W_U`, `energy W_L` [when component], `neuron input` [when through component]
+        (shares of energy), `neurons L0` [component] and `neuron fit L0` [rank] for each layer, `attention` [layer head
+        part] (mean shares), `logit spectrum` (% of variance); and facts `accuracy`; `keys`, each with similarity,
+        height `alpha` in logits and share `fve` of the logit variance; `logit_fve`, the sum of the shares (1 = nothing
+        else); `losses` in nats over all, training and held-out pairs: `full`, `restricted` (only the key components'
+        functions of the product, and the mean of each output), `excluded` (without them), for all keys and for each;
+        `neurons` by layer, `keys_by_neurons`, `gini` of W_E and W_L (0 = all components alike), `sum_of_squares` of all
+        weights, `w_l_beyond_keys` (the share of W_L, of norm and of energy, outside the keys' directions),
+        `replacements`, `bound` (does the mechanism prove every answer?), `attention`, `checks`, `verdict`, `left_out`.
+    Raises:
+        TaskMismatchError: for a model of free text and for a task that is no group's operation.
+        SubjectError: for a group of more than 421 elements.
+    Source:
+        Nanda et al., arXiv 2301.05217; for groups Chughtai et al., arXiv 2302.03025.
 
-    Raises TaskMismatchError for a model of free text and for a task that is no group's operation, SubjectError for a
-    group of more than 421 elements.
+    Example:
+        >>> import algoscope as ag
+        >>> [key["component"] for key in ag.lenses.fourier("planted:pizza")["keys"]]
+        [1, 5, 17]
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    pairs = pairs_of(subject)
+    bounds = {"similar": similar, "neuron": fits, "cluster": cluster, "learned": learned, "explained": explained}
+    return _finding(subject, pairs_of(subject), bounds)
+
+
+def _finding(subject: Subject, pairs: Pairs, bounds: Mapping[str, float]) -> Finding:
     components = components_of(pairs.structure)
     logits = pairs.logits(subject)
     means = by_product(logits, pairs.product)
     fit = fit_of(means[:, pairs.answer], spread(logits, pairs.answer), components)
-    keys = [part for part, near in zip(components.parts, fit.similarity, strict=True) if near > similar]
+    keys = [part for part, value in zip(components.parts, fit.similarity, strict=True) if value > bounds["similar"]]
     losses = _losses(logits, means, pairs, components, keys)
     weights = weights_of(subject, pairs)
-    bounds = {"similar": similar, "neuron": fits, "cluster": cluster, "learned": learned, "explained": explained}
     facts: dict[str, Any] = {
-        "subject": subject.name,
         "elements": pairs.order,
         "pairs": pairs.order**2,
         "components": components.nouns,
         "labels": list(components.labels),
-        "thresholds": bounds,
+        "thresholds": dict(bounds),
         "accuracy": losses[0]["accuracy"],
         "right": round(losses[0]["accuracy"] * pairs.order**2),
         "chance_loss": math.log(pairs.order),
         "keys": _keys(components, fit, keys),
-        "similarity": [float(near) for near in fit.similarity[1:]],
+        "similarity": fit.similarity[1:].tolist(),
         "logit_fve": float(sum(fit.similarity[components.parts.index(part)] ** 2 for part in keys)),
         "losses": losses,
         "bound": asdict(bound_of(logits, pairs, components, fit, keys)),
         "left_out": dict(weights.left_out),
     }
     facts |= _verdict(facts, components, keys)
-    facts |= _of_weights(subject, weights, components, keys)
-    of_activations, panels = _activations(subject, pairs, components, logits, keys, weights, bounds)
-    facts |= of_activations
-    return Finding(
-        kind="fourier",
-        claim=_claim(facts, components),
-        facts=facts,
-        panels=(
-            similarity_panel(components, fit, similar),
-            loss_panel(losses, facts["chance_loss"]),
+    facts |= _weight_facts(subject, weights, components, keys)
+    activation_facts, activation_panels = _activations(subject, pairs, components, logits, keys, weights, bounds)
+    facts |= activation_facts
+    return subject.finding(
+        "fourier",
+        _claim(facts, components),
+        facts,
+        [
+            similarity_panel(components, fit, bounds["similar"]),
+            loss_panel(components, losses, facts["chance_loss"]),
             *_energies(subject, pairs, components, weights),
-            *panels,
+            *activation_panels,
             *block_panel(logits[..., pairs.answer], components),
-        ),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        ],
+        about=ABOUT,
+        tables=tables_of(facts, components),
     )
 
 
@@ -146,12 +168,12 @@ def fourier(
 
 
 def _keys(components: Components, fit: Fit, keys: Sequence[Component]) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for part in keys:
         number = components.parts.index(part)
-        near, alpha = float(fit.similarity[number]), float(fit.alpha[number])
-        found.append({"component": part.label, "similarity": near, "alpha": alpha, "fve": near**2})
-    return found
+        similarity, alpha = float(fit.similarity[number]), float(fit.alpha[number])
+        rows.append({"component": part.label, "similarity": similarity, "alpha": alpha, "fve": similarity**2})
+    return rows
 
 
 def _losses(
@@ -178,20 +200,26 @@ def _losses(
     return rows
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- verdict and claim
 
 
 def _verdict(facts: Mapping[str, Any], components: Components, keys: Sequence[Component]) -> dict[str, Any]:
-    """The four checks and the verdict, as `fourier` states them."""
+    """The four checks, the numbers they compare, and the verdict, as `fourier` states them."""
     bounds, chance = facts["thresholds"], facts["chance_loss"]
     rows = {row["what"]: row for row in reversed(facts["losses"]) if row["over"] == "all pairs"}  # all keys come first
-    size = sum(part.size for part in keys)
-    checks = {"few": 0 < size <= FEW * (components.order - 1), "explained": facts["logit_fve"] >= bounds["explained"]}
+    size, varying = sum(part.size for part in keys), components.order - 1
+    checks = {"few": 0 < size <= FEW * varying, "explained": facts["logit_fve"] >= bounds["explained"]}
+    evidence = {
+        "few": {"value": size / varying, "bound": FEW},
+        "explained": {"value": facts["logit_fve"], "bound": bounds["explained"]},
+    }
     if keys:
         kept, without = rows["restricted"], rows["excluded"]
-        close = kept["loss"] <= rows["full"]["loss"] + NEAR * chance
-        checks["sufficient"] = close and kept["accuracy"] >= bounds["learned"]
-        checks["needed"] = without["loss"] >= (1 - NEAR) * chance
+        most, least = rows["full"]["loss"] + NEAR * chance, (1 - NEAR) * chance
+        checks["sufficient"] = kept["loss"] <= most and kept["accuracy"] >= bounds["learned"]
+        checks["needed"] = without["loss"] >= least
+        evidence["sufficient"] = {"value": kept["loss"], "bound": most}
+        evidence["needed"] = {"value": without["loss"], "bound": least}
     else:
         checks |= {"sufficient": False, "needed": False}
     if facts["accuracy"] < bounds["learned"]:
@@ -200,42 +228,42 @@ def _verdict(facts: Mapping[str, Any], components: Components, keys: Sequence[Co
         verdict = "other"
     else:
         verdict = "characters" if checks["explained"] else "characters in part"
-    return {"key_dimensions": size, "checks": checks, "verdict": verdict}
+    return {"key_dimensions": size, "checks": checks, "evidence": evidence, "verdict": verdict}
 
 
 def _claim(facts: Mapping[str, Any], components: Components) -> str:
-    said = f"{facts['right']:,} of {facts['pairs']:,} pairs right"
+    claim = f"{facts['right']:,} of {facts['pairs']:,} pairs right"
     if facts["verdict"] == "not learned":
-        return f"{said}, below {facts['thresholds']['learned']:.0%}: not learned, so no mechanism is named"
+        return f"{claim}, below {facts['thresholds']['learned']:.0%}: not learned, so no mechanism is named"
     keys = [str(key["component"]) for key in facts["keys"]]
     if not keys:
-        return f"{said}; no {components.noun} is similar to the logits, so {components.nouns} are not how"
-    waves = "cosines" if components.noun == "frequency" else "characters"
+        return f"{claim}; no {components.noun} is similar to the logits, so {components.nouns} are not the mechanism"
     named = f" ({', '.join(keys)})" if len(keys) <= MOST_KEYS else ""
     noun = components.noun if len(keys) == 1 else components.nouns
-    said += f"; the {waves} of {len(keys)} {noun}{named} explain {facts['logit_fve']:.1%} of the logit variance"
+    explained = f"explain {facts['logit_fve']:.1%} of the logit variance"
+    claim += f"; the {components.function}s of {len(keys)} {noun}{named} {explained}"
     loss = {row["what"]: row["loss"] for row in reversed(facts["losses"]) if row["over"] == "all pairs"}
-    said += f"; loss {loss['full']:.2g}, with them alone {loss['restricted']:.2g}, without them {loss['excluded']:.3g}"
-    said += f" (chance {facts['chance_loss']:.3g})"
+    claim += f"; loss {loss['full']:.2g}, with them alone {loss['restricted']:.2g}, without them {loss['excluded']:.3g}"
+    claim += f" (chance {facts['chance_loss']:.3g})"
     if facts["verdict"] == "other":
         failed = ", ".join(FAILED[name] for name, holds in facts["checks"].items() if not holds)
-        return f"{said}; they are not named as the mechanism: {failed}"
-    return said if facts["verdict"] == "characters" else f"{said}; the rest of the logits is unaccounted for"
+        return f"{claim}; they are not named as the mechanism: {failed}"
+    return claim if facts["verdict"] == "characters" else f"{claim}; the rest of the logits is unaccounted for"
 
 
 # ---------------------------------------------------------------------- weights and activations
 
 
-def _of_weights(
+def _weight_facts(
     subject: Subject, weights: Weights, components: Components, keys: Sequence[Component]
 ) -> dict[str, Any]:
     labels = tuple(part.label for part in keys)
-    found: dict[str, Any] = {"gini": ginis(weights, components), "sum_of_squares": sum_of_squares(subject)}
+    facts: dict[str, Any] = {"gini": ginis(weights, components), "sum_of_squares": sum_of_squares(subject)}
     if "W_L" in weights.matrices and keys:
-        left = beyond(weights.matrices["W_L"], components, labels)
-        found["w_l_beyond_keys"] = {"norm": left, "energy": left**2}
-    found["constant"] = {name: float(components.shares(matrix)[0]) for name, matrix in weights.matrices.items()}
-    return found
+        norm = beyond(weights.matrices["W_L"], components, labels)
+        facts["w_l_beyond_keys"] = {"norm": norm, "energy": norm**2}
+    facts["constant"] = {name: float(components.shares(matrix)[0]) for name, matrix in weights.matrices.items()}
+    return facts
 
 
 def _energies(subject: Subject, pairs: Pairs, components: Components, weights: Weights) -> list[Panel]:
@@ -253,41 +281,41 @@ def _activations(
     weights: Weights,
     bounds: Mapping[str, float],
 ) -> tuple[dict[str, Any], list[Panel]]:
-    """What neurons and attention do at the answer position."""
+    """Facts and panels of the neurons and the attention at the answer position."""
     neurons, attention = pairs.activations(subject)
-    found: dict[str, Any] = {"attention": _attention(pairs, components, attention)}
-    panels = [attention_panel(pairs.task, found["attention"])]
+    facts: dict[str, Any] = {"attention": _attention(pairs, components, attention)}
+    panels = [attention_panel(pairs.task, facts["attention"])]
     if not neurons:
-        return found, panels
+        return facts, panels
     fitted = {layer: best_fits(values, pairs, components) for layer, values in neurons.items()}
-    found["neurons"] = [neuron_facts(layer, fits, components, bounds) for layer, fits in fitted.items()]
-    found["keys_by_neurons"] = found["neurons"][-1]["keys"]
-    if weights.said is not None:
-        last = max(neurons)
-        known = LastNeurons(neurons[last], weights.said, logits, pairs, components)
-        found["directions"] = direction_fits(known, keys)
-        found["replacements"] = replacements(known, fitted[last], keys, bounds["neuron"])
-    return found, [*neuron_panels(components, found["neurons"], bounds["neuron"]), *panels]
+    facts["neurons"] = [neuron_facts(layer, fits, components, bounds) for layer, fits in fitted.items()]
+    facts["keys_by_neurons"] = facts["neurons"][-1]["keys"]
+    if weights.neurons_to_logits is not None:
+        layer = max(neurons)
+        last = LastNeurons(neurons[layer], weights.neurons_to_logits, logits, pairs, components)
+        facts["directions"] = direction_fits(last, keys)
+        facts["replacements"] = replacements(last, fitted[layer], keys, bounds["neuron"])
+    return facts, [*neuron_panels(components, facts["neurons"], bounds["neuron"]), *panels]
 
 
 def _attention(
-    pairs: Pairs, components: Components, looks: Float[Tensor, "layer head n n pos"]
+    pairs: Pairs, components: Components, patterns: Float[Tensor, "layer head n n pos"]
 ) -> list[dict[str, Any]]:
-    """Where each head looks from the answer position, over all pairs: mean and standard deviation of the share on each
-    part of the prompt, and the component that the share on the first operand follows.
+    """Each head's attention from the answer position, over all pairs: mean and standard deviation of the share on each
+    part of the prompt, and the component that fits the share on the first operand best.
     """
-    parts, place = pairs.task.parts, pairs.task.places[0]
+    parts, first = pairs.task.parts, pairs.task.places[0]
     rows = []
-    for layer, heads in enumerate(looks):
-        fits = best_fits(heads[..., place].movedim(0, -1), pairs, components)
-        for head, shares in enumerate(heads):
-            on = {name: shares[..., where].sum(dim=-1) for name, where in parts.items()}
+    for layer, heads in enumerate(patterns):
+        fits = best_fits(heads[..., first].movedim(0, -1), pairs, components)
+        for head, pattern in enumerate(heads):
+            shares = {name: pattern[..., positions].sum(dim=-1) for name, positions in parts.items()}
             rows.append(
                 {
                     "layer": layer,
                     "head": head,
-                    "mean": {name: float(share.mean()) for name, share in on.items()},
-                    "spread": {name: float(share.std(correction=0)) for name, share in on.items()},
+                    "mean": {name: float(share.mean()) for name, share in shares.items()},
+                    "spread": {name: float(share.std(correction=0)) for name, share in shares.items()},
                     "follows": components.parts[fits.part[head]].label if fits.alive[head] else None,
                     "fve": float(fits.share[head]),
                 }

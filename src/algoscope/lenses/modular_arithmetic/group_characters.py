@@ -37,8 +37,8 @@ class Component:
         return self.rows.stop - self.rows.start
 
     @property
-    def wave(self) -> Float[np.ndarray, "n"]:
-        """The character divided by its value at the neutral element, where the wave is 1: cos(2 pi k g / n)."""
+    def normalised(self) -> Float[np.ndarray, "n"]:
+        """The character divided by its value at the neutral element, so that it is 1 there: cos(2 pi k g / n)."""
         return self.character / self.character[0]
 
 
@@ -71,6 +71,11 @@ class Components:
     def nouns(self) -> str:
         return "frequencies" if self.noun == "frequency" else f"{self.noun}s"
 
+    @property
+    def function(self) -> str:
+        """What the character of a part is called."""
+        return "cosine" if self.noun == "frequency" else "character"
+
     @cached_property
     def part_of_row(self) -> Int[np.ndarray, "n"]:
         """Which part each row of the basis belongs to."""
@@ -96,7 +101,7 @@ class Components:
 
     def norms(self, matrix: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n"]:
         """The norm of a matrix along each row of the basis. Within a representation of degree 2 or more the basis is
-        nobody's choice, so each row of such a part has their root mean square.
+        arbitrary, so each row of such a part has their root mean square.
         """
         power = ((self.basis @ matrix) ** 2).sum(axis=1)
         if self.noun != "frequency":
@@ -117,9 +122,9 @@ def frequencies(n: int) -> Components:
     parts = [Component(0, 1, np.ones(n), slice(0, 1))]
     for k in range(1, n // 2 + 1):
         alternates = 2 * k == n
-        wave = np.where(g % 2, -1.0, 1.0) if alternates else 2 * np.cos(2 * np.pi * (k * g % n) / n)
+        character = np.where(g % 2, -1.0, 1.0) if alternates else 2 * np.cos(2 * np.pi * (k * g % n) / n)
         start = parts[-1].rows.stop
-        parts.append(Component(k, 1, wave, slice(start, start + (1 if alternates else 2))))
+        parts.append(Component(k, 1, character, slice(start, start + (1 if alternates else 2))))
     return Components((g[:, None] + g) % n, "frequency", fourier_basis(n), tuple(parts))
 
 
@@ -130,12 +135,12 @@ def representations(table: Int[np.ndarray, "n n"]) -> Components:
     (d / n) chi(g h^-1); those of conjugate characters are added.
     """
     n = len(table)
-    found = _real_characters(irreducible_characters(table))
+    characters = _real_characters(irreducible_characters(table))
     quotients = table[:, np.argmin(table, axis=1)]
-    numbered = sum(i * degree / n * character[quotients] for i, (degree, character) in enumerate(found))
+    numbered = sum(i * degree / n * character[quotients] for i, (degree, character) in enumerate(characters))
     _, vectors = np.linalg.eigh(numbered)  # the i-th part has the eigenvalue i
     parts, start, seen = list[Component](), 0, dict[int, int]()
-    for degree, character in found:
+    for degree, character in characters:
         size = round(degree * float(character[0]))
         number = seen[degree] = seen.get(degree, -1) + 1
         parts.append(Component(f"{degree}{_letters(number)}", degree, character, slice(start, start + size)))
@@ -147,7 +152,7 @@ def irreducible_characters(table: Int[np.ndarray, "n n"]) -> Complex[np.ndarray,
     """The irreducible characters of a group on its elements, by degree, the trivial one first.
 
     After Burnside: they are the common eigenvectors of multiplication by the class sums. A random combination of these
-    that is Hermitian in the basis of class sums of unit length has them for its own. Checked: orthogonal to 1e-9,
+    that is Hermitian in the basis of class sums of unit length has the same eigenvectors. Checked: orthogonal to 1e-9,
     degrees whole, their squares sum to n.
     """
     n = len(table)
@@ -170,26 +175,26 @@ def irreducible_characters(table: Int[np.ndarray, "n n"]) -> Complex[np.ndarray,
     raise AssertionError(f"no characters found for a group of {n} elements")
 
 
-def _are_characters(found: Complex[np.ndarray, "character n"]) -> bool:
-    n = found.shape[1]
-    degrees = found[:, 0].real
+def _are_characters(values: Complex[np.ndarray, "character n"]) -> bool:
+    n = values.shape[1]
+    degrees = values[:, 0].real
     whole = np.abs(degrees - degrees.round()).max() < EXACT * n and round(float((degrees**2).sum())) == n
-    return whole and bool(np.abs(found @ found.conj().T / n - np.eye(len(found))).max() < EXACT)
+    return whole and bool(np.abs(values @ values.conj().T / n - np.eye(len(values))).max() < EXACT)
 
 
-def _order(found: Complex[np.ndarray, "character n"]) -> list[int]:
+def _order(values: Complex[np.ndarray, "character n"]) -> list[int]:
     """By degree, then by values, the largest first, so that the trivial character comes before all others."""
-    keys = [tuple(np.round([row[0].real, *-row.real, *-row.imag], 6)) for row in found]
-    return sorted(range(len(found)), key=lambda i: keys[i])
+    keys = [tuple(np.round([row[0].real, *-row.real, *-row.imag], 6)) for row in values]
+    return sorted(range(len(values)), key=lambda i: keys[i])
 
 
-def _real_characters(found: Complex[np.ndarray, "character n"]) -> list[tuple[int, Float[np.ndarray, "n"]]]:
+def _real_characters(values: Complex[np.ndarray, "character n"]) -> list[tuple[int, Float[np.ndarray, "n"]]]:
     """Degree and character of each part: conjugate characters are added."""
-    alike = np.abs(found @ found.T) / found.shape[1] > 0.5  # <chi, conjugate of the other> is 1 or 0
+    alike = np.abs(values @ values.T) / values.shape[1] > 0.5  # <chi, conjugate of the other> is 1 or 0
     partners = alike.argmax(axis=1)
     return [
         (round(float(row[0].real)), row.real if partner == i else 2 * row.real)
-        for i, (row, partner) in enumerate(zip(found, partners, strict=True))
+        for i, (row, partner) in enumerate(zip(values, partners, strict=True))
         if i <= partner
     ]
 

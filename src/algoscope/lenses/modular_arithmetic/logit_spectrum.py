@@ -1,4 +1,4 @@
-"""Measures of how a model's numbers on all pairs (a, b) of a group divide among frequencies or representations.
+"""How a model's logits and activations on all pairs (a, b) of a group divide among frequencies or representations.
 
 Sources: Nanda et al., arXiv 2301.05217; for groups Chughtai et al., arXiv 2302.03025. Everything is exact over all
 pairs and in float64. A function of the product a b alone is a table of n rows, so what it does to n^2 pairs is computed
@@ -53,11 +53,11 @@ def part_of(values: ByProduct, components: Components, labels: Sequence[int | st
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Logits of the n answers, less their mean for each pair, fitted by sum_k alpha_k wave_k(a b c^-1), where wave_k
-    is the character over its value at the neutral element: cos(2 pi k (a + b - c) / n).
+    """Logits of the n answers, less their mean for each pair, fitted by sum_k alpha_k chi_k(a b c^-1).
 
-    `similarity` is the cosine between logits and wave; its square is the share of the logit variance that the wave
-    explains, and the shares add up, as different waves are orthogonal.
+    chi_k is the normalised character: cos(2 pi k (a + b - c) / n).
+    `similarity` is the cosine between logits and character; its square is the share of the logit variance that the
+    character explains, and the shares add up, as different characters are orthogonal.
     """
 
     similarity: Parts
@@ -68,13 +68,13 @@ def fit_of(means: Float[Tensor, "n n"], square: float, components: Components) -
     """The fit to logits with these means over the pairs of each product [product answer], and with this sum of squares
     of all n^3 logits, the mean over the answers taken off each pair's.
 
-    <logits, wave> = n sum_x wave(x) S(x), with S(x) the sum of the means over g c^-1 = x; each pair's mean drops out,
-    as a wave sums to 0 over the answers. The constant wave has 0.
+    <logits, chi> = n sum_x chi(x) S(x), with S(x) the sum of the means over g c^-1 = x; each pair's mean drops out, as
+    a character sums to 0 over the answers. The constant one has 0.
     """
     n = components.order
     along = np.bincount(components.quotients.ravel(), means.cpu().numpy().ravel(), minlength=n)
-    waves = np.stack([part.wave for part in components.parts])
-    inner, lengths = n * (waves @ along), n**2 * (waves**2).sum(axis=1)
+    characters = np.stack([part.normalised for part in components.parts])
+    inner, lengths = n * (characters @ along), n**2 * (characters**2).sum(axis=1)
     inner[0] = 0.0
     norm = np.sqrt(square * lengths)
     similarity = np.divide(inner, norm, out=np.zeros_like(inner), where=norm > 0)
@@ -103,11 +103,11 @@ def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> S
     """Of all pairs, with a function of the product taken off the logits where one is given."""
     loss, right = [], []
     for some in portions(pairs.order):
-        product, said = pairs.product[some], logits[some]
-        said = said if without is None else said - without[product]
+        product = pairs.product[some]
+        kept = logits[some] if without is None else logits[some] - without[product]
         target = pairs.answer[product]
-        loss.append(cross_entropy(said, target))
-        right.append(tokens_right(said, target))
+        loss.append(cross_entropy(kept, target))
+        right.append(tokens_right(kept, target))
     return Scores(torch.cat(loss), torch.cat(right))
 
 
@@ -129,7 +129,7 @@ def restricted(means: ByProduct, components: Components, labels: Sequence[int | 
 class Bound:
     """Does the mechanism alone force every answer? The residual r is the logits less the fit.
 
-    For the pair (a, b) and a wrong answer c the fit leads by sum_k alpha_k (1 - wave_k(a b c^-1)), at least
+    For the pair (a, b) and a wrong answer c the fit leads by sum_k alpha_k (1 - chi_k(a b c^-1)), at least
     `ideal_margin`; r can take off at most its range over the answers. So where that range is below the ideal margin,
     the answer is right. `worst_range` is the largest range, `slack` = ideal_margin - worst_range, `proved` the number
     of pairs with a smaller range. Sharper, and as sound: r would have to lift a wrong answer over the right one by the
@@ -150,21 +150,21 @@ class Bound:
 def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, keys: Sequence[Component]) -> Bound:
     """The bound for the fit by some components."""
     alpha = {part.label: value for part, value in zip(components.parts, fit.alpha, strict=True)}
-    wave = sum((alpha[part.label] * part.wave for part in keys), start=np.zeros(components.order))
-    ideal = torch.from_numpy(wave[components.quotients]).to(logits)  # [product answer]
-    margin = float((wave[0] - wave[1:]).min())
+    fitted = sum((alpha[part.label] * part.normalised for part in keys), start=np.zeros(components.order))
+    ideal = torch.from_numpy(fitted[components.quotients]).to(logits)  # [product answer]
+    margin = float((fitted[0] - fitted[1:]).min())
     others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     others[pairs.answer] = False
     ranges, rises, leads = list[Tensor](), list[Tensor](), list[Tensor]()
     for some in portions(pairs.order):
-        said, product = logits[some], pairs.product[some]
-        residual = said[..., pairs.answer] - ideal[product]
+        chunk, product = logits[some], pairs.product[some]
+        residual = chunk[..., pairs.answer] - ideal[product]
         most = residual.amax(dim=-1)
         ranges.append(most - residual.amin(dim=-1))
         rises.append(most - residual.gather(-1, product[..., None])[..., 0])
         if others.any():
-            right = said.gather(-1, pairs.answer[product][..., None])[..., 0]
-            leads.append(right - said[..., others].amax(dim=-1))
+            right = chunk.gather(-1, pairs.answer[product][..., None])[..., 0]
+            leads.append(right - chunk[..., others].amax(dim=-1))
     reach, rise = torch.cat(ranges), torch.cat(rises)
     ahead = torch.cat(leads) if leads else None
     safe = torch.ones_like(reach, dtype=torch.bool) if ahead is None else ahead > 0
@@ -228,15 +228,15 @@ def best_fits(values: OnPairs, pairs: Pairs, components: Components) -> Fits:
     power = (basis @ by_product(values, pairs.product)) ** 2 * pairs.order
     which = torch.from_numpy(components.part_of_row).to(values.device)
     products = power.new_zeros(len(components.parts), power.shape[-1]).index_add_(0, which, power)
-    own = products.gather(0, best[None] + 1)[0]
-    share, of_product = (torch.where(alive, part / total, 0.0).cpu().numpy() for part in (held, own))
+    held_by_product = products.gather(0, best[None] + 1)[0]
+    share, of_product = (torch.where(alive, part / total, 0.0).cpu().numpy() for part in (held, held_by_product))
     variance = (total / pairs.order**2).cpu().numpy()
     return Fits((best + 1).cpu().numpy(), share, of_product, variance, alive.cpu().numpy())
 
 
 def in_block(values: OnPairs, components: Components, part: Component) -> OnPairs:
     """The part of functions of (a, b) in a component's block, the constant included: a polynomial of degree 2 in its
-    waves of a and b.
+    functions of a and of b.
     """
     rows = torch.from_numpy(np.concatenate([components.basis[:1], components.basis[part.rows]])).to(values)
     small = torch.einsum("fa,gb,abw->fgw", rows, rows, values)

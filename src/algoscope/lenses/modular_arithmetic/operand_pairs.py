@@ -1,4 +1,4 @@
-"""Every pair of elements put to a model: what it says, where it looks, what its neurons do, which it was trained on."""
+"""A model run on every pair of elements: logits, attention, neurons, and which pairs were among its training inputs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ PORTION = 4096  # pairs whose activations are kept at all positions at once
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """The pairs (a, b) of a group, as the task writes them. `product` is the number of a b, `answer` the logit column
-    of each element, `trained` whether a pair was among the training inputs, None where nobody knows.
+    of each element, `trained` whether a pair was among the training inputs, None where that is not known.
     """
 
     task: Binary
@@ -52,9 +52,9 @@ class Pairs:
         return everything | {"training pairs": self.trained, "held-out pairs": ~self.trained}
 
     def logits(self, subject: Subject) -> Float[Tensor, "n n d_vocab"]:
-        """What the model says to every pair, computed in its own float type, in float64 from here on."""
-        said = subject.answer_logits(self.sequences)[:, 0]
-        return said.double().unflatten(0, (self.order, self.order))
+        """The model's logits for every pair, computed in its own float type, in float64 from here on."""
+        logits = subject.answer_logits(self.sequences)[:, 0]
+        return logits.double().unflatten(0, (self.order, self.order))
 
     def activations(self, subject: Subject) -> tuple[Mapping[int, Tensor], Float[Tensor, "layer head n n pos"]]:
         """At the answer position: the neurons of each layer [n n d_mlp] by layer, and each head's attention."""
@@ -68,10 +68,10 @@ class Pairs:
                 kept.append(cache["post", layer][:, -1])
             attention.append(torch.stack([cache["pattern", layer][:, :, -1] for layer in layers]))
         square = (self.order, self.order)
-        looks = torch.cat(attention, dim=1).double().unflatten(1, square)  # [layer n n head pos]
+        patterns = torch.cat(attention, dim=1).double().unflatten(1, square)  # [layer n n head pos]
         return (
             {layer: torch.cat(kept).double().unflatten(0, square) for layer, kept in neurons.items()},
-            looks.movedim(3, 1),
+            patterns.movedim(3, 1),
         )
 
 

@@ -1,4 +1,4 @@
-"""The progress lens: the measures of the Fourier lens at every checkpoint of a run, and the phases they fall into.
+"""The progress lens: the measures of the Fourier lens at every checkpoint of a run, and the phases of grokking.
 
 Source of the measures: Nanda et al., arXiv 2301.05217. The boundaries there were read by eye; here a rule draws them.
 """
@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from algoscope.core.errors import SubjectError
-from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Mark, Panel, Scale
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.group_characters import Components, components_of
 from algoscope.lenses.modular_arithmetic.logit_spectrum import (
@@ -48,45 +47,76 @@ WORDS = {
     "generalised": "generalises",
     "settled": "settles",
 }
+ABOUT = (
+    "The measures of the Fourier lens at each checkpoint of a run, with the key components of the newest one (or of "
+    "the checkpoint that is named). Restricted loss: with nothing left in the logits but the key components' functions "
+    "of the product. Excluded loss: without them. A run that groks memorises its training pairs first, then forms the "
+    "circuit that generalises (the excluded loss on training pairs rises, although their loss stays low), then cleans "
+    "up what it memorised, and only then becomes right on held-out pairs. A rule marks the step at which each phase "
+    "changes; they may overlap. Measures: Nanda et al., arXiv 2301.05217, where the boundaries were read by eye."
+)
+NATS: dict[str, Any] = {"unit": "nats", "zero": "certain of every answer", "scale": "log"}
+ACCURACY: dict[str, Any] = {
+    "unit": "share right",
+    "zero": "every answer wrong",
+    "one": "every answer right",
+    "scale": "unit",
+}
+GINI: dict[str, Any] = {"unit": "Gini of Fourier norms", "zero": "all components alike", "scale": "unit"}
 
 
 @on_idle_cores()
 def progress_measures(
     subject: str | Run | Subject, *, similar: float = 0.005, learned: float = 0.99, runs_dir: str | None = None
 ) -> Finding:
-    """Losses, accuracies, sparsity and size of the weights over the checkpoints of a run that learns a group.
+    """Follow the key components of a grokking run over its checkpoints, and mark its phases.
 
-    The keys are those of the subject itself (logit similarity above `similar`: the newest checkpoint, or the one that
-    is named), the same for all checkpoints. Facts: `series`, one number a checkpoint for each name (null where it is
-    not defined): loss and accuracy over all, training and held-out pairs; `restricted` (only the keys' functions of the
-    product left, over all pairs) and `excluded` (without them; for each key too); Gini coefficients of W_E and W_L; sum
-    of squared weights; how many components reach `similar` at that checkpoint; the share of the logits' variance that
-    the keys explain (0 = none, 1 = all). Losses in nats.
+    Losses, accuracies, sparsity and size of the weights are measured at every checkpoint, with the key components of
+    the subject itself (the newest checkpoint, or the one that is named), the same for all checkpoints.
 
-    `phases` has the steps at which they change, by the rules in `rules`, or null where that never happens: memorisation
-    lasts until `memorised`, circuit formation from `forming` to `cleaning`, clean-up from there to `settled`. They may
-    overlap. `waited`: steps from `memorised` to `generalised`. `restricted_falls_from` is the checkpoint of the largest
-    restricted loss: a fall can begin at once, as the mean over all pairs of a product has the memorised ones in it.
+    Args:
+        subject: a run on modular arithmetic or on a group's operation, with at least two checkpoints.
+        similar: cosine similarity with the logits above which a component is a key component.
+        learned: accuracy from which on training or held-out pairs count as learned.
+        runs_dir: where `run:NAME` is looked up; by default as for every command.
+    Returns:
+        A finding with a panel [step] for each measure (losses in nats; accuracies 0 = none right, 1 = all) and facts
+        `series`, one number for each checkpoint and name (null where it is not defined): loss and accuracy over all,
+        training and held-out pairs; `restricted` (only the keys' functions of the product left, over all pairs) and
+        `excluded` (without them; for each key too); Gini coefficients of W_E and W_L (0 = all components alike); sum of
+        squared weights; how many components reach `similar` at that checkpoint; the share of the logits' variance that
+        the keys explain (0 = none, 1 = all). `phases` has the step of each change by the rules in `rules`, or null
+        where it never happens: memorisation lasts until `memorised`, circuit formation from `forming` to `cleaning`,
+        clean-up from there to `settled`. `waited`: steps from `memorised` to `generalised`. `restricted_falls_from`:
+        the checkpoint of the largest restricted loss; the fall can begin at once, as the mean over all pairs of a
+        product includes the memorised ones.
+    Raises:
+        TaskMismatchError: for a model of free text and for a task that is no group's operation.
+        SubjectError: for a group of more than 421 elements, and for a subject without at least two checkpoints.
+    Source:
+        Nanda et al., arXiv 2301.05217.
 
-    Raises what `fourier` raises, and SubjectError for a subject without at least two checkpoints.
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.progress("planted:clock")
+        Traceback (most recent call last):
+        algoscope.core.errors.SubjectError: planted:clock has no checkpoints to compare: give a run that was trained,
+        run:NAME
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     pairs = pairs_of(subject)
     components = components_of(pairs.structure)
     keys = _keys(subject, pairs, components, similar)
-    if subject.origin is None or len(subject.origin.steps) < 2:
-        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
     steps, series = over_checkpoints(
         subject,
         lambda model: measures(model, pairs, components, keys, similar),
         keep=f"progress similar={similar} keys={keys}",
     )
     phases = phases_of(steps, series, learned)
-    return Finding(
-        kind="progress",
-        claim=_claim(phases, keys, components),
-        facts={
-            "subject": subject.name,
+    return subject.finding(
+        "progress",
+        _claim(phases, keys, components),
+        {
             "keys": keys,
             "steps": steps.tolist(),
             "series": {name: [None if np.isnan(x) else float(x) for x in values] for name, values in series.items()},
@@ -96,8 +126,9 @@ def progress_measures(
             "restricted_falls_from": int(steps[series["restricted loss"].argmax()]),
             "learned": learned,
         },
-        panels=_panels(steps, series, phases),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        _panels(steps, series, phases, components),
+        about=ABOUT,
+        tables=[_phase_table(phases, learned)],
     )
 
 
@@ -106,8 +137,8 @@ def progress_measures(
 
 def _keys(subject: Subject, pairs: Pairs, components: Components, similar: float) -> list[int | str]:
     logits = pairs.logits(subject)
-    near = _similarity(logits, by_product(logits, pairs.product), pairs, components)
-    return [part.label for part, value in zip(components.parts, near, strict=True) if value > similar]
+    similarity = _similarity(logits, by_product(logits, pairs.product), pairs, components)
+    return [part.label for part, value in zip(components.parts, similarity, strict=True) if value > similar]
 
 
 def _similarity(
@@ -122,24 +153,24 @@ def measures(
     """Every measure of one model, by name."""
     logits = pairs.logits(subject)
     means = by_product(logits, pairs.product)
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     full, whole = scores(logits, pairs), torch.ones_like(pairs.product, dtype=torch.bool)
     for over, those in pairs.subsets().items():
-        found[f"loss, {over}"], found[f"accuracy, {over}"] = full.over(those)
-    alone = scores_by_product(restricted(means, components, keys), pairs)
-    found["restricted loss"], found["restricted accuracy"] = alone.over(whole)
+        measured[f"loss, {over}"], measured[f"accuracy, {over}"] = full.over(those)
+    kept = scores_by_product(restricted(means, components, keys), pairs)
+    measured["restricted loss"], measured["restricted accuracy"] = kept.over(whole)
     single = [[key] for key in keys] if 1 < len(keys) <= MOST_KEYS else []
     for chosen in [list(keys), *single]:
         which = "" if len(chosen) == len(keys) else f" {chosen[0]}"
         without = scores(logits, pairs, without=part_of(means, components, chosen))
         for over, those in pairs.subsets().items():
-            found[f"excluded loss{which}, {over}"] = without.over(those)[0]
-    near = _similarity(logits, means, pairs, components)
-    found["similar components"] = float((near > similar).sum())
-    found["share of the keys"] = float((near[[part.label in keys for part in components.parts]] ** 2).sum())
-    found |= {f"Gini {name}": value for name, value in ginis(weights_of(subject, pairs), components).items()}
+            measured[f"excluded loss{which}, {over}"] = without.over(those)[0]
+    similarity = _similarity(logits, means, pairs, components)
+    measured["similar components"] = float((similarity > similar).sum())
+    measured["share of the keys"] = float((similarity[[part.label in keys for part in components.parts]] ** 2).sum())
+    measured |= {f"Gini {name}": value for name, value in ginis(weights_of(subject, pairs), components).items()}
     size = sum_of_squares(subject)
-    return found if size is None else found | {"sum of squared weights": size}
+    return measured | {"sum of squared weights": size}
 
 
 # ---------------------------------------------------------------------- phases
@@ -160,8 +191,8 @@ def phases_of(steps: Steps, series: Series, learned: float) -> dict[str, int | N
     }
 
 
-def first(steps: Steps, holds: Any) -> int | None:
-    """The first step at which something holds."""
+def first(steps: Steps, holds: Bool[np.ndarray, "step"]) -> int | None:
+    """The first step at which a condition holds."""
     return int(steps[holds.argmax()]) if holds.any() else None
 
 
@@ -177,60 +208,102 @@ def _settled(steps: Steps, squares: Float[np.ndarray, "step"], after: int | None
     return first(steps[1:], (slope < SETTLED) & (steps[1:] > after))
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- claim, table and panels
 
 
 def _claim(phases: Mapping[str, int | None], keys: Sequence[int | str], components: Components) -> str:
     named = ", ".join(map(str, keys)) if len(keys) <= MOST_KEYS else f"{len(keys)} of them"
-    said = [
+    changes = [
         f"({number}) {WORDS[name]}: {'never' if step is None else f'{step:,}'}"
         for number, (name, step) in enumerate(phases.items(), start=1)
     ]
-    return f"keys of the last model, by {components.noun}: {named or 'none'}; steps at which it {', '.join(said)}"
+    return f"key {components.nouns} of the last model: {named or 'none'}; steps at which it {', '.join(changes)}"
 
 
-def _panels(steps: Steps, series: Series, phases: Mapping[str, int | None]) -> tuple[Panel, ...]:
-    """One line a measure, in three rows, with the number of each phase at its step."""
+def _phase_table(phases: Mapping[str, int | None], learned: float) -> ResultTable:
+    return ResultTable(
+        title="Phases",
+        columns=("number", "the run", "step", "rule"),
+        rows=tuple(
+            (
+                number,
+                WORDS[name],
+                "never" if step is None else step,
+                PHASES[name].replace("`learned`", f"{learned:.0%}"),
+            )
+            for number, (name, step) in enumerate(phases.items(), start=1)
+        ),
+        caption="The step at which each phase changes, by its rule; the numbers mark the dashed lines of the figures.",
+    )
+
+
+def _panels(
+    steps: Steps, series: Series, phases: Mapping[str, int | None], components: Components
+) -> tuple[Panel, ...]:
+    """One line for each measure, in three rows, with the number of each phase at its step."""
     marks = tuple(Mark(step, str(number)) for number, step in enumerate(phases.values(), start=1) if step is not None)
     over = "training pairs" if "loss, training pairs" in series else "all pairs"
+    captions = _captions(components)
     return tuple(
         Panel(
             name=name,
             title=title,
             axes=(Axis("step", tuple(steps.tolist()), "training step"),),
             values=series[name],
-            unit=unit,
-            zero=zero,
-            one="every answer right" if row == "accuracy" else "",
             view="lines",
-            scale=scale,
             marks=marks,
             beside=row,
+            caption=captions[row],
+            **measure,
         )
-        for row, name, title, unit, scale, zero in _drawn(over)
+        for row, name, title, measure in _drawn(over, components)
         if name in series
     )
 
 
-def _drawn(over: str) -> list[tuple[str, str, str, str, Scale, str]]:
-    """Row, name, title, unit, scale and the meaning of 0 of what is drawn."""
-    certain, wrong, alike = "certain of every answer", "every answer wrong", "all waves alike"
+def _captions(components: Components) -> dict[str, str]:
+    """By row of figures."""
+    nouns = components.nouns
+    return {
+        "loss": (
+            f"Loss of the model, with only the key {nouns} left in its logits, and without them. Mean cross-entropy in "
+            "nats, logarithmic, at each checkpoint; dashed lines carry the numbers of the phases."
+        ),
+        "accuracy": (
+            f"Share of pairs right. With only the key {nouns} it can run ahead of the model: it takes the mean over "
+            "all pairs with the same product, and the memorised ones are among them."
+        ),
+        "weights": (
+            f"How unequally the weights use the {nouns}, and how large they are. Gini coefficient of the norms of W_E "
+            "and W_L along the Fourier basis (0 = all alike, near 1 = one has all), the sum of squares of all weights, "
+            f"and how many {nouns} are similar to the logits."
+        ),
+    }
+
+
+def _drawn(over: str, components: Components) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Row, name, title and measure of each panel."""
     everything = [] if over == "training pairs" else ["all pairs"]
     pairs = [*everything, "training pairs", "held-out pairs"]
     return [
-        *(("loss", f"loss, {those}", f"loss, {those}", "nats", "log", certain) for those in pairs),
-        ("loss", "restricted loss", "loss with only the keys", "nats", "log", certain),
-        ("loss", f"excluded loss, {over}", f"loss without the keys, {over}", "nats", "log", certain),
-        *(("accuracy", f"accuracy, {those}", f"accuracy, {those}", "share right", "unit", wrong) for those in pairs),
-        ("accuracy", "restricted accuracy", "accuracy with only the keys", "share right", "unit", wrong),
-        ("weights", "Gini W_E", "W_E, embedding", "Gini of Fourier norms", "unit", alike),
-        ("weights", "Gini W_L", "W_L, neurons to logits", "Gini of Fourier norms", "unit", alike),
-        ("weights", "sum of squared weights", "all weights", "sum of squares", "free", "no weights"),
-        ("weights", "similar components", "waves similar to the logits", "components", "free", "none"),
+        *(("loss", f"loss, {those}", f"loss, {those}", NATS) for those in pairs),
+        ("loss", "restricted loss", "restricted loss (only the keys)", NATS),
+        ("loss", f"excluded loss, {over}", f"excluded loss (without the keys), {over}", NATS),
+        *(("accuracy", f"accuracy, {those}", f"accuracy, {those}", ACCURACY) for those in pairs),
+        ("accuracy", "restricted accuracy", "accuracy with only the keys", ACCURACY),
+        ("weights", "Gini W_E", "W_E, embedding", GINI),
+        ("weights", "Gini W_L", "W_L, neurons to logits", GINI),
+        ("weights", "sum of squared weights", "all weights", {"unit": "sum of squares", "zero": "no weights"}),
+        (
+            "weights",
+            "similar components",
+            f"{components.nouns} similar to the logits",
+            {"unit": components.nouns, "zero": "none"},
+        ),
     ]
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: every checkpoint of a run on pairs."""
+    """The options of a report: applies to runs on pairs with several checkpoints."""
     origin = subject.origin
     return {} if has_pairs(subject) and origin is not None and len(origin.steps) > 1 else None

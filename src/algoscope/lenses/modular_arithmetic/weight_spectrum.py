@@ -25,39 +25,39 @@ class Weights:
 
     - `W_E`: the embedding of each element as first operand;
     - `W_U`: the unembedding of each element as answer;
-    - `W_L` = W_out W_U, by answer [n d_mlp]: what the last feed-forward's neurons say to the logits directly;
+    - `W_L` = W_out W_U, by answer [n d_mlp]: the direct effect of the last feed-forward's neurons on the logits;
     - `L0H0` = W_E W_V W_O W_in of each head of the first layer [n d_mlp]: what reaches its neurons of an operand
-      that the head looks at (of a gated feed-forward both factors, side by side).
+      that the head attends to (of a gated feed-forward both factors, side by side).
 
-    `said` is W_L with every column of the logits [d_mlp d_vocab]. `left_out` says why something is not there.
+    `neurons_to_logits` is W_L with every column of the logits [d_mlp d_vocab]. `left_out` says why something is not
+    there.
     """
 
     matrices: Mapping[str, Matrix]
-    said: Float[Tensor, "d_mlp d_vocab"] | None
+    neurons_to_logits: Float[Tensor, "d_mlp d_vocab"] | None
     left_out: Mapping[str, str]
 
 
 def weights_of(subject: Subject, pairs: Pairs) -> Weights:
-    """What is defined of these for a subject."""
+    """Those of the matrices that are defined for a subject."""
     first = torch.from_numpy(pairs.structure.first).to(subject.device)
-    found = {"W_E": _array(subject.token_embedding()[first])}
     model, cfg = subject.model, subject.cfg
-    found["W_U"] = _array(model.W_U[pairs.answer])
-    missing = {}
+    matrices = {"W_E": _array(subject.token_embedding()[first]), "W_U": _array(model.W_U[pairs.answer])}
+    left_out = {}
     if cfg.d_mlp is None:
-        missing["W_L"] = missing["neuron input"] = "the model has no feed-forward"
+        left_out["W_L"] = left_out["neuron input"] = "the model has no feed-forward"
     elif cfg.normalization_type is not None:
-        missing["W_L"] = "the final norm stands between neurons and logits"
-        missing["neuron input"] = "norms stand between embedding and neurons"
+        left_out["W_L"] = "the final norm stands between neurons and logits"
+        left_out["neuron input"] = "norms stand between embedding and neurons"
     elif cfg.parallel:
-        missing["neuron input"] = "attention and feed-forward read the same stream"
-    said = None
-    if "W_L" not in missing:
-        said = _mlp(model, cfg.n_layers - 1).w_out.weight.double().mT @ model.W_U.double().mT
-        found["W_L"] = _array(said[:, pairs.answer].mT)
-    if "neuron input" not in missing:
-        found |= {f"L0H{head}": values for head, values in enumerate(_neuron_input(model, found["W_E"]))}
-    return Weights(found, said, missing)
+        left_out["neuron input"] = "attention and feed-forward read the same stream"
+    neurons_to_logits = None
+    if "W_L" not in left_out:
+        neurons_to_logits = _mlp(model, cfg.n_layers - 1).w_out.weight.double().mT @ model.W_U.double().mT
+        matrices["W_L"] = _array(neurons_to_logits[:, pairs.answer].mT)
+    if "neuron input" not in left_out:
+        matrices |= {f"L0H{head}": values for head, values in enumerate(_neuron_input(model, matrices["W_E"]))}
+    return Weights(matrices, neurons_to_logits, left_out)
 
 
 def _neuron_input(model: Transformer, embedding: Float[np.ndarray, "n d_model"]) -> list[Float[np.ndarray, "n d_mlp"]]:
@@ -69,7 +69,7 @@ def _neuron_input(model: Transformer, embedding: Float[np.ndarray, "n d_model"])
     w_o = rearrange(attn.o.weight.double(), "d_model (head d_head) -> head d_head d_model", **per_head)
     w_in = torch.cat([part.weight.double() for part in (mlp.w_in, mlp.w_linear) if part is not None])
     rows = torch.from_numpy(embedding).to(w_v)
-    return [_array(one) for one in rows @ w_v @ w_o @ w_in.mT]
+    return [_array(head) for head in rows @ w_v @ w_o @ w_in.mT]
 
 
 def _mlp(model: Transformer, layer: int) -> FeedForward:
@@ -93,9 +93,9 @@ def ginis(weights: Weights, components: Components) -> dict[str, float]:
 
 
 def beyond(matrix: Matrix, components: Components, labels: tuple[int | str, ...]) -> float:
-    """What a matrix has beside the directions of some components, as a share of its Frobenius norm; squared, it is a
-    share of its energy. The constant row, which moves all logits alike, is left out of both. 0 = nothing else; NaN
-    where there is nothing.
+    """The part of a matrix outside the directions of some components, as a share of its Frobenius norm; squared, it is
+    a share of its energy. The constant row, which moves all logits alike, is left out of both. 0 = nothing else; NaN
+    for a matrix without any other row.
     """
     varying = matrix - matrix.mean(axis=0)
     rows = components.rows_of(labels)

@@ -1,22 +1,24 @@
 """The timeline lens: many measurements over all checkpoints of a run, on one axis of steps, and what formed when."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
+from algoscope.core.panel import Axis, Mark, Panel, Scale
 from algoscope.lenses.heads.head_roles import ROLES, roles
 from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers, probe_set_of
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
+from algoscope.lenses.over_training._fact_paths import check, numbers_of, numbers_or_none, split
+from algoscope.lenses.over_training._formation_rules import curves_of, formation, table_of
 from algoscope.lenses.over_training.checkpoint_series import Measure, Series, Steps, over_checkpoints, recalled
-from algoscope.lenses.over_training.fact_paths import check, numbers_of, numbers_or_none, split
-from algoscope.lenses.over_training.formation_rules import curves_of, formation, table_of
-from algoscope.lenses.over_training.timeline_panels import panels_of
 from algoscope.networks.matrix_rank import entropy_rank, stable_rank
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
@@ -37,8 +39,75 @@ FREQUENCIES = {  # series of the progress lens, and where they stand here
     "Gini W_E": "frequency share: Gini of W_E",
     "Gini W_L": "frequency share: Gini of W_L",
 }
-
+ABOUT = (
+    "Every checkpoint of a run is measured in the same way, so that what forms first and what forms later stand on one "
+    "axis of training steps. A mechanism is formed at the first checkpoint from which on its rule holds up to the "
+    "last: accuracies stay at 0.9 or above, roles of heads at the thresholds of the roles lens, losses and followed "
+    "facts on the last value's side of half-way between their first and last. Ranks and norms have no rule."
+)
 CHECKPOINTS = 4  # fewer make no timeline
+SLIGHT = 0.2  # a role that a head never has to this degree is not drawn
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of series: how its heatmap is titled, measured and explained, and with how many decimals."""
+
+    title: str
+    unit: str
+    scale: Scale
+    zero: str
+    one: str
+    decimals: int
+    caption: str
+
+
+BY_STEP = " At each checkpoint; columns are training steps, closer together at the beginning."
+KINDS = {
+    "loss": Kind(
+        "loss of each answer token", "nats", "log", "certain of the right token", "", 2,
+        "Loss of each token of the answer, given the right ones before it." + BY_STEP
+        + " Mean cross-entropy in nats, colours on a logarithmic scale.",
+    ),
+    "accuracy": Kind(
+        "accuracy of each answer token", "share right", "unit", "none right", "all right", 2,
+        "Share of inputs with the right token, given the right ones before it, and with the whole answer right." +
+        BY_STEP,
+    ),
+    "class": Kind(
+        "accuracy by class of input", "share right", "unit", "none right", "all right", 2,
+        "Share of inputs of each class with the whole answer right." + BY_STEP,
+    ),
+    "head": Kind(
+        "roles of the heads", "score", "signed", "as much attention as evenly spread", "all attention", 2,
+        "How far each head has each role of the roles lens." + BY_STEP + " 0 = as much attention on the role's keys as "
+        "even attention would give them, 1 = all of it. Roles that a head never has to a degree of 0.2 are left out.",
+    ),
+    "frequency loss": Kind(
+        "loss by frequencies", "nats", "log", "certain of the right answer", "", 2,
+        "Loss with only the key frequencies of the last checkpoint left in the logits, and without them." + BY_STEP
+        + " Mean cross-entropy in nats, as in the progress lens.",
+    ),
+    "frequency share": Kind(
+        "frequencies", "share", "unit", "none", "all", 2,
+        "Accuracy with only the key frequencies, the share of the logits' variance that they explain, and Gini "
+        "coefficients of the weights." + BY_STEP,
+    ),
+    "entropy rank": Kind(
+        "effective rank by entropy", "directions", "free", "a zero matrix", "one direction", 1,
+        "Exponential of the entropy of each matrix's singular values." + BY_STEP + " 1 = one direction.",
+    ),
+    "stable rank": Kind(
+        "stable rank", "directions", "free", "a zero matrix", "one direction", 1,
+        "Squared Frobenius norm of each matrix over its squared largest singular value." + BY_STEP + " 1 = one "
+        "direction.",
+    ),
+    "norm": Kind("Euclidean norm", "norm", "free", "no weights", "", 1, "Norm of all weights together." + BY_STEP),
+}  # fmt: skip
+
+
+def _followed_kind(fact: str) -> Kind:
+    return Kind(fact, "as the lens gives it", "free", "", "", 3, f"The fact {fact} of each checkpoint." + BY_STEP)
 
 
 def timeline(
@@ -71,7 +140,7 @@ def timeline(
     above; roles at the thresholds of the roles lens; losses, frequencies and followed facts on the last value's side of
     half-way between their first and last; ranks and norms have none, nor has a series that changes by less than a tenth
     of its larger end. `curves`: plateau and jump of the logged curves (null where none were logged); `beside_jump` says
-    before, during or after the jump. `probe`: the inputs. `table`: what of `formed` is printed.
+    before, during or after the jump. `probe`: the inputs.
 
     Raises SubjectError for a subject without at least two checkpoints, UnknownNameError for a group or lens that there
     is not, ConfigError for a fact that is not a number, and what `probe_set_of`, `roles` and the followed lenses raise.
@@ -92,20 +161,20 @@ def timeline(
         series |= _frequencies(subject)
     curves = curves_of(run, int(steps[-1]))
     formed = formation(steps, series, curves)
-    return Finding(
-        kind="timeline",
-        claim=_claim(subject, steps, formed, curves),
-        facts={
-            "subject": subject.name,
+    return subject.finding(
+        "timeline",
+        _claim(subject, steps, formed, curves),
+        {
             "steps": steps.tolist(),
             "series": {name: [None if np.isnan(x) else float(x) for x in row] for name, row in series.items()},
             "formed": formed,
             "curves": curves,
             "probe": dict(probe.coverage),
-            "table": table_of(formed, curves),
         },
-        panels=panels_of(steps, series, curves),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+        panels_of(steps, series, curves),
+        about=ABOUT,
+        tables=[table_of(formed, curves)],
+        seed=seed,
     )
 
 
@@ -190,7 +259,7 @@ def _frequencies(subject: Subject) -> Series:
     return {here: np.array(series[name], dtype=float) for name, here in chosen.items() if name in series}
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- claim and panels
 
 
 def _claim(
@@ -198,15 +267,60 @@ def _claim(
 ) -> str:
     judged = [row for row in formed if row["rule"] is not None]
     risen = [row for row in judged if row["step"] is not None and row["step"] > steps[0]]
-    said = f"{len(steps)} checkpoints of {subject.name}, steps {steps[0]:,} to {steps[-1]:,}"
+    claim = f"{len(steps)} checkpoints of {subject.name}, steps {steps[0]:,} to {steps[-1]:,}"
     if risen:
         ends = (risen[0],) if len(risen) == 1 else (risen[0], risen[-1])
         named = ", last ".join(f"{row['series']} at step {row['step']:,}" for row in ends)
-        said += f"; {len(risen)} of {len(judged)} series that have a rule form after the first: first {named}"
+        claim += f"; {len(risen)} of {len(judged)} series that have a rule form after the first: first {named}"
     else:
-        said += f"; none of the {len(judged)} series that have a rule forms after the first"
+        claim += f"; none of the {len(judged)} series that have a rule forms after the first"
     jump = curves and curves["jump"]
-    return f"{said}; the curves jump at step {jump['step']:,}" if jump else said
+    return f"{claim}; the curves jump at step {jump['step']:,}" if jump else claim
+
+
+def panels_of(steps: Steps, series: Series, curves: Mapping[str, Any] | None) -> list[Panel]:
+    """One heatmap [series step] for each kind; a dashed line where the logged curves jump. Followed facts have a panel
+    each, as they share no unit.
+    """
+    kinds: dict[str, dict[str, Float[np.ndarray, "step"]]] = {}
+    for name, values in series.items():
+        kind, _, row = name.partition(": ")
+        if kind != "head" or np.nanmax(values, initial=-1.0) >= SLIGHT:
+            kinds.setdefault(row if kind == "followed" else kind, {})[row] = values
+    order = [*KINDS, *(kind for kind in kinds if kind not in KINDS)]
+    marks: tuple[Mark, ...] = ()
+    step_axis = Axis("step", tuple(steps.tolist()), "training step")
+    jump = curves and curves["jump"]
+    if jump:
+        title = f"training step; dashed: the jump of the curves, step {jump['step']:,}"
+        step_axis = Axis("step", step_axis.labels, title)
+        marks = (Mark(float(np.interp(jump["step"], steps, np.arange(len(steps))))),)
+    return [_panel(kind, kinds[kind], step_axis, marks) for kind in order if kind in kinds]
+
+
+def _panel(name: str, rows: Mapping[str, Float[np.ndarray, "step"]], step_axis: Axis, marks: tuple[Mark, ...]) -> Panel:
+    kind = KINDS.get(name) or _followed_kind(name)
+    values = np.stack(list(rows.values()))
+
+    def word(value: float) -> str:
+        if np.isnan(value):
+            return ""
+        return f"{round(value, kind.decimals) + 0.0:.{kind.decimals}f}" if abs(value) < 1000 else f"{value:.2g}"
+
+    return Panel(
+        name=name,
+        title=kind.title,
+        axes=(Axis("series", tuple(rows), "series"), step_axis),
+        values=values,
+        unit=kind.unit,
+        zero=kind.zero,
+        one=kind.one,
+        view="heatmap",
+        scale=kind.scale,
+        marks=marks,
+        words=np.vectorize(word, otypes=[object])(values),
+        caption=kind.caption,
+    )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from algoscope.core.finding import ResultTable
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at
 from algoscope.runs.learning_curves import read_curves
 from algoscope.runs.run_folder import Run
@@ -78,9 +79,9 @@ def _beside(step: int | None, curves: Mapping[str, Any] | None) -> str | None:
     return "during" if step <= jump["to"] else "after"
 
 
-def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is printed: the series that form and those that could have, with the curves' own events among them. A head
-    that never has a role is left out of it.
+def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None) -> ResultTable:
+    """The series that form and those that could have, with the curves' own events among them. A head that never has a
+    role is left out of it.
     """
     rows: list[tuple[str, str, int | None, str]] = [
         (row["series"], row["rule"], row["step"], row["beside_jump"] or "")
@@ -93,5 +94,13 @@ def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | No
     if jump:
         rows.append(("curves: the jump", "logged test accuracy reaches 0.5", jump["step"], ""))
     rows.sort(key=lambda row: (row[2] is None, row[2] or 0))
-    shown = [[name, rule, "never" if step is None else f"{step:,}", beside] for name, rule, step, beside in rows]
-    return {"columns": ["mechanism", "rule", "step", "beside the jump"], "rows": shown}
+    return ResultTable(
+        title="What formed when",
+        columns=("mechanism", "rule", "step", "beside the jump"),
+        rows=tuple((name, rule, "never" if step is None else step, beside) for name, rule, step, beside in rows),
+        caption=(
+            "The first checkpoint from which on each rule holds up to the last, and whether it lies before, during or "
+            "after the jump of the logged curves. Ranks and norms, which have no rule, are left out, and so are roles "
+            "that a head never has."
+        ),
+    )

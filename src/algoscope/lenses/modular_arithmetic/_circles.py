@@ -1,5 +1,6 @@
-"""Circles of numbers: where embeddings of the numbers modulo n go around, and what a model with one would say."""
+"""Circles in the embeddings of the numbers modulo n, and the logits that a model with one circle would have."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 
 from algoscope.lenses.modular_arithmetic.fourier_basis import frequency_shares
 
-FIRST = 4  # principal components that circularity looks at
+FIRST = 4  # principal components that circularity is the mean of
 NOTHING = 1e-6  # of the largest singular value: a component below it is rounding
 FAINT = 0.01  # a circle with less of the embeddings' variance is left out
 HALF = 0.5  # a principal component belongs to the frequency that has at least this share of it
@@ -19,6 +20,7 @@ FORMS = {
     "whole pizza": "|cos w(a-b)/2| (|cos w(a+b-c)/2| - |sin w(a+b-c)/2|)",
     "accompanying": "-cos u(a-b) cos u(a+b-c), where 2u = w",
 }
+READINGS = ("clock", "pizza", "accompanying")  # the two ways to write the pizza are one
 
 Cube = Float[np.ndarray, "n n n"]
 """Numbers by first operand a, second operand b and answer c, each an element of the group."""
@@ -29,8 +31,8 @@ Vectors = Float[np.ndarray, "n d_model"]
 
 @dataclass(frozen=True, eq=False)
 class Circle:
-    """Two principal components of one frequency: where the numbers lie on them, the vectors that are left when all
-    others are taken away, their share of the embeddings' variance, and the share of the two that has this frequency.
+    """Two principal components of one frequency: the numbers' coordinates on them, the embeddings with all other
+    components removed, their share of the embeddings' variance, and the share of the two that has this frequency.
     """
 
     frequency: int
@@ -43,10 +45,10 @@ class Circle:
 
 def circularity(vectors: Vectors) -> float:
     """The mean, over the first four principal components, of the largest share that one frequency has of each: 1 where
-    each is a wave around the n elements, of any frequency.
+    each is a sinusoid on the n elements, of any frequency.
 
     For an odd n this is the published measure, min(1, 2/n |sum_j v_j e^(2 pi i jk/n)|^2) at its best k (Zhong et al.,
-    arXiv 2306.17844); of the alternating wave of an even n the published one counts the double.
+    arXiv 2306.17844); of the alternating function of an even n the published one counts the double.
     """
     points = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[0]
     return float(frequency_shares(points[:, :FIRST])[1:].max(axis=0).mean())
@@ -61,19 +63,20 @@ def circles_of(vectors: Vectors) -> list[Circle]:
     points, size, directions = np.linalg.svd(vectors - centre, full_matrices=False)
     shares = frequency_shares(points[:, size > NOTHING * size[0]])
     frequency, purity = shares.argmax(axis=0), shares.max(axis=0)
-    found = []
+    circles = []
     for k in range(1, (len(vectors) + 1) // 2):
         both = np.flatnonzero((frequency == k) & (purity >= HALF))[:2]
         variance = float((size[both] ** 2).sum() / (size**2).sum())
         if len(both) == 2 and variance >= FAINT:
-            at = points[:, both] * size[both]
+            on_both = points[:, both] * size[both]
             i, j = both.tolist()
-            found.append(Circle(k, (i, j), at, centre + at @ directions[both], variance, float(purity[both].mean())))
-    return sorted(found, key=lambda circle: -circle.variance)
+            vectors_left = centre + on_both @ directions[both]
+            circles.append(Circle(k, (i, j), on_both, vectors_left, variance, float(purity[both].mean())))
+    return sorted(circles, key=lambda circle: -circle.variance)
 
 
 def forms(frequency: int, n: int) -> dict[str, list[Sheet]]:
-    """What the logits would be of a model with one circle of this frequency, by the names of `FORMS`, up to a factor.
+    """The logits of a model with one circle of this frequency, by the names of `FORMS`, up to a factor.
 
     A frequency w has one half u modulo an odd n, and two or none modulo an even n: so many are the last form.
     """
@@ -90,7 +93,7 @@ def forms(frequency: int, n: int) -> dict[str, list[Sheet]]:
 
 @dataclass(frozen=True, eq=False)
 class Logits:
-    """All logits of a model, less their mean over the answers, which says nothing."""
+    """All logits of a model, less their mean over the answers, which does not affect the prediction."""
 
     centred: Cube
 
@@ -124,6 +127,30 @@ class Logits:
         return max(0.0, together) ** 2 / size if size > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class IsolatedCircle:
+    """The logits of a model whose embeddings keep one circle only: their standard deviation, and the share of their
+    variance that each form explains.
+    """
+
+    circle: Circle
+    size: float
+    fits: Mapping[str, float]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """By `READINGS`: of the two ways to write the pizza the better one."""
+        return {
+            **{name: self.fits[name] for name in READINGS},
+            "pizza": max(self.fits["pizza"], self.fits["whole pizza"]),
+        }
+
+    def reads_as(self, least: float) -> str:
+        """The form that explains most; `unclear` where that is less than `least`."""
+        name = max(self.best, key=self.best.__getitem__)
+        return name if self.best[name] >= least else "unclear"
+
+
 def distance_irrelevance(cube: Cube) -> float | None:
     """q = mean over d of std_i(L[i, i + d]) / std(L), with L the logit of the right answer: 0 where the distance d of
     the operands alone decides it, near 1 where it does not matter. None where L is the same for all pairs.
@@ -146,5 +173,5 @@ def _cosines(k: int, n: int) -> Float[np.ndarray, "n"]:
 
 
 def _root(x: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """The square root, of what rounding may have brought below 0."""
+    """The square root of values that rounding may have made negative."""
     return np.sqrt(np.clip(x, 0, None))

@@ -1,4 +1,4 @@
-"""The neurons of a feed-forward on all pairs: which frequency each follows, and the loss if it followed it exactly."""
+"""The neurons of a feed-forward on all pairs: the frequency that fits each best, and the loss if it fitted exactly."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs
 
 
 def neuron_facts(layer: int, fits: Fits, components: Components, bounds: Mapping[str, float]) -> dict[str, Any]:
-    """What the neurons of one layer follow. A neuron fits where its best component's block holds more than
-    `bounds["neuron"]` of its variance; `keys` are the components that at least `bounds["cluster"]` of those that fit
-    follow, `counts` has every component that any of them follows. `fitted_share` counts neurons alike,
-    `fitted_share_of_variance` by their variance: neurons that hardly move count little.
+    """The components that fit the neurons of one layer. A neuron is fitted where its best component's block holds more
+    than `bounds["neuron"]` of its variance; `keys` are the components of at least `bounds["cluster"]` of the fitted
+    neurons, `counts` has every component of any of them. `fitted_share` counts neurons alike,
+    `fitted_share_of_variance` by their variance: neurons that hardly vary count little.
 
     `chance` is the share of variance that the smallest and the largest block hold of a function without structure.
     """
@@ -53,30 +53,30 @@ def _mean(values: Float[np.ndarray, "some"]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class LastNeurons:
-    """The neurons of the last feed-forward on all pairs, what they say to the logits, and the logits that come out:
-    another value of a neuron moves the logits by W_L times the difference, nothing else.
+    """The neurons of the last feed-forward on all pairs, their direct effect W_L on the logits, and the model's logits:
+    another value of a neuron changes the logits by W_L times the difference, and by nothing else.
     """
 
     values: Float[Tensor, "n n d_mlp"]
-    said: Float[Tensor, "d_mlp d_vocab"]
+    to_logits: Float[Tensor, "d_mlp d_vocab"]
     logits: Float[Tensor, "n n d_vocab"]
     pairs: Pairs
     components: Components
 
     def loss(self, values: OnPairs, which: Int[Tensor, "some"] | slice = slice(None)) -> float:
         """Mean cross-entropy over all pairs, in nats, with these values of some neurons."""
-        changed = self.logits + (values - self.values[..., which]) @ self.said[which]
+        changed = self.logits + (values - self.values[..., which]) @ self.to_logits[which]
         return float(scores(changed, self.pairs).loss.mean())
 
     def directions(self, keys: Sequence[Component]) -> Float[Tensor, "d_mlp direction"]:
-        """The directions in which W_L reads the keys' waves."""
-        rows = torch.from_numpy(self.components.rows_of(tuple(part.label for part in keys))).to(self.said)
-        return self.said[:, self.pairs.answer] @ rows.mT
+        """The directions of neurons that W_L maps to the keys' functions of the answer."""
+        rows = torch.from_numpy(self.components.rows_of(tuple(part.label for part in keys))).to(self.to_logits)
+        return self.to_logits[:, self.pairs.answer] @ rows.mT
 
 
 def replacements(last: LastNeurons, fits: Fits, keys: Sequence[Component], threshold: float) -> list[dict[str, Any]]:
-    """The loss with the neurons, or the logits, replaced by what the mechanism says they are; `change` is relative to
-    the model's own loss, None where that is 0. Each entry says what was done.
+    """The loss with the neurons, or the logits, replaced by what the mechanism predicts; `change` is relative to the
+    model's own loss, None where that is 0. `replaced` names the replacement.
     """
     base = float(scores(last.logits, last.pairs).loss.mean())
     fitted = fits.share > threshold
@@ -100,12 +100,12 @@ def replacements(last: LastNeurons, fits: Fits, keys: Sequence[Component], thres
         )
     if keys:
         axes, _ = torch.linalg.qr(last.directions(keys))
-        along = last.values @ axes @ axes.mT
-        losses["all neurons by their projection on the key directions of W_L"] = last.loss(along)
-        losses["all neurons by what is left without it"] = last.loss(last.values - along)
+        projected = last.values @ axes @ axes.mT
+        losses["all neurons by their projection on the key directions of W_L"] = last.loss(projected)
+        losses["all neurons by the rest, without that projection"] = last.loss(last.values - projected)
         mean = last.logits.mean(dim=(0, 1))
         inside = mean + sum(in_block(last.logits, last.components, part) - mean for part in keys)
-        losses["the logits by their part in the keys' waves of a, of b and of both"] = float(
+        losses["the logits by their part in the keys' functions of a, of b and of both"] = float(
             scores(inside, last.pairs).loss.mean()
         )
     return [
@@ -115,15 +115,15 @@ def replacements(last: LastNeurons, fits: Fits, keys: Sequence[Component], thres
 
 
 def direction_fits(last: LastNeurons, keys: Sequence[Component]) -> list[dict[str, Any]]:
-    """For each key the share of the variance of the neurons, along W_L's directions for it, that the waves of the
-    product explain: 1 = they read cos and sin of w (a + b) and nothing else.
+    """For each key the share of the variance of the neurons, along W_L's directions for it, that its functions of the
+    product explain: 1 = W_L reads cos and sin of w (a + b) and nothing else.
     """
-    found = []
+    rows = []
     for part in keys:
         along = last.values @ torch.nn.functional.normalize(last.directions([part]), dim=0)
         means = by_product(along, last.pairs.product)
         inside = part_of(means, last.components, [part.label])
         total = (along - along.mean(dim=(0, 1))).pow(2).sum()
         held = inside.pow(2).sum() * last.pairs.order
-        found.append({"component": part.label, "fve": float(held / total) if total > 0 else None})
-    return found
+        rows.append({"component": part.label, "fve": float(held / total) if total > 0 else None})
+    return rows

@@ -1,0 +1,192 @@
+"""What the clock lens shows: panels with their captions, and tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from algoscope.core.finding import Cell, ResultTable
+from algoscope.core.panel import Axis, Panel
+from algoscope.lenses.modular_arithmetic._circles import FORMS, READINGS, Cube, IsolatedCircle, by_distance
+from algoscope.tasks.groups.group_tables import Structure
+
+ABOUT = (
+    "Numbers on circles can be added modulo n in two ways. A clock multiplies the angles of its operands: its logits "
+    "are cos w(a+b-c). A pizza adds the operands as vectors and measures the length of the sum along many directions, "
+    "|cos w(a-b)/2| cos w(a+b-c): it never tells one operand from the other, and it is weak where they stand across "
+    "from each other. Two tests separate them, over all pairs: whether a logit has the same gradient by the embeddings "
+    "of both operands, and what the logits are where the embeddings keep only one circle. A model that has not learned "
+    "its task gets no verdict, and one that fits neither is called neither. Definitions: Zhong et al., arXiv "
+    "2306.17844."
+)
+SHOWN = 8  # circles that are drawn
+BINS = 40  # of cosines
+
+
+def panels_of(
+    structure: Structure,
+    cube: Cube,
+    cosines: Sequence[Float[np.ndarray, "_triple"]],
+    isolated: Sequence[IsolatedCircle],
+) -> list[Panel]:
+    """Isolated circles, gradients, the logit of the right answer, and the circles themselves."""
+    if not isolated:
+        return [_gradients(cosines), _right_logit(cube)]
+    return [_fits(isolated[:SHOWN]), _gradients(cosines), _right_logit(cube), _points(structure, isolated[:SHOWN])]
+
+
+def _fits(isolated: Sequence[IsolatedCircle]) -> Panel:
+    return Panel(
+        name="circles alone",
+        title="logits of one circle at a time",
+        axes=(_circle_axis(isolated), Axis("form", tuple(FORMS), "form of the logits")),
+        values=np.array([list(one.fits.values()) for one in isolated]),
+        unit="share of the logits' variance",
+        zero="the form explains nothing",
+        one="the form explains all",
+        view="heatmap",
+        scale="unit",
+        words=np.array([[f"{value:.3f}" for value in one.fits.values()] for one in isolated], dtype=object),
+        hover=np.array([[FORMS[name] for name in one.fits] for one in isolated], dtype=object),
+        caption=(
+            "The model with one circle at a time. All but two principal components of its number embeddings are "
+            "ablated (replaced by their mean); a cell is the share of the variance of the logits that a form explains. "
+            "Clock: cos w(a+b-c). Pizza: |cos w(a-b)/2| cos w(a+b-c), or the whole of its formula. Accompanying "
+            "circles, of twice the frequency, are strong where a pizza is weak. The forms overlap: a true clock is 81 "
+            "% a pizza, and the other way round."
+        ),
+    )
+
+
+def _circle_axis(isolated: Sequence[IsolatedCircle]) -> Axis:
+    return Axis("circle", tuple(f"frequency {one.circle.frequency}" for one in isolated))
+
+
+def _gradients(cosines: Sequence[Float[np.ndarray, "_triple"]]) -> Panel:
+    edges = np.linspace(-1, 1, BINS + 1)
+    trained_and_not = (cosines[0], np.concatenate(cosines[1:]))
+    counts = [np.histogram(values.clip(-1, 1), edges)[0] / max(1, len(values)) for values in trained_and_not]
+    middles = tuple(np.round((edges[:-1] + edges[1:]) / 2, 3).tolist())
+    return Panel(
+        name="gradients",
+        title="gradients by the two operands",
+        axes=(Axis("model", ("this model", "untrained")), Axis("cosine", middles, "cosine between the gradients")),
+        values=np.stack(counts),
+        unit="share of triples",
+        zero="no triple has this cosine",
+        one="all triples have it",
+        view="bars",
+        scale="unit",
+        caption=(
+            "Do both operands have the same effect on a logit? Cosine between the gradients of a logit by the embedded "
+            f"first and second operand, over {len(cosines[0]):,} random triples (a, b, c). In a pizza all are near 1, "
+            "in a clock they are not. Beside it untrained models of the same shape: attention that is constant makes "
+            "the gradients equal before anything is learned."
+        ),
+    )
+
+
+def _right_logit(cube: Cube) -> Panel:
+    number = tuple(range(len(cube)))
+    right = by_distance(cube)
+    tenth = abs(float(right.mean())) / 10  # smaller differences stay pale
+    return Panel(
+        name="right logit",
+        title="logit of the right answer",
+        axes=(
+            Axis("distance", number, "distance of the operands, b - a"),
+            Axis("first", number, "first operand, a"),
+        ),
+        values=right - right.mean(),
+        unit="logits above the mean",
+        zero="the mean over all pairs",
+        view="heatmap",
+        scale="signed",
+        span=(-tenth, tenth),
+        caption=(
+            "The logit of the right answer for every pair, less its mean over all pairs. Rows are the distance of the "
+            "operands. Horizontal stripes: the logit depends on the distance alone, as in pizzas."
+        ),
+    )
+
+
+def _points(structure: Structure, isolated: Sequence[IsolatedCircle]) -> Panel:
+    return Panel(
+        name="circles",
+        title="number embeddings on their circles",
+        axes=(
+            _circle_axis(isolated),
+            Axis("number", tuple(structure.first.tolist())),
+            Axis("component", ("first component", "second component")),
+        ),
+        values=np.stack([one.circle.points for one in isolated]),
+        unit="embedding units",
+        zero="the mean of the numbers",
+        view="scatter",
+        caption=(
+            "The number embeddings on pairs of principal components that share a frequency. Colour follows the "
+            "numbers: it goes round the circle as many times as the frequency says."
+        ),
+    )
+
+
+def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
+    """The tests with their bounds, and the circles where there are any."""
+    bounds, isolated = facts["bounds"], facts["isolated"]
+    untrained = [value for value in facts["untrained"] if value is not None]
+    rows: list[tuple[Cell, ...]] = [
+        ("accuracy over all pairs", facts["accuracy"], f"not learned below {bounds['accurate']:g}"),
+        ("circularity of the embeddings", facts["circularity"], f"neither below {bounds['circular']:g}"),
+        (
+            "gradient symmetricity s_g",
+            facts["symmetricity"],
+            f"pizza: at least {bounds['alike']:g}; clock: below {bounds['apart']:g}",
+        ),
+        ("standard error of s_g", facts["symmetricity_error"], ""),
+        ("s_g of untrained models, mean", sum(untrained) / len(untrained) if untrained else None, "a control"),
+        *((f"one circle at a time: {name}", isolated[name], "the larger of clock and pizza") for name in READINGS[:2]),
+        (
+            "one circle at a time: accompanying",
+            isolated["accompanying"],
+            f"pizza: with the pizza at least {bounds['fits']:g}",
+        ),
+        ("clock forms of all circles together", facts["cosines"], f"clock: at least {bounds['fits']:g}"),
+        ("distance irrelevance q", facts["distance_irrelevance"], "decides nothing"),
+    ]
+    tests = ResultTable(
+        title="Tests of clock and pizza",
+        columns=("test", "value", "bound"),
+        rows=tuple(rows),
+        caption=(
+            "Circularity: 1 = the main components of the numbers are circles. Symmetricity: 1 = both operands have the "
+            "same effect. One circle at a time, and all circles: shares of the logits' variance. Distance irrelevance: "
+            "0 = the distance of the operands alone decides the right answer's logit; no value: that logit is constant."
+        ),
+    )
+    circles = [
+        (
+            row["frequency"],
+            row["variance"],
+            row["fits"]["clock"],
+            max(row["fits"]["pizza"], row["fits"]["whole pizza"]),
+            row["fits"]["accompanying"],
+            row["reads_as"],
+        )
+        for row in facts["circles"]
+    ]
+    if not circles:
+        return [tests]
+    return [
+        tests,
+        ResultTable(
+            title="Circles",
+            columns=("frequency", "share of embedding variance", *READINGS, "reads as"),
+            rows=tuple(circles),
+            caption=(
+                "Pairs of principal components of the number embeddings that share a frequency, largest first: their "
+                "share of the embeddings' variance, and the share of the logits' variance that each form explains "
+                "where only this circle is left."
+            ),
+        ),
+    ]
