@@ -71,7 +71,7 @@ def probe_set_of(
     )
 
 
-def members_by_class(task: Task, scheme: str, pool: Tokens, per_class: int) -> dict[str, Tokens]:
+def members_by_class(task: Task, scheme: str, pool: Tokens, per_class: int) -> dict[str, Int[Tensor, "_members pos"]]:
     """Up to `per_class` members of each class of the scheme, by its name: the first in the pool."""
     number = task.classes(pool, scheme)
     names = task.class_names(scheme)
