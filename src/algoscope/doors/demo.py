@@ -4,14 +4,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from algoscope.core.finding import Finding
 from algoscope.doors.report.report import report
 from algoscope.recipes.addition import add3
 from algoscope.runs.paths import is_run, runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.training.train import train
-from algoscope.verdicts.certification.certify import certify
+from algoscope.verdicts.certification.kept import kept_or_certified
 
 NAME = "demo"
 
@@ -30,8 +29,7 @@ def run_demo(*, runs_dir: str | Path | None = None, progress: bool = True) -> di
     run = train("add3", name=NAME, runs_dir=runs_dir, progress=progress)
     marks.append(time.perf_counter())
     subject = open_subject(run)
-    verdict: Finding = certify(subject, progress=progress)
-    run.keep(verdict)
+    verdict = kept_or_certified(subject, progress=progress)
     marks.append(time.perf_counter())
     path = report(subject, progress=progress)
     marks.append(time.perf_counter())

@@ -301,22 +301,22 @@ def test_the_command_takes_draws_a_class_and_shows_intervals(run, runs_dir, tmp_
     assert (code, facts["domain"]["method"], facts["domain"]["checked"]) == (1, "stratified", 156)
     code, out, _ = run("certify", "run:five", "--per-class", "25", "--quiet")
     assert "draws from every class of the 10,000,000,000 inputs" in out
-    assert "450,000" in out and "right in" in out  # noqa: PT018
+    assert "450,000" in out and "95 % interval: low" in out  # noqa: PT018
     assert run("certify", "run:five", "--per-class", "0")[0] == 2
     code, out, _ = run("certify", "run:five", "--per-class", "1", "--by", "pattern", "--quiet")
     assert "244 classes, at least 1 inputs of each; something is wrong in 244" in out
 
 
 def test_few_classes_show_sizes_only_where_not_all_is_checked(capsys: pytest.CaptureFixture) -> None:
-    show_verdict(certify(Flawed(Addition(n_digits=1), bad=set())).facts)
-    assert "right in" not in capsys.readouterr().out
+    show_verdict(certify(Flawed(Addition(n_digits=1), bad=set())))
+    assert "95 % interval" not in capsys.readouterr().out
 
 
 def test_the_page_shows_sizes_and_intervals() -> None:
     subject = Flawed(FIVE, bad={5})
     page = render(subject, {"verdict": certify(subject, per_class=100)})
     table = page[page.index("<h2>Verdict") :]
-    for expected in ("inputs there are", "450,000", "96.378 to 100.000 %", "0.000 to 3.622 %", "each class counts"):
+    for expected in ("95 % interval: low", "450,000", "96.3783%", "3.6217%", "each class counts"):
         assert expected in table, expected
 
 

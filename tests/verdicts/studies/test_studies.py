@@ -131,7 +131,9 @@ def test_nothing_is_trained_or_certified_again(
 ) -> None:
     written = {path: path.stat().st_mtime_ns for path in folder.glob("small-*/**/*.json")}
     assert sum(path.name == "certify.json" for path in written) == 8
-    monkeypatch.setattr(comparing, "certify", lambda *_, **__: pytest.fail("certified again"))
+    monkeypatch.setattr(
+        "algoscope.verdicts.certification.kept.certify", lambda *_, **__: pytest.fail("certified again")
+    )
     again = compared(small_study(), folder)
     assert again.facts == found.facts
     assert {path: path.stat().st_mtime_ns for path in folder.glob("small-*/**/*.json")} == written

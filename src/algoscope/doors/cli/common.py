@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,6 +13,9 @@ from rich.table import Table as RichTable
 from algoscope.core.registry import Table
 from algoscope.planted.table import PLANTED
 from algoscope.runs.paths import run_folders, runs_directory
+
+if TYPE_CHECKING:  # findings need NumPy, which `--help` does without
+    from algoscope.core.finding import ResultTable
 
 PIPED_WIDTH = 200
 
@@ -40,6 +43,13 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     for row in rows:
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     console.print(table)
+
+
+def show_result(table: "ResultTable") -> None:
+    """A table of a finding, numbers to the right."""
+    numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
+    show_table(table.title, table.columns, table.texts(), numeric=numeric)
+    click.echo()
 
 
 def show_json(document: Any) -> None:

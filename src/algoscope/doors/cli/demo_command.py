@@ -25,7 +25,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
             }
         )
     else:
-        show_verdict(facts)
+        show_verdict(done["verdict"])
         parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         click.echo(f"{parts}\nreport: {done['report'].resolve()}")
     return 0 if facts["wrong"] == 0 else 1

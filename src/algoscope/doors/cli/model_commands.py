@@ -1,17 +1,22 @@
 """Commands about one model: certify, report, generate, params."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
+from algoscope.core.registry import Entry, Table
+from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_result, show_table
 from algoscope.doors.table import PUBLIC
 from algoscope.recipes.table import RECIPES
 
-MANY_CLASSES = 100  # more than that are not listed one by one
+if TYPE_CHECKING:
+    from algoscope.core.finding import Finding
 
+VERDICTS = Table(
+    "function",
+    {"keep": Entry("algoscope.verdicts.certification.kept:keep_verdict", "a verdict kept, unless there is a better")},
+)
 SUBJECT = click.argument("subject", shell_complete=complete_subject)
 
 
@@ -48,18 +53,18 @@ def certify(
         n_threads=threads,
         progress=not quiet,
     )
-    if model.origin is not None and sample is None:
-        model.origin.keep(verdict)
+    if sample is None and model.origin is not None and not VERDICTS.load("keep")(model, verdict) and not quiet:
+        click.echo("not kept: the run folder has a stronger verdict about these weights", err=True)
     if as_json:
         click.echo(verdict.to_json())
     else:
-        show_verdict(verdict.facts)
+        show_verdict(verdict)
     return 0 if verdict.facts["wrong"] == 0 else 1
 
 
-def show_verdict(facts: dict[str, Any]) -> None:
-    """A verdict for the terminal: the count and its scope, the classes, the margin, some counterexamples."""
-    domain = facts["domain"]
+def show_verdict(verdict: "Finding") -> None:
+    """A verdict for the terminal: the count and its scope, the margin, the classes, some counterexamples."""
+    facts, domain = verdict.facts, verdict["domain"]
     scope = {
         "exhaustive": "all inputs",
         "sampled": f"a sample of the {domain['size']:,} inputs",
@@ -71,38 +76,9 @@ def show_verdict(facts: dict[str, Any]) -> None:
     if facts["interval_95"]:
         low, high = facts["interval_95"]
         click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
-    show_classes(facts["by_class"])
-    sure = "rounding decides no answer" if facts["robust"] else "not above twice the float error of every answer"
-    click.echo(
-        f"smallest margin {facts['min_margin']:.4g} logits, float error {facts['float_error']:.2g} logits: {sure}"
-    )
-    shown = facts["counterexamples"]
-    if shown:
-        show_table(
-            f"{len(shown)} of {facts['wrong']:,} counterexamples",
-            ["input", "expected", "got"],
-            [(row["input"], row["expected"], row["got"]) for row in shown],
-        )
+    for table in verdict.tables:
+        show_result(table)
     click.echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
-
-
-def show_classes(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The classes of a verdict, with their sizes and intervals where not all of them was checked; of very many, those
-    in which something is wrong.
-    """
-    shown = rows if len(rows) <= MANY_CLASSES else [row for row in rows if row["wrong"]][:MANY_CLASSES]
-    columns = ["class", "meaning", "checked", "wrong"]
-    cells = [[row[name] for name in columns] for row in shown]
-    if any(row["interval_95"] for row in rows):
-        columns = ["class", "meaning", "size", "checked", "wrong", "right in", "to"]
-        for cell, row in zip(cells, shown, strict=True):
-            cell.insert(2, "" if row["size"] is None else row["size"])
-            cell += [f"{bound:.4%}" for bound in row["interval_95"] or []] or ["", ""]
-    show_table("", columns, cells, numeric=["size", "checked", "wrong", "right in", "to"])
-    if len(shown) < len(rows):
-        least = min(row["checked"] for row in rows)
-        n_wrong = sum(row["wrong"] > 0 for row in rows)
-        click.echo(f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {n_wrong:,}")
 
 
 @click.command()

@@ -25,8 +25,7 @@ from algoscope.runs.learning_curves import read_curves
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.verdicts.certification.certify import certify
-from algoscope.verdicts.certification.domain import domain_of
+from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.version import __version__
 
 
@@ -110,21 +109,12 @@ def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> 
     if subject.origin and (rows := subject.origin.metrics()):
         questions["curves"] = partial(read_curves, rows)
     if subject.has_task:
-        questions["verdict"] = partial(_verdict, subject, progress)
+        questions["verdict"] = partial(kept_or_certified, subject, progress=progress)
     for name, lens in LENSES.items():
         options = lens.load("for_report")(subject, prompts) if lens.reported else None
         if options is not None:
             questions[name] = partial(lens.load(), subject, **options)
     return questions
-
-
-def _verdict(subject: Subject, progress: bool) -> Finding:
-    """What the run folder holds for these weights, unless that was a smaller sample, asked for by hand."""
-    kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
-    wanted, held = domain_of(subject.task), kept.facts["domain"] if kept else {}
-    if kept and held["method"] in (wanted.method, "exhaustive") and held["checked"] >= wanted.checked:
-        return kept
-    return certify(subject, progress=progress)
 
 
 # ---------------------------------------------------------------------- the page
@@ -159,7 +149,7 @@ def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping
     if "curves" in findings:
         sections.append(Section("curves", "Learning curves", findings["curves"]))
     if "verdict" in findings:
-        sections.append(Section("verdict", "Verdict", findings["verdict"], "verdict.j2"))
+        sections.append(Section("verdict", "Verdict", findings["verdict"]))
     sections += [Section(name, lens.title, findings[name]) for name, lens in LENSES.items() if name in findings]
     return [*sections, Section("parameters", "Parameters", _parameters(counts))]
 

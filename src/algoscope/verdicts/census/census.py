@@ -31,6 +31,7 @@ from algoscope.verdicts.census.head_matching import Signature, differences, dist
 from algoscope.verdicts.census.outcome_prediction import Features, Question, foretell
 from algoscope.verdicts.census.solution_clusters import THRESHOLDS, count_by_threshold, medoid, solutions, steadiest
 from algoscope.verdicts.certification.certify import certify
+from algoscope.verdicts.certification.kept import kept_or_certified
 
 EARLY = range(1, 65)  # steps that count as the first
 ENOUGH = 8  # runs that a prediction is asked of
@@ -183,11 +184,7 @@ def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -
 def _outcome(run: Run, sample: int | None) -> dict[str, Any]:
     """Seed, certified count, the step of the jump, and the last logged loss."""
     weights = run.summary.weights_sha256
-    verdict = run.finding("certify", weights) if sample is None else None
-    if verdict is None:
-        verdict = certify(run, sample=sample)
-        if sample is None:
-            run.keep(verdict)
+    verdict = kept_or_certified(run) if sample is None else certify(run, sample=sample)
     logged = run.metrics()
     return {
         "run": run.name,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import SubjectError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Cell, Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
@@ -30,8 +30,24 @@ ROWS = 25_000  # inputs that one worker takes at once
 ROWS_OF_STRATA = 2_500  # draws begin alike too rarely to share work: fewer at once stay in the cache
 AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
 EDGE = "edge"  # the row of the edge cases that a stratified verdict checks besides its draws
-SHOWN = 100  # classes in a panel; of more, those of lowest accuracy
+SHOWN = 100  # classes in a panel or a table; of more, those of lowest accuracy
 BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
+ENDS = ("low", "high")
+ABOUT = (
+    "Greedy decoding gives the right answer exactly when every answer token is right after a right beginning, so one "
+    "forward pass with the right answer in place (teacher forcing) decides each input. The margin of an input is the "
+    "smallest lead, over its answer tokens, of the right token's logit over its best rival's. The float error is the "
+    "largest difference of a logit from its value in float64, over the inputs of smallest margin and an even spread of "
+    "others; where the smallest margin exceeds twice that error, rounding decides no answer."
+)
+COVERS = {
+    "exhaustive": "Every one of the {size:,} inputs was checked: this is a count, not an estimate.",
+    "sampled": "The inputs checked are independent uniform draws from the {size:,} there are; the 95 % interval of the "
+    "accuracy over all of them is that of Clopper and Pearson.",
+    "stratified": "Inputs were drawn from every class of the {size:,} inputs, as a uniform sample would miss rare "
+    "classes, and each class counts with its exact size. The task's edge cases are checked besides, and are no part of "
+    "the estimate. The 95 % interval holds for the accuracy over all inputs.",
+}
 
 
 def certify(
@@ -190,7 +206,6 @@ def _finding(
     ]
     n_checked = domain.checked + n_edge_cases
     facts: dict[str, Any] = {
-        "subject": subject.name,
         "task": subject.task.kind,
         "weights_sha256": subject.weights_sha256,
         "dtype": str(subject.dtype).removeprefix("torch."),
@@ -209,12 +224,14 @@ def _finding(
     if subject.note:
         facts["note"] = subject.note
     scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain.method]
-    return Finding(
-        kind="certify",
-        claim=f"{count.wrong:,} wrong of {n_checked:,} inputs ({scope} of the {domain.size:,} there are)",
-        facts=facts,
-        panels=(_class_panel(facts), _margin_panel(count)),
-        provenance={"subject": subject.name, "weights_sha256": facts["weights_sha256"], "seconds": seconds},
+    return subject.finding(
+        "certify",
+        f"{count.wrong:,} wrong of {n_checked:,} inputs ({scope} of the {domain.size:,} there are)",
+        facts,
+        (_class_panel(facts), _margin_panel(count)),
+        about=f"{COVERS[domain.method].format(size=domain.size)} {ABOUT}",
+        tables=result_tables(facts),
+        seconds=seconds,
     )
 
 
@@ -226,10 +243,82 @@ def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
     ]
 
 
+# ---------------------------------------------------------------------- what is shown
+
+
+def result_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
+    """The facts of a verdict as rows to read: accuracy and margins, classes, positions, counterexamples."""
+    positions = ResultTable(
+        title="by token of the answer",
+        columns=("position", "token", "wrong", "first wrong"),
+        rows=tuple((row["position"], row["meaning"], row["wrong"], row["first_wrong"]) for row in facts["by_position"]),
+        caption="Mistakes token by token. `wrong` counts the inputs whose token is wrong when all tokens before it are "
+        "right (teacher forcing), `first wrong` those whose first mistake this is, which add up to all wrong inputs.",
+    )
+    tables = [_accuracy_table(facts), _class_table(facts), positions]
+    if shown := facts["counterexamples"]:
+        tables.append(
+            ResultTable(
+                title=f"{len(shown)} of {facts['wrong']:,} counterexamples",
+                columns=("input", "right answer", "model's answer"),
+                rows=tuple((row["input"], row["expected"], row["got"]) for row in shown),
+                caption="Inputs that the model answers wrongly, as it decodes them greedily.",
+            )
+        )
+    return tuple(tables)
+
+
+def _accuracy_table(facts: Mapping[str, Any]) -> ResultTable:
+    bounds = zip(ENDS, facts["interval_95"] or (), strict=False)
+    rows = (
+        ("accuracy", f"{facts['accuracy']:.6%}"),
+        *((f"95 % interval: {end}", f"{bound:.6%}") for end, bound in bounds),
+        ("smallest margin (logits)", f"{facts['min_margin']:.4g}"),
+        ("float error (logits)", f"{facts['float_error']:.2g}"),
+        ("rounding", _rounding(facts)),
+    )
+    return ResultTable("accuracy and margins", ("quantity", "value"), rows)
+
+
+def _rounding(facts: Mapping[str, Any]) -> str:
+    """Whether the arithmetic's precision can decide an answer, in words."""
+    if facts["robust"]:
+        return "rounding decides no answer"
+    if facts["wrong"]:
+        return "margin negative: some answers are wrong"
+    return "margin within twice the float error: rounding could change an answer"
+
+
+def _class_table(facts: Mapping[str, Any]) -> ResultTable:
+    """The classes, with sizes and intervals where not all was checked; of very many, those with a wrong answer."""
+    rows = [row for row in facts["by_class"] if row["checked"]]
+    wrong = [row for row in rows if row["wrong"]]
+    title, shown = "by class of input", rows
+    if len(rows) > SHOWN:
+        shown, least = wrong[:SHOWN], min(row["checked"] for row in rows)
+        title = f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {len(wrong):,}"
+    bounded = any(row["interval_95"] for row in rows)
+    columns = ("class", "meaning", *(("inputs",) if bounded else ()), "checked", "wrong", "accuracy")
+    cells: list[tuple[Cell, ...]] = []
+    for row in shown:
+        size, ends = ((row["size"],), row["interval_95"] or (None, None)) if bounded else ((), ())
+        accuracy = f"{1 - row['wrong'] / row['checked']:.4%}"
+        bounds = (None if end is None else f"{end:.4%}" for end in ends)
+        cells.append((row["class"], row["meaning"], *size, row["checked"], row["wrong"], accuracy, *bounds))
+    return ResultTable(
+        title=title,
+        columns=(*columns, *((f"95 % interval: {end}" for end in ENDS) if bounded else ())),
+        rows=tuple(cells),
+        caption="The inputs sorted into classes, and how many of each are answered wrongly."
+        + (" `inputs` is the exact size of a class; its interval bounds the accuracy over all of it." * bounded),
+    )
+
+
 def _class_panel(facts: Mapping[str, Any]) -> Panel:
     seen = [row for row in facts["by_class"] if row["checked"]]
-    title = "accuracy by class of input"
+    title, drawn = "accuracy by class of input", "The number behind a class is how many inputs were checked."
     if len(seen) > SHOWN:
+        drawn += f" Only the {SHOWN} classes of lowest accuracy, of {len(seen):,}, are drawn."
         seen = sorted(seen, key=lambda row: -row["wrong"] / row["checked"])[:SHOWN]
         title += f", the {SHOWN} lowest"
     return Panel(
@@ -242,6 +331,8 @@ def _class_panel(facts: Mapping[str, Any]) -> Panel:
         one="every input of the class right",
         view="bars",
         scale="unit",
+        caption="Accuracy by class of input. Each bar is the share of the checked inputs of a class whose whole answer "
+        f"is right, decoded greedily. {drawn} The table says what the classes mean.",
     )
 
 
@@ -252,9 +343,13 @@ def _margin_panel(count: _Count) -> Panel:
     return Panel(
         name="margins",
         title="smallest margin of each input",
-        axes=(Axis("margin", tuple(centres), "lead of the right token over its best rival, in logits"),),
+        axes=(Axis("margin", tuple(centres), "margin of the right token over its best rival (logits)"),),
         values=count.histogram[low:high].astype(float),
         unit="inputs",
         zero="no input has this margin",
         view="bars",
+        caption="How sure the model is. For each checked input the smallest margin over the tokens of its answer: the "
+        "logit of the right token minus that of its best rival. Everything right of 0 is answered correctly; a margin "
+        f"of 1 means that the right token is e = 2.7 times as probable as the rival. What lies beyond {BINS[0]:g} or "
+        f"{BINS[-1]:g} is counted in the outermost bar.",
     )

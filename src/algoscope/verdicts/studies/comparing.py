@@ -12,9 +12,8 @@ from algoscope.core.finding import Finding
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
-from algoscope.tasks.base import Task
 from algoscope.training.population import train_many
-from algoscope.verdicts.certification.certify import certify
+from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.verdicts.studies.plans import Study, Variant
 from algoscope.verdicts.studies.predictions import Measured, compare, late
 from algoscope.verdicts.studies.study_panels import answer_panels, step_panels
@@ -115,7 +114,7 @@ def _refuse_another(path: Path, config: RunConfig) -> None:
 
 def measure(run: Run, progress: bool = False) -> Measured:
     """What became of a whole run: when it arrived, and what it gets wrong, by a verdict that its folder then keeps."""
-    verdict = _verdict(run, progress)
+    verdict = kept_or_certified(run, by=run.config.task.class_schemes[0], progress=progress)
     checked = verdict["domain"]["checked"]
     return Measured(
         **_arrivals(run),
@@ -134,19 +133,6 @@ def _arrivals(run: Run) -> dict[str, int | None]:
     for what, column in (("memorised", "train_accuracy"), ("generalised", "test_accuracy")):
         found[what] = next((row["step"] for row in run.metrics() if row.get(column, 0.0) >= REACHED), None)
     return found
-
-
-def _verdict(run: Run, progress: bool) -> Finding:
-    """The verdict by the task's first scheme: the one that is kept, where it is of that kind, else a new one."""
-    task: Task = run.config.task
-    kept = run.finding("certify", run.summary.weights_sha256)
-    if kept is not None and "by_position" in kept.facts:
-        classes = [row["class"] for row in kept["by_class"]]
-        if classes == list(task.class_names(task.class_schemes[0])):
-            return kept
-    verdict = certify(run, progress=progress)
-    run.keep(verdict)
-    return verdict
 
 
 # ---------------------------------------------------------------------- one variant

@@ -1,0 +1,79 @@
+"""Verdicts that run folders keep: which of two is stronger, and which is as good as a new one."""
+
+from pathlib import Path
+
+from algoscope.core.finding import Finding
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task
+from algoscope.verdicts.certification.certify import EDGE, certify
+from algoscope.verdicts.certification.domain import domain_of
+
+METHODS = ("sampled", "stratified", "exhaustive")  # from the weakest to the strongest
+
+
+def kept_or_certified(
+    subject: str | Run | Subject,
+    *,
+    by: str | None = None,
+    runs_dir: str | Path | None = None,
+    progress: bool = False,
+) -> Finding:
+    """The verdict that the run folder keeps for these weights, where it is as strong as `certify(subject, by=by)` would
+    be and sorts inputs by `by` (None: by any scheme of the task); else a new one, which the folder then keeps.
+    """
+    subject = open_subject(subject, runs_dir=runs_dir)
+    kept = _kept(subject)
+    wanted = METHODS.index(domain_of(subject.task, by=by).method), True
+    if kept is not None and by in (None, scheme_of(kept, subject.task)) and _strength(kept, subject.task) >= wanted:
+        return kept
+    verdict = certify(subject, by=by, progress=progress)
+    keep_verdict(subject, verdict)
+    return verdict
+
+
+def keep_verdict(subject: Subject, verdict: Finding) -> bool:
+    """Keep a verdict in the subject's run folder, unless the folder has a stronger one about the same weights; whether
+    the folder has it now.
+
+    An exhaustive verdict is stronger than a stratified one, and that than a uniform sample. Of one method a verdict is
+    stronger that checked as many inputs as `certify` does when no number is asked for; beyond that, of two verdicts by
+    one class scheme, the one that checked more.
+    """
+    if subject.origin is None:
+        return False
+    kept = _kept(subject)
+    if kept is not None and _is_stronger(kept, verdict, subject.task):
+        return False
+    subject.origin.keep(verdict)
+    return True
+
+
+def scheme_of(verdict: Finding, task: Task) -> str | None:
+    """The class scheme of a verdict, recognised by its classes; None where they are those of no scheme of the task."""
+    classes = [row["class"] for row in verdict["by_class"] if row["class"] != EDGE]
+    return next((by for by in task.class_schemes if list(task.class_names(by)) == classes), None)
+
+
+def _kept(subject: Subject) -> Finding | None:
+    """The folder's verdict about these weights; one written by an earlier version, with fewer facts, is none."""
+    kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
+    if kept is None or "by_position" not in kept.facts or scheme_of(kept, subject.task) is None:
+        return None
+    return kept
+
+
+def _strength(verdict: Finding, task: Task) -> tuple[int, bool]:
+    """The rank of the method, and whether as many inputs were checked as `certify` checks by default."""
+    domain = verdict["domain"]
+    enough = domain["checked"] >= domain_of(task, by=scheme_of(verdict, task)).checked
+    return METHODS.index(domain["method"]), enough
+
+
+def _is_stronger(kept: Finding, verdict: Finding, task: Task) -> bool:
+    strengths = _strength(kept, task), _strength(verdict, task)
+    if strengths[0] != strengths[1] or scheme_of(kept, task) != scheme_of(verdict, task):
+        return strengths[0] > strengths[1]
+    more: bool = kept["domain"]["checked"] > verdict["domain"]["checked"]
+    return more
