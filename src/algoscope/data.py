@@ -84,10 +84,10 @@ class FreshBatches(Batches):
         self._drawn: tuple[int, Tokens] | None = None
 
     def batch(self, step: int) -> Tokens:
-        draw, place = divmod(step, STEPS_A_DRAW)
+        draw, index = divmod(step, STEPS_A_DRAW)
         if self._drawn is None or self._drawn[0] != draw:
             self._drawn = (draw, self._draw(draw))
-        return self._drawn[1][place * self.size : (place + 1) * self.size]
+        return self._drawn[1][index * self.size : (index + 1) * self.size]
 
     def examples_before(self, step: int) -> int:
         return step * self.size
@@ -150,8 +150,8 @@ class WidthBatches(Batches):
     def _drawn(self, step: int) -> tuple[Task, torch.Generator]:
         """The width of a step, and the generator that goes on to its examples."""
         generator = seeded(self.device, self.seed, step)
-        place = torch.randint(len(self.widths), (), generator=generator, device=self.device)
-        return self.widths[int(place)], generator
+        index = torch.randint(len(self.widths), (), generator=generator, device=self.device)
+        return self.widths[int(index)], generator
 
 
 class FixedBatches(Batches):
@@ -171,15 +171,15 @@ class FixedBatches(Batches):
         self._order: tuple[int, Int[Tensor, "train"]] | None = None
 
     def batch(self, step: int) -> Tokens:
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, index = divmod(step, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
             generator = seeded(self.device, self.seed, epoch)
             self._order = (epoch, torch.randperm(len(self.train), generator=generator, device=self.device))
-        return self.train[self._order[1][place * self.size : (place + 1) * self.size]]
+        return self.train[self._order[1][index * self.size : (index + 1) * self.size]]
 
     def examples_before(self, step: int) -> int:
-        epoch, place = divmod(step, self.per_epoch)
-        return epoch * len(self.train) + place * self.size
+        epoch, index = divmod(step, self.per_epoch)
+        return epoch * len(self.train) + index * self.size
 
 
 def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"] | None = None) -> Tokens:
@@ -207,5 +207,5 @@ def _drawn(task: Task, n: int, draw: Callable[[int], Tokens], apart_from: Int[Te
 def _among(keys: Int[Tensor, "batch"], some: Int[Tensor, "sorted"]) -> Bool[Tensor, "batch"]:
     if not len(some):
         return torch.zeros_like(keys, dtype=torch.bool)
-    place = torch.searchsorted(some, keys).clamp(max=len(some) - 1)
-    return some[place] == keys
+    index = torch.searchsorted(some, keys).clamp(max=len(some) - 1)
+    return some[index] == keys

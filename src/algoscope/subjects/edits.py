@@ -1,9 +1,16 @@
-"""Edits: what stands in place of an activation while a model runs. Frozen values; the model itself is never changed.
+"""Edits: what replaces an activation while a model runs. Frozen values; the model itself is never changed.
 
     subject.run(tokens, edits=[Zero(("z", 0), head=0), Patch(("resid_mid", 1), clean_value, pos=7)])
 
 Every edit names a site and may be limited to positions, keys, heads or units of it; without a limit it covers the site.
-Edits at one site compose in the order given.
+Edits at one site compose in the order given. Which one to use:
+
+- *Does the model need this part?* `Zero` is the simplest ablation, but zero may be a value that the model never sees;
+  `Mean` keeps what is the same on all inputs; `Resample` keeps the distribution and breaks only the dependence on the
+  input.
+- *Does this part carry the information?* `Patch` puts in the value from another run (activation patching); `Rotate`
+  does so within a subspace only.
+- *Does this direction steer the model?* `Add` adds it.
 """
 
 from abc import ABC, abstractmethod
@@ -25,8 +32,14 @@ Value = Float[Tensor, "..."]
 
 @dataclass(frozen=True, eq=False)
 class Edit(ABC):
-    """One change at one site. `pos` limits it to positions (of the query, in a pattern), `key` to attended positions,
-    `head` to heads, `unit` to entries of the last axis; negative indices count from the end.
+    """One change at one site. The limits are indices or tuples of them; negative ones count from the end.
+
+    Args:
+        site: where, under any name: `("z", 0)`, `"blocks.0.attn.hook_z"`.
+        pos: positions that are changed (in scores and patterns: of the query); None: all.
+        key: key positions that are changed, in scores and patterns; None: all.
+        head: heads that are changed; None: all.
+        unit: entries of the last axis that are changed: neurons, or coordinates of a vector; None: all.
     """
 
     site: Key
@@ -64,7 +77,7 @@ class Edit(ABC):
         return value
 
     def where(self, shape: Sequence[int], kind: str) -> tuple[slice | Int[Tensor, "..."], ...]:
-        """The index of what the edit covers at a site of this shape; lists of places mean all their combinations."""
+        """The index of what the edit covers at a site of this shape; lists of indices mean all their combinations."""
         axes = KINDS[kind].axes
         where: list[slice | Int[Tensor, "..."]] = [slice(None)] * len(shape)
         lists: dict[int, tuple[int, ...]] = {}
@@ -83,8 +96,8 @@ class Edit(ABC):
                 where[axis] = slice(chosen % size, chosen % size + 1)
             else:
                 lists[axis] = chosen
-        for i, (axis, places) in enumerate(lists.items()):
-            where[axis] = torch.tensor(places).view(-1, *[1] * (len(lists) - 1 - i))
+        for i, (axis, indices) in enumerate(lists.items()):
+            where[axis] = torch.tensor(indices).view(-1, *[1] * (len(lists) - 1 - i))
         return tuple(where)
 
     def check(self, shape: Sequence[int], kind: str) -> None:
@@ -102,7 +115,22 @@ class Edit(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Zero(Edit):
-    """Zeros."""
+    """Zero ablation: the activation becomes zero.
+
+    It needs no reference inputs, so it is the quickest way to ask whether a part matters. Zero is often a value that
+    the model never computes (a head's output has a mean; a pattern of zeros attends to nothing), and what is lost then
+    says as much about that as about the part: where it decides a claim, compare `Mean` and `Resample`.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+
+    Example:
+        >>> import algoscope as ag
+        >>> model = ag.open("planted:induction")
+        >>> logits, _ = model.run(model.to_tokens("abcab"), edits=[ag.Zero(("z", 1), head=0)])
+        >>> float(logits[0, -1].max() - logits[0, -1].min())  # without the induction head nothing predicts c
+        0.0
+    """
 
     def new(self, old: Value) -> Value:
         return torch.zeros_like(old)
@@ -110,7 +138,31 @@ class Zero(Edit):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Patch(Edit):
-    """A value from elsewhere: the site's activation in another run, or anything that broadcasts against it."""
+    """Activation patching: the site's activation from another run, or any other value.
+
+    Run the model on a second input, record a site, and put the value in: if the answer changes to that of the second
+    input, what tells the two inputs apart passes through this site. With a value of your own it is the general edit:
+    the others are cases of it whose value is computed.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+        value: broadcasts against the site's activation, [batch pos ...] or [d_model]; only what the limits cover is
+        used,
+            so a value recorded over all positions needs no cutting.
+    Raises:
+        EditError: when run, for a value that does not fit the site.
+    Source:
+        Meng et al., arXiv 2202.05262; Zhang and Nanda, arXiv 2309.16042 (how to read it)
+
+    Example:
+        >>> import algoscope as ag
+        >>> model = ag.open("planted:carry-adder")
+        >>> clean, corrupt = (model.lay_out(text).tokens for text in ("123+456", "123+457"))
+        >>> _, cache = model.run(corrupt, record=["embed"])
+        >>> logits, _ = model.run(clean, edits=[ag.Patch("embed", value=cache["embed"], pos=6)])
+        >>> model.to_string(logits[0, 7:8].argmax(-1))  # the units digit is now that of 123 + 457
+        '0'
+    """
 
     value: Value
 
@@ -129,7 +181,25 @@ class Patch(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Patch):
-    """The mean over the inputs of `value` [batch ...], position by position; these need not be those of the run."""
+    """Mean ablation: the mean over reference inputs, position by position.
+
+    What the part does on every input alike stays; what depends on the input is gone. It stays closer to what the model
+    computes than `Zero`, but a mean of many different activations may itself be one that never occurs: `Resample` does
+    not have this fault.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+        value: the site's activation on the reference inputs [batch pos ...]; these need not be the inputs of the run.
+
+    Example:
+        >>> import algoscope as ag
+        >>> model = ag.open("planted:carry-adder")
+        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> logits, cache = model.run(tokens, record=[("z", 0)])
+        >>> ablated, _ = model.run(tokens, edits=[ag.Mean(("z", 0), value=cache["z", 0], head=0)])
+        >>> bool((ablated != logits).any())
+        True
+    """
 
     def new(self, old: Value) -> Value:
         return self.value.mean(dim=0, keepdim=True)
@@ -141,7 +211,28 @@ class Mean(Patch):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Resample(Patch):
-    """The rows of `value` [batch ...] in an order drawn from `seed`: each input gets another's activation."""
+    """Resample ablation: each input gets the activation of another one, drawn at random.
+
+    Every value put in is one that the model computes, so nothing leaves its distribution; only the dependence on the
+    input is broken. That makes it the strictest of the three ablations, and a noisy one: use many inputs. An input may
+    draw itself; the lens `ablate` draws so that none does.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+        value: the site's activation on as many inputs as the run has [batch pos ...].
+        seed: of the order in which its rows are put in.
+    Source:
+        Chan et al., Causal Scrubbing, 2022
+
+    Example:
+        >>> import algoscope as ag
+        >>> model = ag.open("planted:carry-adder")
+        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> logits, cache = model.run(tokens, record=[("z", 0)])
+        >>> ablated, _ = model.run(tokens, edits=[ag.Resample(("z", 0), value=cache["z", 0], seed=1)])
+        >>> ablated.shape == logits.shape
+        True
+    """
 
     seed: int = 0
 
@@ -152,7 +243,24 @@ class Resample(Patch):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Patch):
-    """`value` (a direction, say [d_model]) times `scale`, added to what is there."""
+    """Steering: a direction times a scale, added to the activation.
+
+    What is there stays, so the model goes on computing with it: use this to test whether a direction means what you
+    think, by pushing along it and watching the logits. `scale` -1 takes a known contribution out.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+        value: what is added, [d_model] or anything that broadcasts against the activation.
+        scale: how many times.
+
+    Example:
+        >>> import algoscope as ag
+        >>> model = ag.open("planted:induction")
+        >>> tokens, direction = model.to_tokens("abc"), model.model.W_U[4]  # the unembedding of e
+        >>> logits, _ = model.run(tokens, edits=[ag.Add(("resid_post", -1), value=direction, scale=100.0)])
+        >>> model.to_string(logits[0].argmax(-1))
+        'eee'
+    """
 
     scale: float = 1.0
 
@@ -162,8 +270,29 @@ class Add(Patch):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rotate(Patch):
-    """Within the subspace that the orthonormal columns of `basis` span, the component of `value`; outside it, what was
-    there. Source: distributed interchange, Geiger and others, arXiv 2303.02536.
+    """Interchange within a subspace: there the component of another run's activation, elsewhere what was there.
+
+    `Patch` exchanges whole activations; if a variable of an algorithm is spread over several neurons, or shares them
+    with others, only a rotation tells it apart. If the answer changes as the variable says, the subspace holds it.
+
+    Args:
+        site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
+        value: the other run's activation [batch pos d_model]; broadcasts.
+        basis: the subspace, by orthonormal columns [d_model rank].
+    Raises:
+        EditError: when run, for a basis or a value that does not fit the site.
+    Source:
+        distributed interchange interventions, Geiger et al., arXiv 2303.02536
+
+    Example:
+        >>> import algoscope as ag, torch
+        >>> model = ag.open("planted:carry-adder")
+        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> _, cache = model.run(tokens.flip(0), record=[("resid_mid", 0)])
+        >>> basis = torch.eye(model.cfg.d_model)[:, :2]  # the first two coordinates
+        >>> edit = ag.Rotate(("resid_mid", 0), value=cache["resid_mid", 0], basis=basis)
+        >>> model.run(tokens, edits=[edit])[0].shape
+        torch.Size([6, 12, 14])
     """
 
     basis: Float[Tensor, "d_model rank"]

@@ -217,7 +217,7 @@ class Subject:
         return self._hash[1]
 
     def with_model(self, model: Transformer, name: str | None = None) -> "Subject":
-        """Another model in the place of this one: same task, same text."""
+        """Another model under study instead of this one: same task, same text."""
         return Subject(name or self.name, model, self._task, self.origin, self.text)
 
     def folded(self) -> tuple["Subject", tuple[str, ...]]:

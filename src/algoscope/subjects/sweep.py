@@ -1,6 +1,6 @@
 """Many edits, one run each, computed together: only what an edit can change is computed again.
 
-The base run is computed once and kept. An edit joins at its own place: an edited residual stream before its block, an
+The base run is computed once and kept. An edit joins where its site is: an edited residual stream before its block, an
 edited head between the two halves of one. From there its rows climb through the remaining blocks, and edits of higher
 blocks join the same stack on the way. In a causal model nothing changes before the first position that an edit touches,
 so a stack starts there, and looks back at the base run's keys and values. A patch touches only the positions at which
@@ -93,13 +93,13 @@ def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list
         group += by_start[start]
         if 0 < len(group) * base.n_inputs * (base.end - start) < FULL and lowest < start:
             continue
-        group.sort(key=lambda number: _place(base.model, edits[number][0]))
+        group.sort(key=lambda number: _joins_at(base.model, edits[number][0]))
         size = max(1, BUDGET // max(1, base.bytes_of_an_edit(base.end - start)))
         yield from ((start, group[i : i + size]) for i in range(0, len(group), size))
         group = []
 
 
-def _place(model: Transformer, site: Site) -> tuple[int, int]:
+def _joins_at(model: Transformer, site: Site) -> tuple[int, int]:
     """Block and stage at which an edit there joins."""
     stage = STAGE.get(site.kind, IN_ATTENTION)
     if site.layer is None:
@@ -112,10 +112,10 @@ def _first_change(base: "_Base", site: Site, edit: Edit, differing: Callable[[Si
     if not base.model.cfg.causal:
         return 0
     limit = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
-    touched = list(range(base.n_pos)) if limit is None else [place % base.n_pos for place in limit]
+    touched = list(range(base.n_pos)) if limit is None else [pos % base.n_pos for pos in limit]
     if type(edit) is Patch:  # its kin put something else in than their value
         differs = differing(site, edit.value)
-        touched = [place for place in touched if differs[place]]
+        touched = [pos for pos in touched if differs[pos]]
     return min([*touched, base.end])
 
 
@@ -158,8 +158,8 @@ class _Base:
         return self.n_inputs * (n_pos * (widths + scores) + 2 * logits) * self.model.embed.weight.element_size()
 
     def climb(self, edits: Sequence[Located], start: int) -> Logits:
-        """Logits of edits that change nothing before the position `start`, in the order of their places."""
-        reached = [place for place in self.read if place >= start]
+        """Logits of edits that change nothing before the position `start`, in the order in which they join."""
+        reached = [pos for pos in self.read if pos >= start]
         unread = len(self.read) - len(reached)  # no edit reaches these
         if not reached:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
@@ -168,7 +168,7 @@ class _Base:
         context = self.model.attention_context(self.end - start, start)
         joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
         for site, edit in edits:
-            joining[_place(self.model, site)].append((site, edit))
+            joining[_joins_at(self.model, site)].append((site, edit))
         x: Rows | None = None
         for i in range(min(joining)[0], last):
             block, rows_at = self.model.block(i), at if i == last - 1 else EVERYWHERE

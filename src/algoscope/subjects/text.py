@@ -59,12 +59,10 @@ class Letters(Text):
         self.end_token: int | None = None
 
     def encode(self, text: str) -> list[int]:
-        for place, character in enumerate(text):
+        for i, character in enumerate(text):
             if character not in self.alphabet:
                 known = "".join(self.alphabet)
-                raise VocabularyError(
-                    f"{character!r} at character {place + 1} of {text!r} is not in the alphabet {known}"
-                )
+                raise VocabularyError(f"{character!r} at character {i + 1} of {text!r} is not in the alphabet {known}")
         return [self.alphabet.index(character) for character in text]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -97,8 +97,8 @@ class Task(BaseModel, ABC):
 
     @property
     def significance(self) -> tuple[int, ...] | None:
-        """For each position of a sequence the place of its digit within its number, 1 for the units; 0 for tokens that
-        are no digit of a number. None where the task has no digits.
+        """For each position of a sequence how much its digit counts in its number: 1 for the units, 2 for the tens and
+        so on; 0 for tokens that are no digit of a number. None where the task has no digits.
         """
         return None
 
@@ -130,7 +130,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        """The inputs at these places of the whole domain in lexicographic order, with their answers."""
+        """The inputs with these indices in the whole domain, in lexicographic order, with their answers."""
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:

@@ -180,10 +180,10 @@ def test_gradients_are_those_of_finite_differences_position_by_position(form: st
         units = torch.eye(8, dtype=torch.double)[:, None]  # one row for each entry of the vector that is moved
         moved = {
             (place, step): subject.run(tokens, edits=[Add("embed", value=units, scale=step, pos=place)])[0][:, -1, c]
-            for place in task.places
+            for place in task.operand_positions
             for step in (1e-4, -1e-4)
         }
-        one, other = ((moved[place, 1e-4] - moved[place, -1e-4]).numpy() for place in task.places)
+        one, other = ((moved[place, 1e-4] - moved[place, -1e-4]).numpy() for place in task.operand_positions)
         expected.append(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
     np.testing.assert_allclose(gradient_cosines(subject.model, task, structure, 30, 7), expected, atol=1e-6)
 

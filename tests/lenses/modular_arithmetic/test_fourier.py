@@ -63,7 +63,7 @@ def table_model(task: Binary, logits: torch.Tensor) -> Subject:
     )
     fill(model, tokens=stream.read("number"), places=stream.read("place"), unembedding=stream.read("answer"))
     last = task.prompt_length - 1
-    for head, (name, place) in enumerate(zip(("first", "second"), task.places, strict=True)):
+    for head, (name, place) in enumerate(zip(("first", "second"), task.operand_positions, strict=True)):
         looks = {last: (place,)}
         plant_by_position(model, stream, (0, head), looks, value=stream.read("number"), out=stream.write(name))
     mlp = feed_forward(model, 0)

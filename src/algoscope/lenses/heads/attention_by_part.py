@@ -178,7 +178,7 @@ def parts_seen(task: Task, causal: bool) -> Seen:
     key = torch.arange(task.n_ctx - 1)
     query = key[task.answer_slice][:, None]
     visible = key <= query if causal else torch.ones_like(key <= query)
-    operands = torch.tensor(task.places if isinstance(task, Binary) else (), dtype=torch.long)
+    operands = torch.tensor(task.operand_positions if isinstance(task, Binary) else (), dtype=torch.long)
     itself = (key == query) & ~torch.isin(key, operands)
     masks = {name: (key >= part.start) & (key < part.stop) & visible & ~itself for name, part in task.parts.items()} | {
         ITSELF: itself

@@ -54,7 +54,7 @@ def probe_set_of(
         tokens, n_plain = torch.cat([plain, kept]), n_inputs
         number = torch.cat([torch.full((n_inputs,), -1), task.classes(kept, scheme)])
     rows = {name: (number == i).nonzero()[:, 0] for i, name in enumerate(names)}
-    rows = {name: places for name, places in rows.items() if len(places)}
+    rows = {name: indices for name, indices in rows.items() if len(indices)}
     return ProbeSet(
         tokens=tokens,
         n_plain=n_plain,
@@ -65,7 +65,7 @@ def probe_set_of(
             "inputs": n_plain,
             "of": task.domain_size,
             "scheme": scheme,
-            "classes": {name: {"meaning": names[name], "inputs": len(places)} for name, places in rows.items()},
+            "classes": {name: {"meaning": names[name], "inputs": len(indices)} for name, indices in rows.items()},
             "seed": seed,
         },
     )

@@ -220,7 +220,7 @@ def gradient_cosines(
         logits = model(task.sequences(first, second)[:, : task.prompt_length], at=task.answer_slice, tap=leaf)[:, 0]
         logits.gather(1, answer[:, None]).sum().backward()
     assert leaf.vectors.grad is not None
-    by_a, by_b = (leaf.vectors.grad[:, pos] for pos in task.places)
+    by_a, by_b = (leaf.vectors.grad[:, pos] for pos in task.operand_positions)
     size = by_a.norm(dim=-1) * by_b.norm(dim=-1)
     return ((by_a * by_b).sum(dim=-1) / size)[size > 0].cpu().numpy()
 

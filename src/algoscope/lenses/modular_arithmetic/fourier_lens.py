@@ -304,7 +304,7 @@ def _attention(
     """Each head's attention from the answer position, over all pairs: mean and standard deviation of the share on each
     part of the prompt, and the component that fits the share on the first operand best.
     """
-    parts, first = pairs.task.parts, pairs.task.places[0]
+    parts, first = pairs.task.parts, pairs.task.operand_positions[0]
     rows = []
     for layer, heads in enumerate(patterns):
         fits = best_fits(heads[..., first].movedim(0, -1), pairs, components)

@@ -65,13 +65,13 @@ class Binary(Task):
         return 2 + len(self._signs)
 
     @property
-    def places(self) -> tuple[int, int]:
+    def operand_positions(self) -> tuple[int, int]:
         """The positions of the two operands."""
         return (0, 2) if self.form == "a+b=" else (0, 1)
 
     @property
     def parts(self) -> Mapping[str, slice]:
-        first, second = (slice(place, place + 1) for place in self.places)
+        first, second = (slice(pos, pos + 1) for pos in self.operand_positions)
         named = {"first operand": first, "second operand": second}
         if self.form == "a+b=":
             named = {"first operand": first, self.sign: slice(1, 2), "second operand": second}
@@ -164,7 +164,7 @@ class Binary(Task):
 
     def operands(self, tokens: Int[Tensor, "batch read"]) -> tuple[Operand, Operand]:
         """The two numbers in the prompts of `tokens` (whole sequences or prompts alone)."""
-        first, second = self.places
+        first, second = self.operand_positions
         return tokens[:, first], tokens[:, second]
 
     # ------------------------------------------------------------------ classes

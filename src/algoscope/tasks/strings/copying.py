@@ -111,7 +111,7 @@ class Copying(Task):
     @property
     def _shown(self) -> str:
         """A pattern to show to whoever wrote none."""
-        return "".join(self.vocabulary[place % self.n_symbols] for place in range(self.longest))
+        return "".join(self.vocabulary[pos % self.n_symbols] for pos in range(self.longest))
 
     def neighbour(self, text: str) -> str:
         """The pattern meant with one letter changed, and with it every token that copies it: the last letter, where the
@@ -120,9 +120,9 @@ class Copying(Task):
         prompt = torch.tensor([self.encode(self.prompt(text))])
         n = int(self._pattern_length(prompt))
         pattern = prompt[:, :n].clone()
-        place = n - 1 if self.length - self.prompt_length >= n else (self.length - 1) % n
-        others = [token for token in range(self.n_symbols) if token != pattern[0, place]]
-        pattern[0, place] = next((token for token in others if token not in pattern), others[0])
+        pos = n - 1 if self.length - self.prompt_length >= n else (self.length - 1) % n
+        others = [token for token in range(self.n_symbols) if token != pattern[0, pos]]
+        pattern[0, pos] = next((token for token in others if token not in pattern), others[0])
         return self.decode(self._repeated(pattern, self.prompt_length)[0].tolist())
 
     # ------------------------------------------------------------------ inputs
@@ -134,14 +134,14 @@ class Copying(Task):
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
         """Letter by letter: each is the first with which more inputs begin than are still to be passed."""
         left, prompts = index, torch.zeros(len(index), 0, dtype=torch.long, device=index.device)
-        for place in range(self.prompt_length):
+        for pos in range(self.prompt_length):
             begin = torch.zeros(len(index), self.n_symbols, dtype=torch.long, device=index.device)
             for n, often in self._counted.items():
                 fits = often * _repeats(prompts, n).long()
-                if place < n:
-                    begin += (fits * self.n_symbols ** (n - 1 - place))[:, None]
+                if pos < n:
+                    begin += (fits * self.n_symbols ** (n - 1 - pos))[:, None]
                 else:
-                    begin.scatter_add_(1, prompts[:, place - n, None], fits[:, None])
+                    begin.scatter_add_(1, prompts[:, pos - n, None], fits[:, None])
             passed = begin.cumsum(dim=1)
             letter = (passed <= left[:, None]).sum(dim=1, keepdim=True)
             left = left - (passed - begin).gather(1, letter)[:, 0]
@@ -158,12 +158,12 @@ class Copying(Task):
         return letters.gather(1, torch.arange(self.length, device=device) % length)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        """The place of each input in the domain: how many inputs begin as it does and go on with an earlier letter."""
+        """The index of each input in the domain: how many inputs begin as it does and go on with an earlier letter."""
         prompts = tokens[:, : self.prompt_length]
-        place = torch.arange(self.prompt_length, device=tokens.device)
+        pos = torch.arange(self.prompt_length, device=tokens.device)
         total = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
         for n, often in self._counted.items():
-            earlier = prompts * self.n_symbols ** (n - 1 - place).clamp(min=0)
+            earlier = prompts * self.n_symbols ** (n - 1 - pos).clamp(min=0)
             earlier[:, n:] = prompts[:, :-n] < prompts[:, n:]
             fits = torch.ones_like(prompts, dtype=torch.bool)  # as far as the letter before
             fits[:, n + 1 :] = (prompts[:, n:] == prompts[:, :-n]).cumprod(dim=1)[:, :-1].bool()
@@ -275,9 +275,9 @@ class Copying(Task):
         """For each token of the answer: `period`, the length of the (shortest) pattern, `source`, the position one
         period back, which holds the same letter, and `letter`, its number in the alphabet.
         """
-        place = torch.arange(self.prompt_length, self.length, device=tokens.device)
-        period = self._pattern_length(tokens)[:, None].expand(-1, len(place))
-        source = place - period
+        pos = torch.arange(self.prompt_length, self.length, device=tokens.device)
+        period = self._pattern_length(tokens)[:, None].expand(-1, len(pos))
+        source = pos - period
         return {"period": period, "source": source, "letter": tokens.gather(1, source)}
 
     @property
@@ -300,7 +300,7 @@ class Copying(Task):
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)
         period = self._pattern_length(tokens)
-        written = self._copied(tokens, period, 3 * self.longest)  # enough to see any two places disagree
+        written = self._copied(tokens, period, 3 * self.longest)  # enough to see any two positions disagree
         if by == "context":
             return self._context(written)
         fits = torch.stack([_repeats(written, d) for d in range(1, self.longest + 1)], dim=1)
@@ -308,7 +308,7 @@ class Copying(Task):
         return torch.searchsorted(torch.tensor(self._periods, device=tokens.device), smallest)
 
     def _context(self, written: Int[Tensor, "batch column"]) -> Int[Tensor, "batch"]:
-        """One letter more than the longest stretch that stands at two places and is followed by different letters."""
+        """One letter more than the longest stretch that comes twice and is followed by different letters."""
         needed = torch.zeros(len(written), dtype=torch.long, device=written.device)
         for shift in range(1, self.longest):
             same = written[:, shift:] == written[:, :-shift]
@@ -320,7 +320,7 @@ class Copying(Task):
 
 
 def _repeats(tokens: Int[Tensor, "batch column"], n: int) -> Bool[Tensor, "batch"]:
-    """Is every letter the one `n` places before it?"""
+    """Is every letter the one `n` positions before it?"""
     return (tokens[:, n:] == tokens[:, :-n]).all(dim=1)
 
 

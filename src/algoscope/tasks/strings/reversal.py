@@ -91,7 +91,7 @@ class Reversal(Task):
         return len(self.alphabet) ** self.length
 
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        return self.sequences(index[:, None] // self._place(index.device) % len(self.alphabet))
+        return self.sequences(index[:, None] // self._weights(index.device) % len(self.alphabet))
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
         """Hard draws are written in at most two letters of the alphabet: a model that finds a letter by what it is, and
@@ -100,7 +100,7 @@ class Reversal(Task):
         return self.sequences(draw_letters(n, self.length, len(self.alphabet), generator, hard_share))
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        return (self.letters(tokens) * self._place(tokens.device)).sum(dim=1)
+        return (self.letters(tokens) * self._weights(tokens.device)).sum(dim=1)
 
     def edge_cases(self) -> Tokens:
         """What people try first; for 5 of 8 letters abcde, edcba, aaaaa, hhhhh, ababa, abcba, aaaab, baaaa."""
@@ -122,8 +122,8 @@ class Reversal(Task):
         """The letters in the prompts of `tokens` (whole sequences or prompts alone), by their numbers."""
         return tokens[:, : self.length]
 
-    def _place(self, device: torch.device) -> Int[Tensor, "column"]:
-        """What each letter's number counts in the number of an input, the first letter most."""
+    def _weights(self, device: torch.device) -> Int[Tensor, "column"]:
+        """What each letter counts in the index of an input, the first letter most."""
         return len(self.alphabet) ** torch.arange(self.length - 1, -1, -1, device=device)
 
     # ------------------------------------------------------------------ classes
