@@ -18,10 +18,11 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.doors.report.report import render
 from algoscope.lenses.induction_circuit import head_scores as scoring
-from algoscope.lenses.induction_circuit.head_ablations import KINDS, Losses, Replacements, heard, nats_without
+from algoscope.lenses.induction_circuit.head_ablations import Losses, Replacements, heard, nats_without
 from algoscope.lenses.induction_circuit.head_scores import attention_scores, chances, head_scores, raised, repeated_rows
 from algoscope.lenses.induction_circuit.induction_heads import induction
 from algoscope.lenses.induction_circuit.phase_change import induction_phase, shortest_window
+from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Factors, composed, composition_by_chance
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Transformer

@@ -14,7 +14,8 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError, VocabularyError
 from algoscope.data import seeded
 from algoscope.lenses.interventions import ablation
-from algoscope.lenses.interventions.ablation import KINDS, ablate, components, others
+from algoscope.lenses.interventions.ablation import ablate
+from algoscope.lenses.interventions.replacements import KINDS, components, others
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Tap
 from algoscope.planted.table import PLANTED
@@ -308,6 +309,6 @@ def test_ablate_from_the_command_line(run, tmp_path: Path) -> None:
     assert out.is_file()
     code, said, _ = run("lens", "ablate", "planted:induction", "--input", "abcabc", "--input", "bcdbcd")
     assert code == 0
-    assert said.startswith("zero, mean, resample ablation over 2 texts of 6 tokens, each position by itself: loss ")
+    assert said.startswith("zero, mean, resample ablation over 2 texts of 6 tokens; whole model loss ")
     code, _, err = run("ablate", *arguments, "--kind", "zero,nought")
     assert (code, err.count("\n")) == (2, 1)

@@ -104,7 +104,7 @@ def test_rounding_counts_as_no_direction() -> None:
 
 def test_before_and_after_and_the_change_stand_side_by_side(small_run: Run) -> None:
     found = ag.lenses.weights(small_run)
-    assert found["effective rank"].axes[0].labels == ("before training", "after training", "the change")
+    assert found["effective rank"].axes[0].labels == ("before training", "after training", "change")
     assert found["spectra of circuits"].axes[1].labels == ("before training", "after training")
     first, last = (matrices(small_run.model(step)) for step in (0, small_run.newest_step))
     for name, row in rows_of(found).items():

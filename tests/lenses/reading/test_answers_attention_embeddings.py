@@ -196,11 +196,11 @@ def test_a_lens_keeps_its_name_once_it_is_loaded(name: str) -> None:
 
 @pytest.mark.parametrize("name", LENSES)
 def test_no_lens_changes_the_model(name: str, adds_modulo_7: ag.Run, small_run: ag.Run) -> None:
-    needed = {"alignment": "planted:reversal", "phase": small_run, "timeline": small_run}
+    needed = {"source_attention": "planted:reversal", "induction_phase": small_run, "timeline": small_run}
     needed |= dict.fromkeys(("clock", "fourier", "progress"), adds_modulo_7)
     subject = ag.open(needed[name]) if name in needed else subject_of(shape())
     before = weights_hash(subject.model.state_dict())
-    asked = {"attention": [PAIR], "patch": PAIR, "logit": [PAIR], "attribution": [PAIR], "paths": PAIR}
+    asked = {"attention": [PAIR], "patch": PAIR, "logit": [PAIR], "attribution": [PAIR], "path_patching": PAIR}
     getattr(ag.lenses, name)(subject, *asked.get(name, []))
     assert weights_hash(subject.model.state_dict()) == before
 

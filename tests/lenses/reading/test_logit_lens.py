@@ -153,7 +153,7 @@ def test_induction_is_read_from_its_second_layer_and_its_opposite_from_none() ->
     assert right["top"][2][-1][0]["token"] == "w"
     assert np.array(right["probability"])[:2, -1] == pytest.approx([1 / 26, 1 / 26])
     assert right["entropy"][0] == pytest.approx([math.log(26)] * 7)
-    assert "is not first at the last position" in wrong.claim
+    assert "is not the top prediction at the last position" in wrong.claim
 
 
 def test_of_equal_tokens_the_lower_number_stands_first() -> None:

@@ -10,17 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.lenses.induction_circuit.head_scores import ATTENTION, Rows, attention_scores, portions
-from algoscope.lenses.interventions.ablation import others
+from algoscope.lenses.interventions.replacements import others
 from algoscope.lenses.parameters.qk_ov_circuits import Head
 from algoscope.networks.evaluation import cross_entropy
 from algoscope.subjects.edits import Edit, Patch, Zero
 from algoscope.subjects.subject import Subject
 
-KINDS = {
-    "zero": "zeros",
-    "mean": "its mean over the rows, position by position",
-    "resample": "what it is on another row, drawn at random",
-}
 ENTRIES = ("q", "k")
 Nats = Float[Tensor, "batch pos"]
 

@@ -12,7 +12,6 @@ from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.data import seeded
 from algoscope.lenses.induction_circuit.head_ablations import (
-    KINDS,
     Heard,
     Losses,
     Replacements,
@@ -30,6 +29,7 @@ from algoscope.lenses.induction_circuit.head_scores import (
 )
 from algoscope.lenses.induction_circuit.induction_panels import panels_of
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject

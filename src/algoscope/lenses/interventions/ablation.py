@@ -1,4 +1,4 @@
-"""The ablation lens: what is lost without each head, feed-forward, attention, layer and embedding?"""
+"""The ablation lens: what is lost without each head, MLP, attention, layer and embedding?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,38 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
-from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Panel, Scale
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.numbers import in_cells
+from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.data import seeded
 from algoscope.lenses.inputs.probe_set import members_by_class
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
+from algoscope.lenses.interventions.replacements import KINDS, Component, components, others
+from algoscope.lenses.measures import ACCURACY, Measure
 from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
 from algoscope.networks.parameters import count_parameters
 from algoscope.runs.run_folder import Run
-from algoscope.subjects.edits import Edit, Patch, Zero
+from algoscope.subjects.edits import Edit
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
-KINDS = {
-    "zero": "zeros",
-    "mean": "its mean over the reference inputs, position by position",
-    "resample": "what it is on another of the reference inputs, drawn at random",
-}
 POOL = 100_000  # inputs among which those of each class are looked for; a domain no larger is looked through whole
 PORTION = 2**24  # numbers of one run that are kept at once
 MOST = 5  # components named in `most_needed`
 PARTS = ("head", "feed-forward")  # what `most_needed` compares: the rest is made of them, or comes before them
+LISTED = 40  # components in the table
+LOSS = Measure("nats per token above the whole model", "as without ablation", scale="signed")
+DIVERGENCE = Measure("nats from the whole model", "as without ablation")
+ABOUT = (
+    "One component at a time is ablated: its output is replaced, everything after it is computed again, and the "
+    "answers are compared with those of the whole model. The replacements answer different questions: zeros are "
+    "values that the rest of the model may never have met, the mean over the inputs keeps what all inputs share, and "
+    "the output on another input (resample) removes only what is specific to this one. A component whose ablation "
+    "costs nothing may still be backed up by another."
+)
 
 
 def ablate(
@@ -98,65 +106,21 @@ def ablate(
             row = {"component": part.name, "group": part.group, "kind": name, **said}
             rows.append(row | {lost: trial.lost(base, said)})
     facts = {
-        "subject": subject.name,
         "kinds": {name: KINDS[name] for name in kinds},
         "reference": {"n": trial.n_reference, "meaning": trial.meaning, "seed": seed},
         "baseline": base,
         "components": rows,
         "most_needed": {name: _most_needed(rows, name, lost) for name in kinds},
     }
-    return Finding(
-        kind="ablate",
-        claim=_claim(facts, trial),
-        facts=facts,
-        panels=_panels(facts, trial),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    return subject.finding(
+        "ablate",
+        _claim(facts, trial),
+        facts,
+        _panels(facts, trial),
+        about=ABOUT,
+        tables=[_table(facts, lost)],
+        seed=seed,
     )
-
-
-# ---------------------------------------------------------------------- components
-
-
-@dataclass(frozen=True)
-class Component:
-    """A part of the model that can be taken away: the sites of its output, and which head of them it is."""
-
-    name: str
-    group: str
-    sites: tuple[Key, ...]
-    head: int | None = None
-
-    def edits(self, reference: Mapping[Key, Tensor] | None) -> list[Edit]:
-        """What takes it away: values of `reference` in its place, [batch pos ...] or [1 pos ...]; zeros without one."""
-        if reference is None:
-            return [Zero(site, head=self.head) for site in self.sites]
-        return [Patch(site, value=reference[site], head=self.head) for site in self.sites]
-
-
-def components(subject: Subject) -> list[Component]:
-    """Everything that is ablated, layer by layer, and then the embeddings."""
-    parts = []
-    for layer in range(subject.cfg.n_layers):
-        attention, mlp = ("attn_out", layer), ("mlp_out", layer)
-        parts += [Component(f"L{layer}H{h}", "head", (("z", layer),), h) for h in range(subject.cfg.n_heads)]
-        parts.append(Component(f"L{layer} attention", "attention", (attention,)))
-        if subject.cfg.d_mlp is not None:
-            parts.append(Component(f"L{layer} MLP", "feed-forward", (mlp,)))
-            parts.append(Component(f"L{layer}", "layer", (attention, mlp)))
-    present = {site.kind for site in subject.sites}
-    return parts + [Component(name, "embedding", (name,)) for name in ("embed", "pos_embed") if name in present]
-
-
-def others(n: int, n_reference: int, seed: int) -> Int[Tensor, "batch"]:
-    """For each of `n` inputs, of which the first are the reference inputs themselves, another one of these: along a
-    random cycle, so that none is given itself.
-    """
-    generator = seeded(torch.device("cpu"), seed, 1)
-    order = torch.randperm(n_reference, generator=generator)
-    following = torch.empty_like(order)
-    following[order] = order.roll(-1)
-    rest = torch.randint(n_reference, (max(0, n - n_reference),), generator=generator)
-    return torch.cat([following, rest])[:n]
 
 
 # ---------------------------------------------------------------------- what is measured
@@ -186,10 +150,10 @@ class _Trial:
         """Is the answer right (1 or 0)? Or, for each token, the loss, and the divergence from the whole model's
         prediction, whose logits are `base`.
         """
+        targets = targets.expand(len(logits), -1, -1)
         if self.whole:
-            return answers_right(logits, targets.expand(len(logits), -1, -1))[..., None, None].to(logits.dtype)
-        loss = cross_entropy(logits, targets.expand(len(logits), -1, -1))
-        return torch.stack([loss, kl_divergence(base, logits)], dim=-1)
+            return answers_right(logits, targets)[..., None, None].to(logits.dtype)
+        return torch.stack([cross_entropy(logits, targets), kl_divergence(base.expand_as(logits), logits)], dim=-1)
 
     def said(self, values: Float[np.ndarray, "batch place measure"]) -> dict[str, Any]:
         """The measures of the class that counts most, and those of each class."""
@@ -312,65 +276,96 @@ def _means(subject: Subject, tokens: Tokens, sites: Sequence[Key], size: int) ->
     return total
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- the finding
 
 
-def _most_needed(rows: Sequence[Mapping[str, Any]], kind: str, lost: str) -> list[dict[str, Any]]:
-    those = sorted((row for row in rows if row["kind"] == kind and row["group"] in PARTS), key=lambda row: -row[lost])
-    return [{"component": row["component"], lost: row[lost]} for row in those[:MOST]]
+def _most_needed(rows: Sequence[Mapping[str, Any]], kind: str, cost: str) -> list[dict[str, Any]]:
+    parts = [row for row in rows if row["kind"] == kind and row["group"] in PARTS]
+    return [
+        {"component": row["component"], cost: row[cost]} for row in sorted(parts, key=lambda row: -row[cost])[:MOST]
+    ]
 
 
 def _claim(facts: Mapping[str, Any], trial: _Trial) -> str:
-    base, said = facts["baseline"], []
-    for kind, needed in facts["most_needed"].items():
+    base, needed = facts["baseline"], []
+    for kind, parts in facts["most_needed"].items():
         if trial.whole:
-            cost = f"{base['accuracy'] - needed[0]['drop']:.1%} right without it"
+            cost = f"{base['accuracy'] - parts[0]['drop']:.1%} right without it"
         else:
-            cost = f"+{needed[0]['loss_increase']:.3g} nats a token"
-        said.append(f"{needed[0]['component']} by {kind} ({cost})")
-    well = f"{base['accuracy']:.1%} right" if trial.whole else f"loss {base['loss']:.3g} nats"
-    which = "" if trial.whole else f" a token, {next(iter(trial.classes))}"
-    given = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}, each position by itself: {well}{which}"
-    return f"{given}; most needed of heads and feed-forwards: {', '.join(said)}"
+            cost = f"+{parts[0]['loss_increase']:.3g} nats per token"
+        needed.append(f"{parts[0]['component']} ({kind}: {cost})")
+    whole = f"{base['accuracy']:.1%} right" if trial.whole else f"loss {base['loss']:.3g} nats"
+    which = "" if trial.whole else f" per token, {next(iter(trial.classes))}"
+    given = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; whole model {whole}{which}"
+    return f"{given}; most needed head or MLP: {', '.join(needed)}"
+
+
+def _table(facts: Mapping[str, Any], cost: str) -> ResultTable:
+    """The components by the most that an ablation of them costs, with a column for each replacement."""
+    kinds, measure = tuple(facts["kinds"]), "accuracy" if cost == "drop" else "loss"
+    by_component: dict[str, list[Mapping[str, Any]]] = {}
+    for row in facts["components"]:
+        by_component.setdefault(row["component"], []).append(row)
+    ordered = sorted(by_component.items(), key=lambda item: -max(row[cost] for row in item[1]))[:LISTED]
+    rows = [("none (whole model)", *(facts["baseline"][measure] for _ in kinds))]
+    rows += [(name, *(row[measure] for row in same)) for name, same in ordered]
+    what = "Share of inputs answered right" if cost == "drop" else "Loss in nats per token"
+    return ResultTable(
+        title="Components by what their ablation costs",
+        columns=("ablated", *(f"{measure}, {kind}" for kind in kinds)),
+        rows=tuple(rows),
+        caption=f"{what} without one component, for each replacement of its output, costliest first (up to {LISTED}).",
+    )
 
 
 def _panels(facts: Mapping[str, Any], trial: _Trial) -> tuple[Panel, ...]:
-    """With a task accuracies, of the whole model in the first row; else what the loss gains, and the divergence."""
+    """With a task accuracies, the whole model's in the first row; else the increase of the loss, and the divergence."""
     base, kinds = facts["baseline"], tuple(facts["kinds"])
     by_kind = [[row for row in facts["components"] if row["kind"] == kind] for kind in kinds]
     names = tuple(row["component"] for row in by_kind[0])
-    across = Axis("kind", kinds, "put in its place")
+    replacement = Axis("kind", kinds, "replacement")
     if not trial.whole:
         loss, kl = ([[row[of] for row in same] for same in by_kind] for of in ("loss_increase", "kl"))
         which = next(iter(trial.classes))
-        units, meaning = ("nats more a token", "nats from the whole model"), {"zero": "as without ablation"}
-        return (
-            _panel("loss", f"increase of the loss, {which}", names, across, loss, units[0], "signed", **meaning),
-            _panel("kl", f"divergence of the prediction, {which}", names, across, kl, units[1], "free", **meaning),
+        caption = f"when one component is ablated ({which}). Rows are components, columns what replaces their output."
+        shown = (
+            (LOSS, "loss", "increase of the loss", loss, f"Increase of the loss {caption}"),
+            (
+                DIVERGENCE,
+                "kl",
+                "KL(whole model || ablated)",
+                kl,
+                f"Divergence from the whole model's prediction {caption}",
+            ),
+        )
+        return tuple(
+            _panel(measure, name, f"{title}, {which}", names, replacement, values, text)
+            for measure, name, title, values, text in shown
         )
     rows = ("nothing", *names)
-    meaning = {"zero": "every input wrong", "one": "every input right", "quantity": "accuracy"}
     overall = [[row["accuracy"] for row in (base, *same)] for same in by_kind]
-    title, unit = f"accuracy over {trial.meaning}", "share of inputs right"
-    panels = [_panel("overall", title, rows, across, overall, unit, "unit", **meaning)]
+    title = f"accuracy over {trial.meaning}"
+    caption = "Share of inputs answered right when one component is ablated. The first row is the whole model, columns "
+    caption += "are what replaces the output. 1 (dark) = every input right, 0 (white) = none."
+    panels = [_panel(ACCURACY, "overall", title, rows, replacement, overall, caption)]
     classes = Axis("class", tuple(f"{one['class']} ({one['n']:,})" for one in base["by_class"]), "class (inputs)")
     for kind, same in zip(kinds, by_kind, strict=True):
         values = zip(*([one["accuracy"] for one in row["by_class"]] for row in (base, *same)), strict=True)
         title = f"accuracy by class, {kind} ablation"
-        panels.append(_panel(f"{kind} by class", title, rows, classes, list(values), unit, "unit", **meaning))
+        caption = "Share of inputs answered right in each class of inputs when one component is ablated. A component "
+        caption += "that only some classes need shows as a row that is dark in the others."
+        panels.append(_panel(ACCURACY, f"{kind} by class", title, rows, classes, list(values), caption))
     return tuple(panels)
 
 
 def _panel(
-    name: str, title: str, rows: tuple[str, ...], columns: Axis, values: Sequence[Sequence[float]], unit: str,
-    scale: Scale, **meaning: Any,
+    measure: Measure, name: str, title: str, rows: tuple[str, ...], columns: Axis, values: Sequence[Sequence[float]],
+    caption: str,
 ) -> Panel:  # fmt: skip
     """A heatmap of components and `columns`, from the values of each column."""
     cells = np.array(values, dtype=float).T
-    places = 2 if scale == "unit" else 3
-    words = np.vectorize(lambda value: f"{round(value, places) + 0.0:.{places}f}", otypes=[object])(cells)
-    axes = (Axis("component", rows, "taken away"), columns)
-    return Panel(name, axes, cells, unit, title=title, view="heatmap", scale=scale, words=words, **meaning)
+    words = in_cells(cells, 2 if measure is ACCURACY else 3)
+    return measure.panel(name, [Axis("component", rows, "ablated"), columns], cells, caption, title=title, words=words)
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The patching lens: which sites carry what tells one input from another?"""
+"""Activation patching: which activations carry what distinguishes one input from another?"""
 
 from collections.abc import Sequence
 from itertools import product
@@ -12,8 +12,18 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.inputs.prompts import Prompts
-from algoscope.lenses.interventions.contrast_pairs import DIRECTIONS, Pair, Scale, half_way, is_critical
+from algoscope.lenses.interventions.contrast_pairs import (
+    DIRECTIONS,
+    Cell,
+    Pair,
+    Scale,
+    by_effect,
+    effects_table,
+    half_way,
+    is_critical,
+)
 from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.lenses.measures import RECOVERED
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -36,7 +46,14 @@ SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, an
     "neuron": ("post", ("unit",)),
 }
 USUAL = ("resid_pre", "attn_out", "mlp_out", "head")
-SHOWN = 20  # components in the bar view
+SHOWN = 20  # components in the table and the bars
+ABOUT = (
+    "Two inputs with different answers, clean and corrupt. Denoising runs the corrupt input and copies in one "
+    "activation of the clean run at a time: what restores the clean answer is sufficient for it. Noising does the "
+    "reverse: what breaks the answer is necessary. `recovered` = (patched - corrupt) / (clean - corrupt), where each "
+    "is the metric of that run: 0 = as the corrupt run, 1 = as the clean run; values outside are possible. An "
+    "activation that moves the metric by half of the gap or more is called critical."
+)
 
 
 def patch(
@@ -96,12 +113,11 @@ def patch(
         examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
         raw[name] = patched.mean(dim=1).reshape(shape).tolist()
         panels.append(_panel(name, axes, examples[name].mean(axis=0)))
-    cells = _ordered(panels, direction)
-    return Finding(
-        kind="patch",
-        claim=_claim(cells[0], direction, metric, pair),
-        facts={
-            "subject": subject.name,
+    cells = by_effect(((_named(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
+    return subject.finding(
+        "patch",
+        _claim(cells[0], direction, metric, pair),
+        {
             **pair.facts,
             "metric": metric,
             "direction": direction,
@@ -113,8 +129,17 @@ def patch(
             "per_example": {name: values.tolist() for name, values in examples.items()},
             "by_class": _by_class(pair, examples),
         },
-        panels=(*panels, _strongest(cells[:SHOWN], direction)),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        [*panels, _strongest(cells[:SHOWN], direction)],
+        about=ABOUT,
+        tables=[
+            effects_table(
+                cells[:SHOWN],
+                direction,
+                title="Largest effects",
+                column="activation patched",
+                caption="Share of the gap recovered when this activation alone is patched.",
+            )
+        ],
     )
 
 
@@ -162,27 +187,15 @@ def _sweep(
 
 
 def _panel(name: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."]) -> Panel:
-    return Panel(
-        name=name,
-        axes=axes,
-        values=values,
-        unit="share of the gap recovered",
-        zero="as the corrupt run",
-        one="as the clean run",
-        view="heatmap",
-        scale="signed",
+    return RECOVERED.panel(
+        name,
+        axes,
+        values,
+        caption="Share of the gap recovered when one activation is patched, for every layer and position, head or "
+        "neuron. Rows are layers, layer 0 on top. Blue = towards the clean run (1 = all the way), white = as the "
+        "corrupt run, orange = further away than the corrupt run.",
         site=name,
-        quantity="recovered",
     )
-
-
-Cell = tuple[str, float]
-
-
-def _ordered(panels: Sequence[Panel], direction: str) -> list[Cell]:
-    """Every cell as (its name, recovered), what moves the answer most first."""
-    cells = [(_named(panel, labels), value) for panel in panels for labels, value in panel.cells()]
-    return sorted(cells, key=lambda cell: -cell[1] if direction == "denoise" else cell[1])
 
 
 def _named(panel: Panel, labels: Sequence[object]) -> str:
@@ -195,19 +208,16 @@ def _named(panel: Panel, labels: Sequence[object]) -> str:
 def _strongest(cells: Sequence[Cell], direction: str) -> Panel:
     """The bar view: the cells that move the answer most, and the line at half of the gap."""
     names, values = zip(*cells, strict=True)
-    return Panel(
-        name="strongest",
+    return RECOVERED.panel(
+        "strongest",
+        [Axis("component", names, "activation patched")],
+        np.array(values),
+        caption="The activations that move the answer most, each patched alone. Bars that reach the dashed line move "
+        "it by at least half of the gap between the two runs.",
         title="what restores the answer most" if direction == "denoise" else "what breaks the answer most",
-        axes=(Axis("component", names, "component patched"),),
-        values=np.array(values),
-        unit="share of the gap recovered",
-        zero="as the corrupt run",
-        one="as the clean run",
         view="bars",
-        scale="signed",
         marks=(half_way(direction),),
         site="strongest",
-        quantity="recovered",
     )
 
 

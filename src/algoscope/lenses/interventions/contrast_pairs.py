@@ -1,12 +1,13 @@
 """Clean and corrupt inputs side by side: what both runs read, where the metric is read, which tokens it compares."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import PairingError, SubjectError, VocabularyError
+from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
 from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, Reading
 from algoscope.subjects.subject import Subject
@@ -15,6 +16,9 @@ from algoscope.tasks.base import Tokens
 DIRECTIONS = ("denoise", "noise")
 HALF = 0.5  # the share of the gap from which a component is called critical
 SMALLEST_GAP = 1e-4
+
+Cell = tuple[str, float]
+"""What was patched, and the share of the gap that it recovers."""
 
 
 class Pair:
@@ -150,6 +154,22 @@ class Scale:
 def is_critical(recovered: float, direction: str) -> bool:
     """Does it move the answer by half of the gap? Denoising starts at 0 and noising at 1."""
     return recovered >= HALF if direction == "denoise" else recovered <= HALF
+
+
+def by_effect(cells: Iterable[Cell], direction: str) -> list[Cell]:
+    """What moves the answer most first."""
+    return sorted(cells, key=lambda cell: -cell[1] if direction == "denoise" else cell[1])
+
+
+def effects_table(cells: Sequence[Cell], direction: str, *, title: str, column: str, caption: str) -> ResultTable:
+    """What was patched, how much of the gap it recovers, and whether it is critical."""
+    return ResultTable(
+        title=title,
+        columns=(column, "recovered", "critical"),
+        rows=tuple((name, value, "yes" if is_critical(value, direction) else "no") for name, value in cells),
+        caption=f"{caption} The {len(cells)} with the largest effect, means over the pairs of inputs. Critical: half "
+        "of the gap or more.",
+    )
 
 
 def half_way(direction: str) -> Mark:

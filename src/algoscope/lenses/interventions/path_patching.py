@@ -1,4 +1,4 @@
-"""Path patching: which heads and feed-forwards does one receiver hear the answer from, directly?"""
+"""Path patching: which heads and MLPs does one receiver take the answer from, directly?"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,17 @@ from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
-from algoscope.lenses.interventions.contrast_pairs import DIRECTIONS, Pair, Scale, half_way, is_critical
+from algoscope.lenses.interventions.contrast_pairs import (
+    DIRECTIONS,
+    Pair,
+    Scale,
+    by_effect,
+    effects_table,
+    half_way,
+    is_critical,
+)
 from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.lenses.measures import RECOVERED
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -24,6 +33,14 @@ from algoscope.tasks.base import Tokens
 
 STACK = 2**13  # tokens that are read side by side
 MLPS = ("frozen", "free")
+SHOWN = 20  # senders in the table
+ABOUT = (
+    "Path patching changes one path at a time: the output of one sender (a head or an MLP) is taken from the other "
+    "run, but only one receiver sees the change; all other heads and MLPs keep their outputs of the base run. "
+    "`recovered` = (patched - corrupt) / (clean - corrupt), where each is the metric of that run: 0 = as the corrupt "
+    "run, 1 = as the clean run. With MLPs frozen only the direct path through the residual stream counts; with MLPs "
+    "free, paths through the MLPs in between count too."
+)
 
 Stream = Float[Tensor, "batch pos d_model"]
 Heard = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its own value, or the logits where they are read
@@ -252,12 +269,11 @@ def _finding(
         {"sender": name, "recovered": float(value), "per_example": each.tolist()}
         for name, value, each in zip(names, values, recovered, strict=True)
     ]
-    said = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
-    return Finding(
-        kind="path_patching",
-        claim=f"{pair.title}: the path {names[best]} -> {where.name} {said} of the {choices['metric']} gap",
-        facts={
-            "subject": subject.name,
+    effect = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
+    return subject.finding(
+        "path_patching",
+        f"{pair.title}: the path {names[best]} -> {where.name} {effect} of the {choices['metric']} gap",
+        {
             **pair.facts,
             "receiver": where.name,
             **choices,
@@ -266,8 +282,17 @@ def _finding(
             "largest": {"sender": names[best], "recovered": float(values[best])},
             "critical": [row["sender"] for row in rows if is_critical(row["recovered"], direction)],
         },
-        panels=_panels(subject, where, senders, values, direction),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        _panels(subject, where, senders, values, direction),
+        about=ABOUT,
+        tables=[
+            effects_table(
+                by_effect(zip(names, values.tolist(), strict=True), direction)[:SHOWN],
+                direction,
+                title=f"Senders to {where.name} by effect",
+                column="sender",
+                caption=f"Share of the gap recovered when only the path from this sender to {where.name} is patched.",
+            )
+        ],
     )
 
 
@@ -280,23 +305,22 @@ def _panels(
     grid = np.full((cfg.n_layers, len(columns)), np.nan)
     for sender, value in zip(senders, values, strict=True):
         grid[sender.layer, -1 if sender.head is None else sender.head] = value
-    in_grid = Panel(
-        name="paths",
+    in_grid = RECOVERED.panel(
+        "paths",
+        [Axis("layer", tuple(range(cfg.n_layers)), "layer of the sender"), Axis("sender", columns, "sender")],
+        grid,
+        caption=f"Share of the gap recovered when one path to {where.name} is patched, for every sender. Rows are "
+        "layers, layer 0 on top; columns are heads and the MLP. Blue = towards the clean run, orange = away from it; "
+        "grey: the sender does not come before the receiver.",
         title=f"paths to {where.name}",
-        axes=(Axis("layer", tuple(range(cfg.n_layers)), "layer of the sender"), Axis("sender", columns, "sender")),
-        values=grid,
-        unit="share of the gap recovered",
-        zero="as the corrupt run",
-        one="as the clean run",
-        view="heatmap",
-        scale="signed",
-        quantity="recovered",
     )
     in_a_row = replace(
         in_grid,
         name="in a row",
         axes=(Axis("sender", tuple(sender.name for sender in senders), "sender"),),
         values=values,
+        caption="The same senders in the order in which they write. Bars that reach the dashed line move the answer by "
+        "at least half of the gap between the two runs.",
         view="bars",
         marks=(half_way(direction),),
     )

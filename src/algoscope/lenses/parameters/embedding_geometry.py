@@ -1,6 +1,6 @@
 """The embedding lens: the shape of the token and position embeddings, before and after training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,17 +8,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.measures import Measure
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 
 Vectors = Float[np.ndarray, "point d_model"]
-
+Sets = Mapping[str, Mapping[str, Vectors]]
+"""The vectors of tokens and of positions, before and after training."""
 
 MOST_TOKENS, MOST_POSITIONS = 200, 128
+ABOUT = (
+    "Every token, and where positions are learned every position, is a vector in the residual stream; training "
+    "arranges these vectors. The effective dimension (participation ratio of the variances) counts in how many "
+    "directions they spread: 1 = along a line, n = n directions alike. Points on a circle or a line mean that the "
+    "order of the labels is represented; the angle between two vectors says how alike a linear readout must treat "
+    "them."
+)
+COORDINATE = Measure("embedding units", "the mean of the points")
+VARIANCE = Measure("share of the variance", "none of the variance", "all of the variance", "unit")
+COSINE = Measure("cosine", "orthogonal", "same direction", "signed")
 
 
 def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs_dir: str | None = None) -> Finding:
@@ -41,10 +53,10 @@ def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs
     before = subject.before_training()
     models = {"before": before, "after": subject} if before is not None else {"after": subject}
     rows, compared_tokens = _tokens(subject, inputs)
-    spoken = tuple(subject.text.token(row) for row in rows)
+    labels = tuple(subject.text.token(row) for row in rows)
     sets: dict[str, tuple[tuple[Label, ...], list[int], dict[str, Vectors]]] = {
         "token": (
-            spoken,
+            labels,
             compared_tokens,
             {when: _array(model.token_embedding())[rows] for when, model in models.items()},
         )
@@ -55,21 +67,21 @@ def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs
         used = subject.task.n_ctx - 1 if subject.has_task else min(subject.cfg.n_ctx, MOST_POSITIONS)
         vectors = {when: _array(w_pos)[:used] for when, w_pos in positions.items() if w_pos is not None}
         sets["position"] = (tuple(range(used)), list(range(used)), vectors)
-    panels: list[Panel] = []
-    dimension: dict[str, dict[str, float]] = {}
-    for what, (labels, compared, by_when) in sets.items():
-        panels += _panels(what, labels, compared, by_when)
-        dimension[what] = {when: effective_dimension(vectors) for when, vectors in by_when.items()}
-    said = "; ".join(
+    dimension = {
+        what: {when: effective_dimension(vectors) for when, vectors in by_when.items()}
+        for what, (*_, by_when) in sets.items()
+    }
+    dimensions = "; ".join(
         f"{what} embeddings: " + ", ".join(f"{value:.1f} {when}" for when, value in by_when.items())
         for what, by_when in dimension.items()
     )
-    return Finding(
-        kind="embeddings",
-        claim=f"effective dimension of the {said} training",
-        facts={"subject": subject.name, "effective_dimension": dimension},
-        panels=tuple(panels),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    return subject.finding(
+        "embeddings",
+        f"effective dimension of the {dimensions} training",
+        {"effective_dimension": dimension},
+        [panel for what, parts in sets.items() for panel in _panels(what, *parts)],
+        about=ABOUT,
+        tables=[_table({what: by_when for what, (*_, by_when) in sets.items()})],
     )
 
 
@@ -113,6 +125,24 @@ def _array(tensor: Tensor) -> Vectors:
     return tensor.double().cpu().numpy()
 
 
+def _table(sets: Sets) -> ResultTable:
+    rows = []
+    for what, by_when in sets.items():
+        for when, vectors in by_when.items():
+            shares = principal_components(vectors)[1]
+            first_two = float(shares[:2].sum())
+            rows.append(
+                (what, f"{when} training", len(vectors), effective_dimension(vectors), float(shares[0]), first_two)
+            )
+    return ResultTable(
+        title="Effective dimension of the embeddings",
+        columns=("embedding", "when", "vectors", "effective dimension", "variance on PC1", "on PC1 and PC2"),
+        rows=tuple(rows),
+        caption="Participation ratio of the variances of the centred vectors (1 = along a line), and the shares of the "
+        "variance on the first principal component and on the first two.",
+    )
+
+
 def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: dict[str, Vectors]) -> list[Panel]:
     when = Axis("when", tuple(f"{name} training" for name in by_when))
     analysed = [principal_components(vectors) for vectors in by_when.values()]
@@ -120,33 +150,28 @@ def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: 
     components = tuple(f"PC{i + 1}" for i in range(shares.shape[1]))
     names = tuple(labels[i] for i in compared)
     return [
-        Panel(
-            name=f"{what} PCA",
-            axes=(when, Axis(what, labels), Axis("component", components[:2])),
-            values=np.stack([coordinates[:, :2] for coordinates, _ in analysed]),
-            unit="embedding units",
-            zero="the mean of the points",
+        COORDINATE.panel(
+            f"{what} PCA",
+            [when, Axis(what, labels), Axis("component", components[:2])],
+            np.stack([coordinates[:, :2] for coordinates, _ in analysed]),
+            caption=f"The {what} embeddings on their first two principal components, the directions in which they "
+            "differ most. Colour follows the order of the labels.",
             view="scatter",
         ),
-        Panel(
-            name=f"{what} explained variance",
-            axes=(when, Axis("component", components, "principal component")),
-            values=shares,
-            unit="share of the variance",
-            zero="none of the variance",
-            one="all of the variance",
+        VARIANCE.panel(
+            f"{what} explained variance",
+            [when, Axis("component", components, "principal component")],
+            shares,
+            caption=f"Share of the variance of the {what} embeddings on each principal component. The map of the first "
+            "two components shows only what the first two bars hold.",
             view="bars",
-            scale="unit",
         ),
-        Panel(
-            name=f"{what} similarity",
-            axes=(when, Axis(what, names), Axis(f"other {what}", names)),
-            values=np.stack([cosine_similarity(vectors[compared]) for vectors in by_when.values()]),
-            unit="cosine",
-            zero="orthogonal",
-            one="same direction",
-            view="heatmap",
-            scale="signed",
+        COSINE.panel(
+            f"{what} similarity",
+            [when, Axis(what, names), Axis(f"other {what}", names)],
+            np.stack([cosine_similarity(vectors[compared]) for vectors in by_when.values()]),
+            caption=f"Cosine of the angle between every two {what} embeddings: 1 (blue) = same direction, 0 (white) = "
+            "orthogonal, -1 (orange) = opposite. A blue band along the diagonal: neighbours are represented alike.",
         ),
     ]
 

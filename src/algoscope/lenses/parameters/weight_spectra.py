@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.numbers import in_cells
 from algoscope.core.panel import Axis, Panel, View
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
+from algoscope.lenses.measures import DIRECTIONS, Measure
 from algoscope.networks.matrix_rank import counted_rank, entropy_rank, spectrum_of_product, stable_rank
 from algoscope.networks.parameters import count_parameters
 from algoscope.networks.transformer import Attention, Transformer
@@ -24,6 +26,17 @@ from algoscope.subjects.subject import Subject
 OF_A_HEAD = ("W_Q", "W_K", "W_V", "W_O", "QK", "OV")
 CIRCUITS = ("QK", "OV")
 FEW = 8  # circuits: of more, spectra are rows of a heatmap instead of lines
+LISTED = 40  # matrices in the table
+WHEN = {"before": "before training", "after": "after training", "change": "change"}
+SHARE = Measure("share of the largest singular value", "nothing", "as strong as the strongest", "unit")
+SINGULAR = Measure("singular value", "nothing passes")
+ABOUT = (
+    "A matrix stretches the space by its singular values, one for each direction. Effective rank, the exponential of "
+    "the entropy of the singular values, counts the directions that matter (n = n directions alike, 1 = one); stable "
+    "rank counts only directions about as strong as the strongest. QK is the product by which a head's queries read "
+    "keys, OV the product by which it writes what it attends to; neither can have more directions than a head has "
+    "dimensions. Training that finds a simple solution usually lowers these ranks."
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,8 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
     if before is not None:
         found["change"] = _changes(before.model, subject.model)
     rows = [_row(name, found) for name in found["after"]]
-    return Finding(
-        kind="weights",
-        claim=_claim(rows),
-        facts={"subject": subject.name, "matrices": rows},
-        panels=tuple(_panels(found)),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    return subject.finding(
+        "weights", _claim(rows), {"matrices": rows}, tuple(_panels(found)), about=ABOUT, tables=[_table(rows)]
     )
 
 
@@ -176,36 +185,57 @@ def _claim(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"effective rank of the circuits, mean over heads: {', '.join(said)}"
 
 
-# ---------------------------------------------------------------------- panels
+# ---------------------------------------------------------------------- table and panels
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """The whole matrices; of many, those that use the smallest share of their directions."""
+    whole = [row for row in rows if row["head"] is None]
+    times = [when for when in WHEN if whole[0][when] is not None]
+    if len(whole) > LISTED:
+        whole = sorted(whole, key=lambda row: row["after"]["effective_rank"] / row["full_rank"])[:LISTED]
+    return ResultTable(
+        title="Effective rank of each matrix",
+        columns=("matrix", "shape", "full rank", *(f"effective rank, {WHEN[when]}" for when in times), "stable rank"),
+        rows=tuple(
+            (
+                row["matrix"],
+                " x ".join(map(str, row["shape"])),
+                row["full_rank"],
+                *(row[when]["effective_rank"] for when in times),
+                row["after"]["stable_rank"],
+            )
+            for row in whole
+        ),
+        caption="How many directions each matrix could use (full rank) and how many it uses; `change` is the "
+        f"difference that training made. Of more than {LISTED} matrices, those with the smallest share of their full "
+        "rank.",
+    )
 
 
 def _panels(found: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]:
     whole = [name for name, spectrum in found["after"].items() if spectrum.head is None]
-    named = {"before": "before training", "after": "after training", "change": "the change"}
     matrix = Axis("matrix", tuple(whole))
-    for what, hears in (("effective rank", "directions alike"), ("stable rank", "as strong as the strongest")):
+    for what, counts in (("effective rank", "directions alike"), ("stable rank", "as strong as the strongest")):
         key = what.replace(" ", "_")
-        yield Panel(
-            name=what,
-            axes=(Axis("when", tuple(named[when] for when in found)), matrix),
-            values=np.array([[own[name].facts[key] for name in whole] for own in found.values()]),
-            unit=f"directions ({hears})",
-            zero="a zero matrix",
-            one="one direction",
+        yield replace(DIRECTIONS, unit=f"directions ({counts})").panel(
+            what,
+            [Axis("when", tuple(WHEN[when] for when in found)), matrix],
+            np.array([[each[name].facts[key] for name in whole] for each in found.values()]),
+            caption=f"{what.capitalize()} of each weight matrix; before training, and of the change that training "
+            "made, where the weights at step 0 are known. 0 = a zero matrix, 1 = one direction.",
             view="bars",
         )
-    models = {when: own for when, own in found.items() if when != "change"}
-    when = Axis("when", tuple(named[when] for when in models))
+    models = {when: each for when, each in found.items() if when != "change"}
+    when = Axis("when", tuple(WHEN[when] for when in models))
     yield _of_heads(models, when)
-    yield Panel(
-        name="spectra",
+    yield SHARE.panel(
+        "spectra",
+        [when, matrix, _places(max(len(found["after"][name].singular) for name in whole))],
+        np.stack([_padded([_shares(each[name].singular) for name in whole]) for each in models.values()]),
+        caption="Singular values of each matrix, largest first, divided by the largest: 1 = as strong as the strongest "
+        "direction, 0 = nothing. Grey: the matrix has no more of them.",
         title="singular values over the largest",
-        axes=(when, matrix, _places(max(len(found["after"][name].singular) for name in whole))),
-        values=np.stack([_padded([_shares(own[name].singular) for name in whole]) for own in models.values()]),
-        unit="share of the largest singular value",
-        zero="nothing",
-        one="as strong as the strongest",
-        scale="unit",
     )
     yield _of_circuits(models, when)
 
@@ -213,16 +243,19 @@ def _panels(found: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]:
 def _of_heads(models: Mapping[str, Mapping[str, Spectrum]], when: Axis) -> Panel:
     last = models["after"]
     heads = list(dict.fromkeys(s.name.split()[0] for s in last.values() if s.head is not None))
-    values = [[[own[f"{head} {part}"].facts["effective_rank"] for head in heads] for part in OF_A_HEAD]
-              for own in models.values()]  # fmt: skip
-    return Panel(
-        name="effective rank of heads",
-        axes=(when, Axis("part", OF_A_HEAD), Axis("head", tuple(heads))),
-        values=np.array(values),
-        unit="directions",
-        zero="a zero matrix",
-        one="one direction",
-        words=np.vectorize("{:.1f}".format, otypes=[object])(np.array(values)),
+    values = np.array(
+        [
+            [[each[f"{head} {part}"].facts["effective_rank"] for head in heads] for part in OF_A_HEAD]
+            for each in models.values()
+        ]
+    )
+    return DIRECTIONS.panel(
+        "effective rank of heads",
+        [when, Axis("part", OF_A_HEAD), Axis("head", tuple(heads))],
+        values,
+        caption="Effective rank of the matrices of each head and of its circuits. QK is how its queries read keys, OV "
+        "what it writes of what it attends to; as products they have at most as many directions as their factors.",
+        words=in_cells(values, 1),
         span=(0.0, float(max(len(spectrum.singular) for spectrum in last.values() if spectrum.head is not None))),
     )
 
@@ -231,16 +264,16 @@ def _of_circuits(models: Mapping[str, Mapping[str, Spectrum]], when: Axis) -> Pa
     """Lines, a facet for each circuit; of many circuits, a heatmap each before and after."""
     names = [name for name, s in models["after"].items() if s.part in CIRCUITS]
     size = max(len(models["after"][name].singular) for name in names)
-    values = np.stack([_padded([own[name].singular for name in names]) for own in models.values()])
+    values = np.stack([_padded([each[name].singular for name in names]) for each in models.values()])
     view: View = "lines" if len(names) <= FEW else "heatmap"
     circuit = Axis("circuit", tuple(names))
-    return Panel(
-        name="spectra of circuits",
+    return SINGULAR.panel(
+        "spectra of circuits",
+        [circuit, when, _places(size)] if view == "lines" else [when, circuit, _places(size)],
+        values.swapaxes(0, 1) if view == "lines" else values,
+        caption="Singular values of the QK and OV circuit of each head, largest first. A steep fall means that the "
+        "head reads or writes in few directions.",
         title="singular values",
-        axes=(circuit, when, _places(size)) if view == "lines" else (when, circuit, _places(size)),
-        values=values.swapaxes(0, 1) if view == "lines" else values,
-        unit="singular value",
-        zero="nothing passes",
         view=view,
     )
 

@@ -1,4 +1,4 @@
-"""The answer lens: what the model says when it decodes on its own, token by token, and how sure it is of each."""
+"""The answer lens: the model's own greedy answers, token by token, and the probability of each right token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.measures import PROBABILITY
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
 RANDOM_SEED = 7
+ABOUT = (
+    "The model decodes greedily, each predicted token fed back as input, so that one wrong token can change those "
+    "after it. The inputs are the task's edge cases, the inputs that were asked for, and random ones, of which only "
+    "the share answered right is kept. An answer is right where every token of it is."
+)
 
 
 def answers(
@@ -41,19 +47,19 @@ def answers(
     random_right = int((_decode(subject, random) == random[:, task.prompt_length :]).all(dim=1).sum())
     rows = [_row(subject, case, answer) for case, answer in zip(cases, got, strict=True)]
     edge_right = sum(row["right"] for row in rows[: len(edge)])
-    return Finding(
-        kind="answers",
-        claim=f"{edge_right}/{len(edge)} edge cases and {random_right}/{n_random} random inputs decoded right",
-        facts={
-            "subject": subject.name,
+    return subject.finding(
+        "answers",
+        f"{edge_right}/{len(edge)} edge cases and {random_right}/{n_random} random inputs decoded right",
+        {
             "cases": rows,
             "edge_cases": len(edge),
             "edge_cases_right": edge_right,
             "random": n_random,
             "random_right": random_right,
         },
-        panels=(_panel(subject, cases, got, rows),),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        [_panel(subject, cases, got, rows)],
+        about=ABOUT,
+        tables=[_table(rows)],
     )
 
 
@@ -74,26 +80,41 @@ def _row(subject: Subject, case: Int[Tensor, "pos"], got: Int[Tensor, "answer"])
     }
 
 
+def _table(rows: list[dict[str, Any]]) -> ResultTable:
+    """Every case, and which tokens of its answer are wrong."""
+    cells = []
+    for row in rows:
+        pairs = zip(row["expected_tokens"], row["got_tokens"], strict=True)
+        wrong = [str(i) for i, (expected, got) in enumerate(pairs, start=1) if expected != got]
+        tokens = (" ".join(row["got_tokens"]), " ".join(row["expected_tokens"]))
+        cells.append((row["input"], *tokens, "right" if row["right"] else "wrong", ", ".join(wrong)))
+    return ResultTable(
+        title="Edge cases and chosen inputs, token by token",
+        columns=("input", "model's answer", "right answer", "verdict", "wrong tokens"),
+        rows=tuple(cells),
+        caption="The model's greedy answer to each input, in the order in which its tokens are written, beside the "
+        "right one. `wrong tokens` counts from 1.",
+    )
+
+
 def _panel(subject: Subject, cases: Tokens, got: Int[Tensor, "batch answer"], rows: list[dict[str, Any]]) -> Panel:
     n = subject.task.prompt_length
     read = torch.cat([cases[:, :n], got], dim=1)[:, :-1]
     logits, _ = subject.run(read, at=subject.task.answer_slice)
-    chance: Float[np.ndarray, "case digit"] = (
+    probability: Float[np.ndarray, "case digit"] = (
         logits.double().softmax(-1).gather(-1, cases[:, n:, None])[..., 0].cpu().numpy()
     )
-    return Panel(
-        name="probability",
-        title="probability of the right token, position by position",
-        axes=(
+    return PROBABILITY.panel(
+        "probability",
+        (
             Axis("case", tuple(row["input"] for row in rows), "input"),
-            Axis("digit", tuple(range(1, chance.shape[1] + 1)), "token of the answer, in the order written"),
+            Axis("digit", tuple(range(1, probability.shape[1] + 1)), "token of the answer, in the order written"),
         ),
-        values=chance,
-        unit="probability",
-        zero="ruled out",
-        one="certain",
-        view="heatmap",
-        scale="unit",
+        probability,
+        caption="Probability of the right token at each position of the answer, after the model's own earlier tokens. "
+        "Rows are inputs, columns are the tokens of the answer in the order in which they are written: "
+        "1 (dark) = certain, 0 (white) = ruled out.",
+        title="probability of the right token",
     )
 
 

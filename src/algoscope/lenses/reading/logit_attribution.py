@@ -1,4 +1,4 @@
-"""Direct logit attribution: which parts of the residual stream speak for the answer, and which against it?"""
+"""Direct logit attribution: how many logits each part of the residual stream adds to the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, VocabularyError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key, Site
 from algoscope.lenses.inputs.prompts import Prompts
+from algoscope.lenses.measures import ADDED_LOGITS
 from algoscope.lenses.reading.logit_lens import target_and_rival
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
@@ -26,6 +27,13 @@ from algoscope.tasks.base import Tokens
 Vectors = Float[Tensor, "part d_model"]
 BIAS = "attn bias"
 CONSTANT = "final bias"
+LISTED = 30  # parts in the table
+ABOUT = (
+    "The last residual stream is the sum of what the embeddings, the heads and the MLPs (feed-forwards) wrote. With "
+    "the scale of the final norm fixed at its value in the run, logits are linear in that stream, so the logit "
+    "difference between the target and its rival is a sum of one contribution per part (direct logit attribution). "
+    "These are direct contributions only: what a part does through later layers shows in activation patching."
+)
 
 
 def attribution(
@@ -69,12 +77,13 @@ def attribution(
     documents = [split.document() for answers in splits for split in answers]
     mean = np.mean([[split.contributions for split in answers] for answers in splits], axis=0)
     answers = _answers(splits)
-    return Finding(
-        kind="attribution",
-        claim=_claim(splits, mean, names),
-        facts={"subject": subject.name, **documents[0], "answers": documents},
-        panels=(_part_panel(names, answers, mean), _layer_panel(subject, names, answers, mean)),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    return subject.finding(
+        "attribution",
+        _claim(splits, mean, names),
+        {**documents[0], "answers": documents},
+        [_part_panel(names, answers, mean), _layer_panel(subject, names, answers, mean)],
+        about=ABOUT,
+        tables=[_table(names, answers, mean)],
     )
 
 
@@ -140,30 +149,30 @@ def _split(subject: Subject, text: str, named: tuple[int | None, int | None], na
     whole = [site.name for site in subject.sites if site.kind in ("embed", "pos_embed", "ln_final_scale")]
     record: list[Key] = [*whole, *((kind, layer) for layer in range(cfg.n_layers) for kind in kinds)]
     logits, cache = subject.run(tokens, record=record, at=slice(start, None))
-    found = []
-    for number, place in enumerate(range(start, tokens.shape[1])):
+    splits = []
+    for number, pos in enumerate(range(start, tokens.shape[1])):
         final = logits[0, number].double()
         target, rivals = _compared(subject, prompt, number, final, named)
-        spoken = _spoken(subject, tokens, place, _streams(subject, cache, place), [target, *rivals])[: len(names)]
-        found.append(
+        added = _added(subject, tokens, pos, _streams(subject, cache, pos), [target, *rivals])[: len(names)]
+        splits.append(
             _Split(
                 text=text,
                 label=_label(subject, number, target, rivals),
-                position=place,
+                position=pos,
                 target=subject.text.token(target),
                 rivals=tuple(subject.to_str_tokens(torch.tensor(rivals))),
                 names=names,
-                contributions=(spoken[:, 0] - spoken[:, 1:].mean(dim=-1)).cpu().numpy(),
+                contributions=(added[:, 0] - added[:, 1:].mean(dim=-1)).cpu().numpy(),
                 difference=float(final[target] - final[rivals].mean()),
             )
         )
-    return found
+    return splits
 
 
 def _label(subject: Subject, number: int, target: int, rivals: list[int]) -> str:
-    said = repr(subject.text.token(target))
-    said += f" against {subject.text.token(rivals[0])!r}" if len(rivals) == 1 else ""
-    return f"answer token {number + 1}: {said}" if subject.has_task else said
+    compared = repr(subject.text.token(target))
+    compared += f" against {subject.text.token(rivals[0])!r}" if len(rivals) == 1 else ""
+    return f"answer token {number + 1}: {compared}" if subject.has_task else compared
 
 
 def _compared(
@@ -175,9 +184,9 @@ def _compared(
         target = int(final.argmax()) if prompt.right is None else prompt.right[number]
     if rival is not None:
         if target == rival:
-            said = subject.text.token(target)
+            token = subject.text.token(target)
             raise VocabularyError(
-                f"{prompt.text!r}: target and rival are both {said!r} at answer token {number + 1}: name another"
+                f"{prompt.text!r}: target and rival are both {token!r} at answer token {number + 1}: name another"
             )
         return target, [rival]
     if subject.has_task:
@@ -188,36 +197,36 @@ def _compared(
     return target, [int(others.argmax())]
 
 
-def _streams(subject: Subject, cache: ActivationCache, place: int) -> Vectors:
+def _streams(subject: Subject, cache: ActivationCache, pos: int) -> Vectors:
     """What each component wrote at a position, in the order of `_components`."""
-    rows = [cache[kind][0, place] for kind in ("embed", "pos_embed") if Site(kind) in subject.sites]
+    rows = [cache[kind][0, pos] for kind in ("embed", "pos_embed") if Site(kind) in subject.sites]
     for layer in range(subject.cfg.n_layers):
-        heads = cache["result", layer][0, place]
+        heads = cache["result", layer][0, pos]
         rows += heads.unbind()
-        rows += [cache["attn_out", layer][0, place] - heads.sum(dim=0)] if _has_out_bias(subject) else []
-        rows += [cache["mlp_out", layer][0, place]] if subject.cfg.d_mlp is not None else []
+        rows += [cache["attn_out", layer][0, pos] - heads.sum(dim=0)] if _has_out_bias(subject) else []
+        rows += [cache["mlp_out", layer][0, pos]] if subject.cfg.d_mlp is not None else []
     parts = torch.stack(rows)
     if subject.cfg.normalization_type == "LN":
         parts = parts - parts.mean(dim=-1, keepdim=True)
-    return parts if subject.cfg.normalization_type is None else parts / cache["ln_final_scale"][0, place]
+    return parts if subject.cfg.normalization_type is None else parts / cache["ln_final_scale"][0, pos]
 
 
-def _spoken(
-    subject: Subject, tokens: Tokens, place: int, parts: Vectors, words: list[int]
-) -> Float[Tensor, "component word"]:
-    """The logits of some tokens that each part adds at a position, and as the last row what is there without any.
+def _added(
+    subject: Subject, tokens: Tokens, pos: int, parts: Vectors, among: list[int]
+) -> Float[Tensor, "component token"]:
+    """The logits that each part adds to some tokens at a position, and in the last row the constant of each.
 
-    Each part in turn stands in place of the normalised stream, where all that follows is linear.
+    Each part in turn replaces the normalised stream: all that follows is linear.
     """
     site: Key = ("resid_post", -1) if subject.cfg.normalization_type is None else "ln_final_normalized"
     values = [*parts, torch.zeros_like(parts[0])]
-    edits = [Patch(site, value=value, pos=place) for value in values]
-    among = torch.tensor(words, device=tokens.device)
-    logits = subject.run_each(tokens, edits, at=slice(place, place + 1), among=among)[:, 0, 0].double()
+    edits = [Patch(site, value=value, pos=pos) for value in values]
+    ids = torch.tensor(among, device=tokens.device)
+    logits = subject.run_each(tokens, edits, at=slice(pos, pos + 1), among=ids)[:, 0, 0].double()
     return torch.cat([logits[:-1] - logits[-1], logits[-1:]])
 
 
-# ---------------------------------------------------------------------- panels
+# ---------------------------------------------------------------------- table and panels
 
 
 def _answers(splits: Sequence[Sequence[_Split]]) -> tuple[str, ...]:
@@ -227,17 +236,29 @@ def _answers(splits: Sequence[Sequence[_Split]]) -> tuple[str, ...]:
     return tuple(f"answer token {number + 1}" for number in range(len(splits[0])))
 
 
+def _table(
+    names: tuple[str, ...], answers: tuple[str, ...], mean: Float[np.ndarray, "answer component"]
+) -> ResultTable:
+    """The parts by the size of their largest contribution."""
+    order = np.argsort(-np.abs(mean).max(axis=0), kind="stable")[:LISTED]
+    return ResultTable(
+        title="Contributions by size",
+        columns=("part", *answers),
+        rows=tuple((names[i], *mean[:, i].tolist()) for i in order),
+        caption=f"Logits that each part adds to the logit of the target minus that of its rival, largest first (up to "
+        f"{LISTED} parts). Over all parts a column adds up to the logit difference of the run.",
+    )
+
+
 def _part_panel(names: tuple[str, ...], answers: tuple[str, ...], mean: Float[np.ndarray, "answer component"]) -> Panel:
-    return Panel(
-        name="each part",
-        title="what each part adds",
-        axes=(Axis("answer", answers, "answer"), Axis("component", names, "part of the residual stream")),
-        values=mean,
-        unit="logits, target over rivals",
-        zero="adds nothing",
+    return ADDED_LOGITS.panel(
+        "each part",
+        (Axis("answer", answers, "answer"), Axis("component", names, "part of the residual stream")),
+        mean,
+        caption="Logits that each part adds to the target's lead over its rival. Blue = it raises the target, orange = "
+        "it lowers it. The parts add up to the whole logit difference; the scale of the final norm is that of the run.",
+        title="contribution of each part",
         view="bars",
-        scale="signed",
-        quantity="contribution",
     )
 
 
@@ -248,20 +269,17 @@ def _layer_panel(
     in_layers = [i for i, name in enumerate(names) if name.startswith("L")]
     n = subject.cfg.n_layers
     labels = tuple(names[i].removeprefix("L0").strip() for i in in_layers[: len(in_layers) // n])
-    return Panel(
-        name="by layer",
-        title="what each layer adds",
-        axes=(
+    return ADDED_LOGITS.panel(
+        "by layer",
+        (
             Axis("answer", answers, "answer"),
             Axis("layer", tuple(range(n)), "layer"),
-            Axis("component", labels, "head (H), feed-forward (MLP)"),
+            Axis("component", labels, "head (H) or MLP"),
         ),
-        values=mean[:, in_layers].reshape(len(answers), n, -1),
-        unit="logits, target over rivals",
-        zero="adds nothing",
-        view="heatmap",
-        scale="signed",
-        quantity="contribution",
+        mean[:, in_layers].reshape(len(answers), n, -1),
+        caption="The same contributions by layer: rows are layers, layer 0 on top, columns the heads and the MLP of a "
+        "layer. Blue = raises the target against its rival, orange = lowers it.",
+        title="contributions by layer",
     )
 
 
@@ -269,10 +287,10 @@ def _claim(
     splits: Sequence[Sequence[_Split]], mean: Float[np.ndarray, "answer component"], names: tuple[str, ...]
 ) -> str:
     answer, component = np.unravel_index(np.abs(mean).argmax(), mean.shape)
-    whole = float(np.mean([each[answer].difference for each in splits]))
+    difference = float(np.mean([each[answer].difference for each in splits]))
     inputs = splits[0][0].text if len(splits) == 1 else f"the mean of {len(splits)} inputs"
-    part = f"{names[component]} adds {mean[answer, component]:+.4g}"
-    return f"{inputs}, {_answers(splits)[answer]}: of a lead of {whole:.4g} logits, {part}, the largest part"
+    largest = f"{names[component]} adds {mean[answer, component]:+.4g}"
+    return f"{inputs}, {_answers(splits)[answer]}: of a logit difference of {difference:.4g}, {largest}, the most"
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

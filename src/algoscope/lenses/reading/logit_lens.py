@@ -1,8 +1,8 @@
-"""The logit lens: what the model would say if it stopped after the embedding, or after any block."""
+"""The logit lens: what the model would predict if it stopped after the embedding, or after any block."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,52 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, VocabularyError
-from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Label, Panel, Scale
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.numbers import decimals
+from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import one_token
+from algoscope.lenses.measures import PROBABILITY, Measure
 from algoscope.networks.evaluation import kl_divergence
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 
-QUANTITIES: dict[str, tuple[str, str, Scale, str, str]] = {  # title, unit, scale, what 0 and 1 mean
-    "probability": ("probability of the target", "probability", "unit", "ruled out", "certain"),
-    "rank": ("rank of the target", "tokens before it", "log", "it is first", ""),
-    "entropy": ("entropy of the prediction", "nats of entropy", "free", "certain", ""),
-    "kl": ("KL(final || lens)", "nats from the end", "free", "the same prediction as in the end", ""),
-    "difference": ("the target's logit minus the rival's", "logits", "signed", "target and rival alike", ""),
+FINAL = "the final prediction"
+GRIDS: dict[str, tuple[str, Measure, str]] = {  # title, measure, and the first sentence of the caption
+    "probability": (
+        "probability of the target",
+        replace(PROBABILITY, key="probability"),
+        "The top token after the embedding and after each block, at each position, and the probability of the target.",
+    ),
+    "rank": (
+        "rank of the target",
+        Measure("tokens before it", "it is first", scale="log", key="rank"),
+        "How many tokens have a larger logit than the target: 0 = it is the top token.",
+    ),
+    "entropy": (
+        "entropy of the prediction",
+        Measure("nats of entropy", "certain", key="entropy"),
+        "Entropy of the predicted distribution in nats: 0 = certain, the top of the scale = all tokens equally likely.",
+    ),
+    "kl": (
+        "KL(final || lens)",
+        Measure("nats from the final prediction", FINAL, key="kl"),
+        "Kullback-Leibler divergence of the prediction from the final one, in nats: 0 = the same prediction.",
+    ),
+    "difference": (
+        "logit difference, target - rival",
+        Measure("logits", "target and rival alike", scale="signed", key="difference"),
+        "The logit of the target minus that of the rival: blue = the target is ahead, orange = the rival is.",
+    ),
 }
+ABOUT = (
+    "The logit lens applies the final norm and the unembedding to the residual stream after the embedding and after "
+    "every block, as if it were the last one. The target is the token that the model predicts in the end, at the "
+    "answer positions of a task the right token; the rival is the best other token in the end. A target that is not "
+    "first in an early layer may still be represented there, in directions that the unembedding does not read."
+)
 
 Chances = Float[Tensor, "pos d_vocab"]  # logarithms of probabilities, in float64
 Chosen = Int[Tensor, "pos"]
@@ -79,37 +108,27 @@ def logit(
     if not 1 <= top <= subject.cfg.n_logits:
         raise ConfigError(f"top is {top}: choose from 1 to the {subject.cfg.n_logits} tokens of {subject.name}")
     named = target_and_rival(subject, target, rival)
-    looks = [_look(subject, text, named, top) for text in inputs]
+    readings = [_read(subject, text, named, top) for text in inputs]
     agreement, mean_kl = (
-        np.concatenate([values[:, look.counted] for values, look in zip(part, looks, strict=True)], axis=1).mean(axis=1)
-        for part in ([look.agrees for look in looks], [look.grids["kl"] for look in looks])
+        np.concatenate([values[:, one.counted] for values, one in zip(grids, readings, strict=True)], axis=1).mean(
+            axis=1
+        )
+        for grids in ([one.agrees for one in readings], [one.grids["kl"] for one in readings])
     )
-    documents = [look.document() for look in looks]
-    by_layer = (
-        _line(
-            "agreement by layer",
-            agreement,
-            looks[0].layers,
-            "share of positions",
-            "nowhere as in the end",
-            "all as in the end",
-        ),
-        _line(
-            "mean kl by layer", mean_kl, looks[0].layers, "nats from the end", "the same prediction as in the end", ""
-        ),
-    )
-    return Finding(
-        kind="logit",
-        claim="; ".join(look.claim() for look in looks),
-        facts={
-            "subject": subject.name,
+    documents = [one.document() for one in readings]
+    grids = [_grid(one, name, subject.cfg.n_logits) for name in GRIDS for one in readings]
+    return subject.finding(
+        "logit",
+        "; ".join(one.claim() for one in readings),
+        {
             **documents[0],
             "agreement": agreement.tolist(),
             "mean_kl": mean_kl.tolist(),
             **({"inputs": documents} if len(documents) > 1 else {}),
         },
-        panels=(*(_map(look, name, subject.cfg.n_logits) for name in QUANTITIES for look in looks), *by_layer),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+        [*grids, *_by_layer(readings[0].layers, agreement, mean_kl)],
+        about=ABOUT,
+        tables=[_table(readings[0])],
     )
 
 
@@ -124,7 +143,7 @@ def target_and_rival(subject: Subject, target: str, rival: str) -> tuple[int | N
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Reading:
     """One input under the lens. Grids are [layer pos]; `counted` are the positions that summaries read."""
 
     text: str
@@ -151,7 +170,7 @@ class _Look:
         return self.layers[since] if since < len(there) else None
 
     def document(self) -> dict[str, Any]:
-        """What JSON says of this input."""
+        """The JSON document of this input."""
         whole = {name: values.tolist() for name, values in self.grids.items()}
         whole["rank"] = self.grids["rank"].astype(int).tolist()
         return {
@@ -167,16 +186,16 @@ class _Look:
         }
 
     def claim(self) -> str:
-        said = repr("".join(self.target[self.first_answer :]))
+        target = repr("".join(self.target[self.first_answer :]))
         where = "at every answer position" if self.has_task else "at the last position"
         after = self.readable_after
         if after is None:
-            return f"{self.text}: {said} is not first {where}, in no layer to the end"
+            return f"{self.text}: {target} is not the top prediction {where}, not even after the last block"
         when = "from the embedding on" if after == "embed" else f"from layer {after} on"
-        return f"{self.text}: {said} is first {where} {when}"
+        return f"{self.text}: {target} is the top prediction {where} {when}"
 
 
-def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top: int) -> _Look:
+def _read(subject: Subject, text: str, named: tuple[int | None, int | None], top: int) -> _Reading:
     prompt, n = subject.lay_out(text), subject.cfg.n_layers
     logits, cache = subject.run(
         prompt.tokens, record=[("resid_pre", 0), *(("resid_post", layer) for layer in range(n))]
@@ -186,7 +205,7 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
     target = _targets(prompt, last.argmax(dim=-1)) if named[0] is None else _everywhere(named[0], last)
     others = last.scatter(-1, target[:, None], -torch.inf)
     rival = others.argmax(dim=-1) if named[1] is None else _everywhere(named[1], last)
-    rows: dict[str, list[Tensor]] = {name: [] for name in (*QUANTITIES, "agrees")}
+    rows: dict[str, list[Tensor]] = {name: [] for name in (*GRIDS, "agrees")}
     tops = []
     for stream in streams:
         raw = subject.unembed(stream)[0].cpu().double()
@@ -201,7 +220,7 @@ def _look(subject: Subject, text: str, named: tuple[int | None, int | None], top
         rows["kl"].append(kl_divergence(last, raw))
         rows["difference"].append(_of(raw, target) - _of(raw, rival))
     grids = {name: torch.stack(each).numpy() for name, each in rows.items()}
-    return _Look(
+    return _Reading(
         text=text,
         has_task=subject.has_task,
         tokens=prompt.words,
@@ -233,72 +252,81 @@ def _of(values: Chances, tokens: Chosen) -> Float[Tensor, "pos"]:
 
 def _rank(logits: Chances, tokens: Chosen) -> Float[Tensor, "pos"]:
     """How many tokens stand before this one; of equals the lower number stands first, as in an argmax."""
-    own = _of(logits, tokens)[:, None]
+    logit = _of(logits, tokens)[:, None]
     lower = torch.arange(logits.shape[-1]) < tokens[:, None]
-    return ((logits > own) | ((logits == own) & lower)).sum(dim=-1).double()
+    return ((logits > logit) | ((logits == logit) & lower)).sum(dim=-1).double()
 
 
 def _first(logits: Chances, n: int) -> Int[Tensor, "pos n"]:
     """The first `n` tokens of each position, equals in the order of their numbers."""
-    left, found = logits.clone(), []
+    remaining, top = logits.clone(), []
     for _ in range(n):
-        found.append(left.argmax(dim=-1))
-        left.scatter_(-1, found[-1][:, None], -torch.inf)
-    return torch.stack(found, dim=-1)
+        top.append(remaining.argmax(dim=-1))
+        remaining.scatter_(-1, top[-1][:, None], -torch.inf)
+    return torch.stack(top, dim=-1)
 
 
 def _listed(subject: Subject, first: Int[Tensor, "n"], chance: Float[Tensor, "d_vocab"]) -> list[dict[str, Any]]:
     return [{"token": subject.text.token(i), "probability": float(chance[i])} for i in first.tolist()]
 
 
-# ---------------------------------------------------------------------- panels
+# ---------------------------------------------------------------------- table and panels
 
 
-def _map(look: _Look, quantity: str, d_vocab: int) -> Panel:
-    """One quantity [layer position] of one input, with the tokens that are first."""
-    values = look.grids[quantity]
+def _table(reading: _Reading) -> ResultTable:
+    """What is first at the positions that the answer is read at, by layer."""
+    places = range(reading.first_answer, len(reading.tokens))
+    rows = []
+    for layer, top, chances in zip(reading.layers, reading.top, reading.grids["probability"], strict=True):
+        cells = (f"{top[i][0]['token']!r} (target {decimals(chances[i], 2)})" for i in places)
+        rows.append((layer, *cells))
+    return ResultTable(
+        title=f"Top token where the answer is read: {reading.text}",
+        columns=("layer", *(reading.labels[i] for i in places)),
+        rows=tuple(rows),
+        caption="The token with the largest logit after the embedding and after each block, and in brackets the "
+        "probability of the target. Columns are the positions that predict the answer, named by the token read there.",
+    )
+
+
+def _grid(reading: _Reading, name: str, d_vocab: int) -> Panel:
+    """One quantity [layer position] of one input, with the top tokens in the cells."""
+    values = reading.grids[name]
     first, more = (np.empty(values.shape, dtype=object) for _ in range(2))
     for at in np.ndindex(*values.shape):
-        listed = look.top[at[0]][at[1]]
-        first[at] = listed[0]["token"]
-        more[at] = "\n".join(f"{one['probability']:.4f}  {one['token']!r}" for one in listed)
-    title, unit, scale, zero, one = QUANTITIES[quantity]
-    highest = {"rank": d_vocab - 1.0, "entropy": math.log(d_vocab)}.get(quantity, 0.0)
-    return Panel(
-        name=f"{quantity} {look.text}",
-        title=f"{title}: {look.text}",
-        axes=(
-            Axis("layer", look.layers, "layer read after"),
-            Axis("position", look.labels, "position: the token read there"),
+        top = reading.top[at[0]][at[1]]
+        first[at] = top[0]["token"]
+        more[at] = "\n".join(f"{one['probability']:.4f}  {one['token']!r}" for one in top)
+    title, measure, caption = GRIDS[name]
+    highest = {"rank": d_vocab - 1.0, "entropy": math.log(d_vocab)}.get(name, 0.0)
+    return measure.panel(
+        f"{name} {reading.text}",
+        (
+            Axis("layer", reading.layers, "read after layer"),
+            Axis("position", reading.labels, "position: the token read there"),
         ),
-        values=values,
-        unit=unit,
-        zero=zero,
-        one=one,
-        view="heatmap",
-        scale=scale,
-        beside=quantity,
-        quantity=quantity,
+        values,
+        caption=f"{caption} Cells show the top token; pointing at one shows the next best. Layer 0 is on top.",
+        title=f"{title}: {reading.text}",
+        beside=name,
         span=(0.0, highest),
         words=first,
         hover=more,
     )
 
 
-def _line(
-    name: str, values: Float[np.ndarray, "layer"], layers: tuple[Label, ...], unit: str, zero: str, one: str
-) -> Panel:
-    """A number for each layer."""
-    return Panel(
-        name=name,
-        axes=(Axis("layer", layers, "layer read after"),),
-        values=values,
-        unit=unit,
-        zero=zero,
-        one=one,
-        view="lines",
-        scale="unit" if one else "free",
-    )
+def _by_layer(
+    layers: tuple[Label, ...], agreement: Float[np.ndarray, "layer"], mean_kl: Float[np.ndarray, "layer"]
+) -> Iterator[Panel]:
+    """Agreement with the final prediction, and divergence from it, for each layer."""
+    share = Measure("share of positions", "none as in the end", "all as in the end", "unit")
+    over = "over the answer positions of a task, or all positions of a text"
+    for name, measure, values, caption in (
+        ("agreement by layer", share, agreement, f"Share of positions whose top token is the final one, {over}."),
+        ("mean kl by layer", GRIDS["kl"][1], mean_kl, f"Mean KL(final || lens) in nats, {over}."),
+    ):
+        axes = [Axis("layer", layers, "read after layer")]
+        yield replace(measure, key="values").panel(name, axes, values, caption=caption, view="lines")
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

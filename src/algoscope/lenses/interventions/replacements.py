@@ -1,0 +1,61 @@
+"""What can be ablated, and what replaces it: zeros, the mean over inputs, or the output on another input."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from algoscope.core.sites import Key
+from algoscope.data import seeded
+from algoscope.subjects.edits import Edit, Patch, Zero
+from algoscope.subjects.subject import Subject
+
+KINDS = {
+    "zero": "zeros",
+    "mean": "its mean over the reference inputs, position by position",
+    "resample": "what it is on another of the reference inputs, drawn at random",
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the model that can be ablated: the sites of its output, and which head of them it is."""
+
+    name: str
+    group: str
+    sites: tuple[Key, ...]
+    head: int | None = None
+
+    def edits(self, reference: Mapping[Key, Tensor] | None) -> list[Edit]:
+        """Its output replaced by values of `reference`, [batch pos ...] or [1 pos ...]; by zeros without one."""
+        if reference is None:
+            return [Zero(site, head=self.head) for site in self.sites]
+        return [Patch(site, value=reference[site], head=self.head) for site in self.sites]
+
+
+def components(subject: Subject) -> list[Component]:
+    """Everything that is ablated, layer by layer, and then the embeddings."""
+    parts = []
+    for layer in range(subject.cfg.n_layers):
+        attention, mlp = ("attn_out", layer), ("mlp_out", layer)
+        parts += [Component(f"L{layer}H{h}", "head", (("z", layer),), h) for h in range(subject.cfg.n_heads)]
+        parts.append(Component(f"L{layer} attention", "attention", (attention,)))
+        if subject.cfg.d_mlp is not None:
+            parts.append(Component(f"L{layer} MLP", "feed-forward", (mlp,)))
+            parts.append(Component(f"L{layer}", "layer", (attention, mlp)))
+    present = {site.kind for site in subject.sites}
+    return parts + [Component(name, "embedding", (name,)) for name in ("embed", "pos_embed") if name in present]
+
+
+def others(n: int, n_reference: int, seed: int) -> Int[Tensor, "batch"]:
+    """For each of `n` inputs, of which the first are the reference inputs themselves, another one of these: along a
+    random cycle, so that none is given itself.
+    """
+    generator = seeded(torch.device("cpu"), seed, 1)
+    order = torch.randperm(n_reference, generator=generator)
+    following = torch.empty_like(order)
+    following[order] = order.roll(-1)
+    rest = torch.randint(n_reference, (max(0, n - n_reference),), generator=generator)
+    return torch.cat([following, rest])[:n]
