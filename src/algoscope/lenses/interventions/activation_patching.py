@@ -29,6 +29,7 @@ from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Tokens
 
 SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, and what is patched one at a time
     "resid_pre": ("resid_pre", ("position",)),
@@ -101,18 +102,7 @@ def patch(
     )
     scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
     base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
-    labels = subject.token_labels(base[0])
-    panels, examples, raw = [], {}, {}
-    for name in sites:
-        axes, edits = _sweep(subject, name, values, labels)
-        shape = tuple(len(axis.labels) for axis in axes)
-        patched = subject.run_each(
-            base, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
-        )
-        recovered = scale.recovered(patched)  # [cell batch]
-        examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
-        raw[name] = patched.mean(dim=1).reshape(shape).tolist()
-        panels.append(_panel(name, axes, examples[name].mean(axis=0)))
+    panels, examples, raw = _swept(sites, values, base, pair, scale)
     cells = by_effect(((_named(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
     return subject.finding(
         "patch",
@@ -161,6 +151,26 @@ def _chosen(subject: Subject, sites: Sequence[str], direction: str, metric: str)
 def _recorded(subject: Subject, sites: Sequence[str]) -> list[tuple[str, int]]:
     kinds = {SWEEPS[name][0] for name in sites}
     return [(kind, layer) for kind in sorted(kinds) for layer in range(subject.cfg.n_layers)]
+
+
+def _swept(
+    sites: Sequence[str], values: ActivationCache, base: Tokens, pair: Pair, scale: Scale
+) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, Any]]:
+    """For each sweep: its panel, the share recovered for every pair, and the mean of the metric itself."""
+    subject = pair.subject
+    labels = subject.token_labels(base[0])
+    panels, examples, raw = [], {}, {}
+    for name in sites:
+        axes, edits = _sweep(subject, name, values, labels)
+        shape = tuple(len(axis.labels) for axis in axes)
+        patched = subject.run_each(
+            base, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
+        )
+        recovered = scale.recovered(patched)  # [cell batch]
+        examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
+        raw[name] = patched.mean(dim=1).reshape(shape).tolist()
+        panels.append(_panel(name, axes, examples[name].mean(axis=0)))
+    return panels, examples, raw
 
 
 def _sweep(
