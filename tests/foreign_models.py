@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from algoscope.subjects.foreign import Imported, read_imported
+from algoscope.formats.model_building import ImportedModel, file_to_model
 from algoscope.tasks.groups.modular import Modular
 
 Weights = dict[str, Tensor]
@@ -122,12 +122,12 @@ def all_prompts(task: Modular) -> Tensor:
 # ---------------------------------------------------------------------- reading them
 
 
-def read(path: Path, settings: dict | None = None, **options: object) -> Imported:
+def read(path: Path, settings: dict | None = None, **options: object) -> ImportedModel:
     named = {"layout": None, "act": None, "causal": None, **options}
-    return read_imported(path, "modular", TASK if settings is None else settings, **named)
+    return file_to_model(path, "modular", TASK if settings is None else settings, **named)
 
 
-def how(found: Imported) -> dict[str, str]:
+def how(found: ImportedModel) -> dict[str, str]:
     return {row.what: row.how for row in found.account}
 
 

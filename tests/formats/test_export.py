@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import SubjectError
+from algoscope.formats.model_building import file_to_model
 from algoscope.formats.onnx import graph
 from algoscope.networks.build import build
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects import exporting
 from algoscope.subjects.exporting import export
-from algoscope.subjects.foreign import read_imported
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.groups.modular import Modular
 from foreign_models import D_VOCAB, TASK, P, close, tokens
@@ -82,7 +82,7 @@ def test_a_hooked_transformer_loads_it_and_it_comes_back_bit_for_bit(kind: str, 
     assert {name for name in missing if not name.endswith(("mask", "IGNORE", "rotary_sin", "rotary_cos"))} == unused
     assert unexpected == []
     assert close(theirs(tokens()).detach(), ours.run(tokens())[0])
-    back = read_imported(weights, "modular", TASK, None, None, None)
+    back = file_to_model(weights, "modular", TASK, None, None, None)
     drawn = {name: value for name, value in MODELS[kind].model_dump().items() if not name.startswith("init_")}
     again = {name: value for name, value in back.config.model.model_dump().items() if name in drawn}
     if kind == "sinusoids, parallel":  # its table is learned now
@@ -106,7 +106,7 @@ def test_a_bridge_loads_the_current_naming(kind: str, tmp_path: Path) -> None:
     bridge = TransformerBridge.boot_native(json.loads(config.read_text()))
     bridge.load_state_dict(load_file(weights))
     assert close(bridge(tokens()).detach(), ours.run(tokens())[0])
-    back = read_imported(weights, "modular", TASK, None, None, None)
+    back = file_to_model(weights, "modular", TASK, None, None, None)
     assert Subject("it", back.model, ours.task).weights_sha256 == ours.weights_sha256
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from algoscope.core.errors import AlgoscopeError, CheckpointError
-from algoscope.formats.layout_reading import read_layout
+from algoscope.formats.layout_reading import tensors_to_layout
 from algoscope.formats.layouts import LAYOUTS
-from algoscope.subjects.foreign import read_imported
+from algoscope.formats.model_building import file_to_model
 from foreign_models import FORM, classic, grokking, read, save_classic, saved
 
 
@@ -35,7 +35,7 @@ REFUSED = {
     "a list": ([grokking(), grokking()], FORM, r"holds a list of 2, not named tensors"),
     "numbers": ({"accuracy": [1.0, 2.0], "loss": 3}, FORM, r"a dictionary of 'accuracy', 'loss', not named tensors"),
     "an unknown weight": (
-        changed(blocks__0__attn__sinks=torch.ones(4)), FORM, r"has 'blocks\.0\.attn\.sinks', which its layout has no"
+        changed(blocks__0__attn__sinks=torch.ones(4)), FORM, r"has 'blocks\.0\.attn\.sinks', which its layout does not"
     ),
     "a missing weight": (changed(blocks__0__attn__W_K=None), FORM, r"lacks 'blocks\.0\.attn\.W_K'"),
     "no embedding": (changed(embed__W_E=None), FORM, r"lacks 'embed\.W_E'"),
@@ -105,7 +105,7 @@ def test_other_endings_and_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AlgoscopeError, match=r"unknown layout 'groking': did you mean 'grokking'"):
         read(tmp_path / "it.npz", layout="groking")
     with pytest.raises(AlgoscopeError, match=r"unknown task 'modula': did you mean 'modular'"):
-        read_imported(tmp_path / "it.npz", "modula", {}, None, None, None)
+        file_to_model(tmp_path / "it.npz", "modula", {}, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,6 @@ def test_a_config_that_contradicts_or_asks_for_another_kind_of_model(
 
 def test_every_layout_is_in_the_error_and_in_the_help(run) -> None:
     with pytest.raises(CheckpointError, match=", ".join(LAYOUTS)):
-        read_layout({"a": torch.ones(1)}, None, {}, "it")
+        tensors_to_layout({"a": torch.ones(1)}, None, {}, "it")
     _, out, _ = run("import", "--help")
     assert all(name in out.split() or f"{name}," in out or f"{name}." in out for name in LAYOUTS if "scope" not in name)

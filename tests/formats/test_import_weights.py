@@ -11,8 +11,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import algoscope as ag
 from algoscope.core.errors import CheckpointError, RunFolderError, SubjectError, TaskMismatchError
-from algoscope.formats.layout_reading import read_layout
-from algoscope.formats.layouts import UNGATED, write_layout
+from algoscope.formats.layout_reading import tensors_to_layout
+from algoscope.formats.layouts import UNGATED, weights_to_layout
 from algoscope.subjects.foreign import import_weights
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.groups.modular import Modular
@@ -237,14 +237,14 @@ def test_a_layout_is_read_back_bit_for_bit_or_refused(
         ours[name.replace("*", "0")] = torch.randn(shape, generator=draw)
     there = {
         name: value.T if name.removeprefix("blocks.0.") in turned else value
-        for name, value in write_layout(ours, layout, sizes).items()
+        for name, value in weights_to_layout(ours, layout, sizes).items()
     }
     try:
-        back = read_layout(there, None, {}, "it")
+        back = tensors_to_layout(there, None, {}, "it")
     except CheckpointError:
         if turned:
             return
-        back = read_layout(there, layout, {}, "it")
+        back = tensors_to_layout(there, layout, {}, "it")
     assert set(back.weights) == set(ours)
     assert all(torch.equal(back.weights[name], ours[name]) for name in ours)
 
@@ -258,10 +258,10 @@ def test_layouts_of_distinct_sizes_need_no_option() -> None:
         words = axes.replace("(head d_head)", "6").replace("(kv_head d_head)", "6").split()
         ours[name.replace("*", "0")] = torch.randn([shapes.get(word) or int(word) for word in words])
     for layout in ("transformerlens", "grokking"):
-        assert read_layout(write_layout(ours, layout, sizes), None, {}, "it").layout == layout
-    mixed = write_layout(ours, "transformerlens", sizes)
+        assert tensors_to_layout(weights_to_layout(ours, layout, sizes), None, {}, "it").layout == layout
+    mixed = weights_to_layout(ours, "transformerlens", sizes)
     mixed["blocks.0.mlp.W_in"] = mixed["blocks.0.mlp.W_in"].T
-    back = read_layout(mixed, None, {}, "it")
+    back = tensors_to_layout(mixed, None, {}, "it")
     assert back.layout == "mixed"
     assert all(torch.equal(back.weights[name], ours[name]) for name in ours)
 

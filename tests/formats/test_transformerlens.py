@@ -11,9 +11,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from algoscope.config import ModelConfig
 from algoscope.core.errors import UnknownNameError
 from algoscope.core.sites import KINDS, Site, find_site
-from algoscope.formats.config_inference import infer, settle
-from algoscope.formats.layout_reading import read_layout
-from algoscope.formats.transformerlens import understand
+from algoscope.formats.config_inference import layout_to_config
+from algoscope.formats.layout_reading import tensors_to_layout
+from algoscope.formats.model_building import layout_to_weights
+from algoscope.formats.transformerlens import lens_config_to_fields
 from algoscope.networks.transformer import Tap, Transformer
 from algoscope.subjects.huggingface import convert
 from hf_models import D_VOCAB, make, save
@@ -116,12 +117,12 @@ CLASSIC = {
 
 def same_weights(classic: HookedTransformer) -> Transformer:
     """Ours with the weights of theirs."""
-    reading = read_layout(classic.state_dict(), None, {}, "it")
-    said = understand(classic.cfg.to_dict(), "its config")
-    inferred = infer(reading, said, {}, classic.cfg.n_ctx, "it")
+    reading = tensors_to_layout(classic.state_dict(), None, {}, "it")
+    stated = lens_config_to_fields(classic.cfg.to_dict(), "its config")
+    inferred = layout_to_config(reading, stated, {}, classic.cfg.n_ctx, "it")
     cfg = ModelConfig(**{row.what: row.value for row in inferred})
     model = Transformer(cfg)
-    model.load_state_dict({name: value.clone() for name, value in settle(reading, cfg).items()})
+    model.load_state_dict({name: value.clone() for name, value in layout_to_weights(reading, cfg).items()})
     return model
 
 

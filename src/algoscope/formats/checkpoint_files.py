@@ -1,4 +1,4 @@
-"""Checkpoint files of other tools: named tensors, and the config where one is in the file or beside it.
+"""file -> named tensors: checkpoint files of other tools, and the config where one is in the file or beside it.
 
 Safetensors hold nothing but tensors. A file of `torch.save` is read by PyTorch's reader that knows tensors and plain
 containers only; one that needs code to be read is refused.
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
-from algoscope.formats.config_inference import Said
-from algoscope.formats.transformerlens import is_config, understand
+from algoscope.formats.config_inference import StatedConfig
+from algoscope.formats.transformerlens import is_config, lens_config_to_fields
 from algoscope.runs.run_folder import read_tensors
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -27,18 +27,18 @@ CONFIGS = ("config", "cfg")
 
 
 @dataclass(frozen=True)
-class ForeignFile:
-    """What is in a file: its tensors, all floats of one type, and what it says of the model beside them."""
+class CheckpointFile:
+    """What is in a file: its tensors, with floats of one type, and the config that is stated with them."""
 
     path: Path
     sha256: str
     weights: Mapping[str, Tensor]
-    said: Said
+    stated: StatedConfig
     dtype: str
     """How the floats were saved, and how they are now."""
 
 
-def read_foreign(path: Path) -> ForeignFile:
+def file_to_tensors(path: Path) -> CheckpointFile:
     """The tensors of a file that another tool has written, on the CPU.
 
     In a file of `torch.save`, tensors may lie under `model`, `state_dict`, `model_state_dict` or `weights`, and a
@@ -63,9 +63,9 @@ def read_foreign(path: Path) -> ForeignFile:
         config, by = _json(beside), beside.name
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    said = understand(config, by) if is_config(config) else Said({}, by)
+    stated = lens_config_to_fields(config, by) if is_config(config) else StatedConfig({}, by)
     converted, dtype = _of_one_type(weights, path)
-    return ForeignFile(path, sha256, converted, said, dtype)
+    return CheckpointFile(path, sha256, converted, stated, dtype)
 
 
 def _load(path: Path) -> Any:
@@ -108,11 +108,11 @@ def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, T
     for name, value in floats.items():
         if not value.isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
             raise CheckpointError(f"{path}: {name} has a value that is not finite")
-    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
-    wanted = torch.float64 if "float64" in kinds else torch.float32
+    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
+    wanted = torch.float64 if "float64" in dtypes else torch.float32
     converted = {name: value.to(wanted) if name in floats else value for name, value in weights.items()}
     name = str(wanted).removeprefix("torch.")
-    return converted, name if kinds == [name] else f"{name}, exactly, from {' and '.join(kinds)}"
+    return converted, name if dtypes == [name] else f"{name}, exactly, from {' and '.join(dtypes)}"
 
 
 def _json(path: Path) -> Any:

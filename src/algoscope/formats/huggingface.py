@@ -30,7 +30,7 @@ LLAMA_PARTS = {
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
 
 
-def files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
+def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
     """What goes into the folder `out`: `model.safetensors` and `config.json`. `facts` go into the config.
 
     Biases that the model has not are zeros where the class always has them; positions that are not learned are written

@@ -1,7 +1,8 @@
-"""Foreign weights under our names: which layout they have, what sizes their shapes tell, what is not part of the model.
+"""named tensors -> layout: the weights of another tool under our names, the layout they were in, the sizes of its axes,
+and what is not part of the model.
 
-Names settle the family of a layout. Where several layouts share their names, every way to turn the matrices is tried,
-and exactly one has to fit all shapes; what the shapes leave open is refused, with the option that settles it.
+Names decide the family of a layout. Where several layouts share their names, every orientation of the matrices is
+tried, and exactly one has to fit all shapes; what the shapes leave open is refused, with the option that decides it.
 """
 
 import re
@@ -12,9 +13,9 @@ from itertools import product
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
-from algoscope.formats.layouts import BUFFERS, LAYOUTS, OURS, TOGETHER, UNGATED, Layout, turn
+from algoscope.formats.layouts import BUFFERS, LAYOUTS, OURS, TOGETHER, UNGATED, Layout, reorder_axes
 
-SETTINGS = "what is said of it"
+STATED = "the config or settings"
 
 
 class MisfitError(Exception):  # never leaves this module
@@ -23,19 +24,19 @@ class MisfitError(Exception):  # never leaves this module
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of named axes, and the weight that told each of them. `joined`: products not yet taken apart."""
+    """The sizes of named axes, and the weight that shows each. `joined`: products whose factors are not known."""
 
     of: Mapping[str, int]
-    told_by: Mapping[str, str]
+    known_from: Mapping[str, str]
     joined: Mapping[tuple[str, ...], tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Weights of a known layout under our names, and what was noticed on the way."""
+class LayoutReading:
+    """Weights of a known layout under our names, and what was learned on the way."""
 
     layout: str
-    """Its name, or `mixed`: the matrices are not all turned as in one layout."""
+    """Its name, or `mixed`: the matrices are not all oriented as in one layout."""
     how: str
     """How the layout was found."""
     names: Layout
@@ -62,26 +63,28 @@ class Reading:
         return self.names.rows.get(part, OURS[part])[0].replace("*", "0")
 
 
-def read_layout(weights: Mapping[str, Tensor], layout: str | None, given: Mapping[str, int], source: str) -> Reading:
+def tensors_to_layout(
+    weights: Mapping[str, Tensor], layout: str | None, known_sizes: Mapping[str, int], source: str
+) -> LayoutReading:
     """Foreign weights under our names.
 
-    `layout` names one of `LAYOUTS`; without it the names and shapes have to settle it. `given` are sizes that are
-    known otherwise (`head`, `kv_head`, `d_head`). Raises CheckpointError, naming `source`, for names that no layout
-    has, parts that are missing, shapes that disagree, and shapes that more than one layout fits.
+    `layout` names one of `LAYOUTS`; without it the names and shapes have to decide it. `known_sizes` are those that
+    a config or the settings tell (`head`, `kv_head`, `d_head`). Raises CheckpointError, naming `source`, for names that
+    no layout has, parts that are missing, shapes that disagree, and shapes that more than one layout fits.
     """
     weights, left_out = _without_prefix(weights)
     buffers = {name: value for name, value in weights.items() if name.rsplit(".", 1)[-1] in BUFFERS}
     rest = {name: value for name, value in weights.items() if name not in buffers}
     candidates = [LAYOUTS[layout]] if layout else list(LAYOUTS.values())
-    placed = {one.name: _placed(rest, one) for one in candidates}
-    most = max(len(found) for found in placed.values())
+    parts_of = {one.name: _parts_by_name(rest, one) for one in candidates}
+    most = max(len(known) for known in parts_of.values())
     if most == 0:
         raise CheckpointError(
             f"{source}: no weight in it has a name of {'the layout' if layout else 'a layout'} "
             f"{', '.join(one.name for one in candidates)}; it has {_some(rest)}{_hint(rest)}"
         )
-    candidates = [one for one in candidates if len(placed[one.name]) == most]
-    where = placed[candidates[0].name]
+    candidates = [one for one in candidates if len(parts_of[one.name]) == most]
+    where = parts_of[candidates[0].name]
     left_out += _aliases(rest, where, source)
     whole = [name for name in where if not rest[name].is_floating_point()]
     if whole:
@@ -89,31 +92,31 @@ def read_layout(weights: Mapping[str, Tensor], layout: str | None, given: Mappin
     parts = _complete(where, candidates[0], source)
     candidates = [one for one in candidates if one.needs <= parts]
     shapes = {name: tuple(rest[name].shape) for name in where}
-    axes, sizes, chosen, how = _settled(where, shapes, candidates, weights, given, source, named=bool(layout))
+    axes, sizes, chosen, how = _find_axes(where, shapes, candidates, weights, known_sizes, source, named=bool(layout))
     ours = OURS if "gate" in parts else UNGATED
-    laid = {}
+    ours_by_name = {}
     for name, (part, layer) in where.items():
         here, wanted = ours[part]
-        laid[here.replace("*", str(layer))] = turn(rest[name], axes[part], wanted, sizes.of)
+        ours_by_name[here.replace("*", str(layer))] = reorder_axes(rest[name], axes[part], wanted, sizes.of)
     n_layers = 1 + max(layer for _, layer in where.values() if layer is not None)
     names = LAYOUTS.get(chosen, candidates[0])
-    return Reading(chosen, how, names, laid, parts, sizes, n_layers, buffers, tuple(left_out))
+    return LayoutReading(chosen, how, names, ours_by_name, parts, sizes, n_layers, buffers, tuple(left_out))
 
 
 # ---------------------------------------------------------------------- names
 
 
-def _placed(weights: Iterable[str], layout: Layout) -> dict[str, tuple[str, int | None]]:
-    """Part and layer of each weight whose name the layout has; an underscore before the last word is passed over."""
+def _parts_by_name(weights: Iterable[str], layout: Layout) -> dict[str, tuple[str, int | None]]:
+    """Part and layer of each weight whose name the layout has; an underscore before the last word is ignored."""
     part_of = {name: part for part, (name, _) in layout.rows.items()}
-    found: dict[str, tuple[str, int | None]] = {}
+    parts: dict[str, tuple[str, int | None]] = {}
     for name in weights:
         layer = re.match(r"blocks\.(\d+)\.", name)
         key = re.sub(r"^blocks\.\d+\.", "blocks.*.", name)
         part = part_of.get(key) or part_of.get(re.sub(r"\._(\w+)$", r".\1", key))
         if part is not None:
-            found[name] = part, int(layer[1]) if layer else None
-    return found
+            parts[name] = part, int(layer[1]) if layer else None
+    return parts
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -143,7 +146,7 @@ def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source:
             lines.append(f"{name}, which is {twin} again")
     if unknown:
         raise CheckpointError(
-            f"{source} has {_some(unknown)}, which its layout has no place for: it is another kind of model; known "
+            f"{source} has {_some(unknown)}, which its layout does not have: it is another kind of model; known "
             f"layouts: {', '.join(LAYOUTS)}"
         )
     return lines
@@ -173,12 +176,12 @@ def _complete(where: Mapping[str, tuple[str, int | None]], layout: Layout, sourc
 # ---------------------------------------------------------------------- shapes
 
 
-def _settled(
+def _find_axes(
     where: Mapping[str, tuple[str, int | None]],
     shapes: Mapping[str, tuple[int, ...]],
     candidates: list[Layout],
     weights: Iterable[str],
-    given: Mapping[str, int],
+    known_sizes: Mapping[str, int],
     source: str,
     named: bool,
 ) -> tuple[dict[str, str], Sizes, str, str]:
@@ -193,7 +196,7 @@ def _settled(
     misfits = []
     for name, axes in trials:
         try:
-            sizes = solve(shapes, part_of, axes, given)
+            sizes = solve(shapes, part_of, axes, known_sizes)
         except MisfitError as misfit:
             misfits += [f"as {name}, {misfit}"] if name in LAYOUTS else []
             continue
@@ -213,30 +216,30 @@ def _settled(
 
 
 def _mixtures(candidates: list[Layout], present: set[str]) -> Iterator[dict[str, str]]:
-    """Every way to turn the groups of parts as one or the other layout does; only the names with a W_ are mixed."""
+    """Every way to orient the groups of parts as one or the other layout does; only the names with a W_ are mixed."""
     if len(candidates) < 2 or candidates[0].family != "W_":
         return
     for choice in product(candidates, repeat=len(TOGETHER)):
-        turned = dict(zip(TOGETHER, choice, strict=True))
+        layout_of = {part: one for group, one in zip(TOGETHER, choice, strict=True) for part in group}
         axes = {part: axes for part, (_, axes) in candidates[0].rows.items() if part in present}
-        yield axes | {part: one.rows[part][1] for group, one in turned.items() for part in group if part in present}
+        yield axes | {part: one.rows[part][1] for part, one in layout_of.items() if part in present}
 
 
 def solve(
     shapes: Mapping[str, tuple[int, ...]],
     part_of: Mapping[str, str],
     axes: Mapping[str, str],
-    given: Mapping[str, int],
+    known_sizes: Mapping[str, int],
 ) -> Sizes:
     """The size of every axis. Raises MisfitError where the shapes disagree with the axes or with each other."""
-    of, told_by = dict(given), dict.fromkeys(given, SETTINGS)
+    of, known_from = dict(known_sizes), dict.fromkeys(known_sizes, STATED)
     joined: list[tuple[tuple[str, ...], int, str]] = []
 
-    def tell(axis: str, size: int, name: str) -> None:
+    def note(axis: str, size: int, name: str) -> None:
         if of.setdefault(axis, size) != size:
-            raise MisfitError(f"{axis} is {size} in {name} {list(shapes[name])}, {of[axis]} by {told_by[axis]}")
-        if told_by.get(axis) in (None, SETTINGS):
-            told_by[axis] = name
+            raise MisfitError(f"{axis} is {size} in {name} {list(shapes[name])}, {of[axis]} by {known_from[axis]}")
+        if known_from.get(axis) in (None, STATED):
+            known_from[axis] = name
 
     for name, shape in shapes.items():
         words = [tuple(word.strip("()").split()) for word in re.findall(r"\([^)]*\)|\S+", axes[part_of[name]])]
@@ -244,7 +247,7 @@ def solve(
             raise MisfitError(f"{name} {list(shape)} is not [{axes[part_of[name]]}]")
         for word, size in zip(words, shape, strict=True):
             if len(word) == 1:
-                tell(word[0], size, name)
+                note(word[0], size, name)
             else:
                 joined.append((word, size, name))
     open_ones: dict[tuple[str, ...], tuple[int, str]] = {}
@@ -256,9 +259,9 @@ def solve(
             continue
         if size % of[known]:
             raise MisfitError(f"{size} in {name} {list(shapes[name])} is not a multiple of {known} {of[known]}")
-        tell(missing, size // of[known], name)
+        note(missing, size // of[known], name)
         open_ones.pop((outer, inner), None)
-    return Sizes(of, told_by, open_ones)
+    return Sizes(of, known_from, open_ones)
 
 
 # ---------------------------------------------------------------------- words
@@ -269,13 +272,13 @@ def _either(
     part_of: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> str:
-    """That the shapes do not settle the layout, which weight shows it, and the option that does."""
+    """That the shapes do not decide the layout, a weight that shows it, and the option that decides."""
     ways = [dict(axes) for axes in fitting]
     name = next(name for name, part in part_of.items() if len({way[part] for way in ways}) > 1)
     could = " or ".join(sorted({f"[{way[part_of[name]]}]" for way in ways}))
     layouts = [layout for _, layout in fitting.values() if layout in LAYOUTS]
     which = "|".join(layouts or LAYOUTS)
-    return f"{name} {list(shapes[name])} could be {could}, and no other weight tells: say --layout {which}"
+    return f"{name} {list(shapes[name])} could be {could}, and no other weight shows which: say --layout {which}"
 
 
 def _some(names: Iterable[str]) -> str:

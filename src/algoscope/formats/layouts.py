@@ -1,4 +1,4 @@
-"""How tools name and turn the weights of a transformer, as tables that are read in both directions.
+"""How tools name and orient the weights of a transformer, as tables that are read in both directions.
 
 A layout gives each part of a model its name and the order of its axes, in words (`head d_model d_head`; two axes in
 parentheses are one, the first of them outside). Ours is a layout too, so that reading is a rearrangement from one row
@@ -134,11 +134,11 @@ LAYOUTS: dict[str, Layout] = {
 }
 BUFFERS = ("mask", "causal_mask", "IGNORE", "rotary_sin", "rotary_cos", "alibi", "inv_freq", "position_ids")
 TOGETHER = (("embed",), ("q", "k", "v"), ("o",), ("in", "gate"), ("out",))
-"""Parts that are turned alike; in mixtures of layouts each of these groups is turned on its own."""
+"""Parts of one orientation; in mixtures of layouts each of these groups has its own."""
 
 
-def turn(value: Tensor, axes: str, wanted: str, sizes: Mapping[str, int]) -> Tensor:
-    """A weight with its axes in another order, contiguous; `sizes` are needed where axes that are one come apart."""
+def reorder_axes(value: Tensor, axes: str, wanted: str, sizes: Mapping[str, int]) -> Tensor:
+    """A weight with its axes in another order, contiguous; `sizes` are needed where a joined axis is split."""
     if axes == wanted:
         return value.contiguous()
     for joined in re.findall(r"\(.*?\)", axes):
@@ -148,7 +148,7 @@ def turn(value: Tensor, axes: str, wanted: str, sizes: Mapping[str, int]) -> Ten
     return rearrange(value, f"{axes} -> {wanted}", **known).contiguous()
 
 
-def write_layout(weights: Mapping[str, Tensor], layout: str, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+def weights_to_layout(weights: Mapping[str, Tensor], layout: str, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Our weights under the names and in the axes of a layout. `sizes`: those of `head`, `kv_head` and `d_head`."""
     ours = OURS if any(".w_linear." in name for name in weights) else UNGATED
     part_of = {name: part for part, (name, _) in ours.items()}
@@ -159,5 +159,5 @@ def write_layout(weights: Mapping[str, Tensor], layout: str, sizes: Mapping[str,
         there, axes = LAYOUTS[layout].rows[part]
         if layout == "transformerlens" and part[0] in "kv" and "norm" not in part and sizes["kv_head"] < sizes["head"]:
             there = re.sub(r"\.(\w+)$", r"._\1", there)  # how it calls keys and values that heads share
-        written[there.replace("*", layer[1] if layer else "")] = turn(value, ours[part][1], axes, sizes).clone()
+        written[there.replace("*", layer[1] if layer else "")] = reorder_axes(value, ours[part][1], axes, sizes).clone()
     return written

@@ -22,7 +22,7 @@ OPSET, IR_VERSION = 20, 10  # of ONNX 1.16
 LARGEST = 2_000_000_000  # bytes that one file may hold
 
 
-def files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
+def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
     """The graph as one file. `facts` go into its metadata.
 
     Raises SubjectError for a model too large for one file.

@@ -1,4 +1,4 @@
-"""TransformerLens: its config in our words and ours in its words, and the files that its models load.
+"""TransformerLens: its config as fields of ours and ours as its, and the files that its models load.
 
 Source: transformer-lens 3.9.0, `HookedTransformerConfig` and `TransformerBridgeConfig`.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
-from algoscope.formats.config_inference import Said
-from algoscope.formats.layouts import write_layout
+from algoscope.formats.config_inference import StatedConfig
+from algoscope.formats.layouts import weights_to_layout
 from algoscope.networks.transformer import Tap, Transformer
 
 NAMINGS = {"legacy": "transformerlens", "current": "transformerlens-current"}
@@ -48,11 +48,11 @@ def is_config(plain: Any) -> bool:
     return isinstance(plain, Mapping) and {"d_model", "n_layers", "n_ctx"} <= set(plain)
 
 
-def understand(plain: Mapping[str, Any], by: str) -> Said:
-    """What its config says of a model, in our words. Raises CheckpointError for a model that ours cannot be."""
+def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
+    """The fields of our config that its config states. Raises CheckpointError for a model that ours cannot be."""
     for name, harmless in UNKNOWN_TO_US.items():
         if plain.get(name, harmless[0]) not in harmless:
-            raise CheckpointError(f"{by} has {name} {plain[name]}: no model of ours does that")
+            raise CheckpointError(f"{by} has {name} {plain[name]}: algoscope has no such model")
     for name, known in KNOWN.items():
         if name in plain and plain[name] not in known and not (name == "act_fn" and plain.get("attn_only")):
             raise CheckpointError(f"{by} has {name} {plain[name]!r}; known: {', '.join(map(str, known))}")
@@ -70,11 +70,11 @@ def understand(plain: Mapping[str, Any], by: str) -> Said:
     fields["attn_scale"] = _scale(plain)
     if plain.get("n_heads", -1) > 0:
         fields["n_heads"] = plain["n_heads"]
-    return Said(fields, by, folded=str(plain.get("normalization_type")).endswith("Pre"))
+    return StatedConfig(fields, by, folded=str(plain.get("normalization_type")).endswith("Pre"))
 
 
 def _scale(plain: Mapping[str, Any]) -> float | None:
-    """What scores are multiplied by; it says what they are divided by."""
+    """What scores are multiplied by; its config has what they are divided by."""
     if not plain.get("use_attn_scale", True):
         return 1.0
     divisor = plain.get("attn_scale", -1.0)
@@ -87,13 +87,13 @@ def _scale(plain: Mapping[str, Any]) -> float | None:
 # ---------------------------------------------------------------------- writing
 
 
-def files(model: Transformer, out: Path, facts: Mapping[str, str], naming: str) -> dict[Path, bytes | str]:
+def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str], naming: str) -> dict[Path, bytes | str]:
     """The weights as safetensors in its `naming`, and its config beside them, ending in `.json`.
 
     `legacy` is for `HookedTransformer.load_state_dict(weights, strict=False)` (its buffers are not in the file),
-    `current` for `TransformerBridge.boot_native(config).load_state_dict(weights)`. Biases that the model has not are
-    zeros there, positions that are not learned a table where that is the same. `facts` go into the file's metadata as
-    one JSON value: of several, safetensors writes first now this one, now that.
+    `current` for `TransformerBridge.boot_native(config).load_state_dict(weights)`. Biases that the model lacks are
+    zeros there, and sinusoidal positions a table. `facts` go into the file's metadata as
+    one JSON value: safetensors writes several in no fixed order.
 
     Raises SubjectError for a model that TransformerLens cannot be.
     """
@@ -105,12 +105,12 @@ def files(model: Transformer, out: Path, facts: Mapping[str, str], naming: str) 
         weights["pos_embed.weight"] = table
     weights.setdefault("unembed.weight", model.W_U.detach())
     sizes = {"head": cfg.n_heads, "kv_head": cfg.kv_heads, "d_head": cfg.head_size}
-    written = write_layout(weights, NAMINGS[naming], sizes)
-    config = json.dumps(describe(cfg), indent=2)
+    written = weights_to_layout(weights, NAMINGS[naming], sizes)
+    config = json.dumps(config_to_lens_config(cfg), indent=2)
     return {out: save(written, metadata={"algoscope": json.dumps(facts)}), out.with_suffix(".json"): config}
 
 
-def describe(cfg: ModelConfig) -> dict[str, Any]:
+def config_to_lens_config(cfg: ModelConfig) -> dict[str, Any]:
     """The fields of its config: what `HookedTransformerConfig(**fields)` takes."""
     fields = {
         "n_layers": cfg.n_layers, "d_model": cfg.d_model, "n_ctx": cfg.n_ctx, "d_head": cfg.head_size,
@@ -133,33 +133,33 @@ def describe(cfg: ModelConfig) -> dict[str, Any]:
 
 
 class _Positions(Tap):
-    """Hears what positions add to the stream."""
+    """Records the position embedding."""
 
     kinds = frozenset({"pos_embed"})
 
     def __init__(self) -> None:
-        self.heard: Tensor | None = None
+        self.recorded: Tensor | None = None
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
         if kind in self.kinds:
-            self.heard = value[0]
+            self.recorded = value[0]
         return value
 
 
 @torch.no_grad()
 def position_table(model: Transformer) -> Float[Tensor, "pos d_model"] | None:
-    """What each position adds to the stream: learned, or sinusoids, or nothing; None where attention tells positions
-    apart instead (rotary, ALiBi).
+    """The position embedding: learned, sinusoidal, or zeros; None where attention encodes positions instead (rotary,
+    ALiBi).
     """
-    cfg, listener = model.cfg, _Positions()
-    model.embed_tokens(torch.zeros(1, cfg.n_ctx, dtype=torch.long, device=model.embed.weight.device), tap=listener)
-    if listener.heard is not None:
-        return listener.heard.clone()
+    cfg, tap = model.cfg, _Positions()
+    model.embed_tokens(torch.zeros(1, cfg.n_ctx, dtype=torch.long, device=model.embed.weight.device), tap=tap)
+    if tap.recorded is not None:
+        return tap.recorded.clone()
     return None if cfg.positions is not None else torch.zeros(cfg.n_ctx, cfg.d_model).to(model.embed.weight)
 
 
 def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
-    """Our weights, and zeros for the biases that its models always have."""
+    """Our weights, with zeros for the biases that its models always have."""
     cfg = model.cfg
     weights = {name: value.detach() for name, value in model.state_dict().items()}
 
@@ -182,12 +182,12 @@ def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
 
 
 def _check(model: Transformer, naming: str) -> None:
-    """Raises SubjectError for what TransformerLens has nothing for, in either naming or in the current one."""
+    """Raises SubjectError for what TransformerLens cannot express, in either naming or in the current one."""
     cfg = model.cfg
-    sound = {name: bool(value.any()) for name, value in model.state_dict().items() if name.endswith("bias")}
+    nonzero = {name: bool(value.any()) for name, value in model.state_dict().items() if name.endswith("bias")}
 
     def biased(*ends: str) -> bool:
-        return any(loud for name, loud in sound.items() if name.endswith(ends))
+        return any(value for name, value in nonzero.items() if name.endswith(ends))
 
     regular = cfg.rotary_frequencies is None and cfg.rotary_magnitude == 1.0
     cannot = {

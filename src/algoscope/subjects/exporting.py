@@ -17,13 +17,13 @@ FORMATS = Table(
     "export format",
     {
         "transformerlens": Entry(
-            "algoscope.formats.transformerlens:files",
+            "algoscope.formats.transformerlens:model_to_files",
             "FILE.safetensors under the names of TransformerLens, and FILE.json with its config",
         ),
         "huggingface": Entry(
-            "algoscope.formats.huggingface:files", "a folder that AutoModelForCausalLM.from_pretrained loads"
+            "algoscope.formats.huggingface:model_to_files", "a folder that AutoModelForCausalLM.from_pretrained loads"
         ),
-        "onnx": Entry("algoscope.formats.onnx:files", "FILE.onnx, a graph whose values have the names of sites"),
+        "onnx": Entry("algoscope.formats.onnx:model_to_files", "FILE.onnx, a graph with values named as sites"),
     },
 )
 ENDINGS = {"transformerlens": ".safetensors", "huggingface": "", "onnx": ".onnx"}

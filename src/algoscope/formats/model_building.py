@@ -1,0 +1,168 @@
+"""A checkpoint of another tool as a model of ours, in passes that are named for what goes in and what comes out.
+
+file -> named tensors -> layout -> config -> model
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algoscope.config import SHORT, ModelConfig, RunConfig, override, parse_config
+from algoscope.core.errors import TaskMismatchError, UnknownNameError
+from algoscope.formats.checkpoint_files import CheckpointFile, file_to_tensors
+from algoscope.formats.config_inference import Inferred, layout_to_config
+from algoscope.formats.layout_reading import LayoutReading, tensors_to_layout
+from algoscope.formats.layouts import LAYOUTS
+from algoscope.formats.transformerlens import ACTIVATIONS
+from algoscope.networks.transformer import Transformer
+from algoscope.runs.run_folder import load_model
+from algoscope.tasks.base import Task
+from algoscope.tasks.table import TASKS
+
+AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImportedModel:
+    """A model of another tool as one of ours: everything it depends on, and how each fact about it was found."""
+
+    config: RunConfig
+    model: Transformer
+    account: tuple[Inferred, ...]
+    left_out: tuple[str, ...]
+    file: CheckpointFile
+
+
+def file_to_model(
+    path: Path,
+    task: str,
+    settings: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+    act: str | None = None,
+    causal: bool | None = None,
+) -> ImportedModel:
+    """The model in a file, for a task; the arguments are those of `import_weights`.
+
+    Raises UnknownNameError for a task, layout or field that there is not, ConfigError for a value that a field cannot
+    take, CheckpointError for a file that cannot be read or whose weights are no model of ours, and TaskMismatchError
+    for a model that the task does not fit.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, LAYOUTS)
+    task_fields, model_fields = settings_to_fields(task, settings or {}, act, causal)
+    base = override(_base(task), task_fields)
+    file = file_to_tensors(path)
+    known_sizes = fields_to_sizes({**file.stated.fields, **model_fields})
+    reading = tensors_to_layout(file.weights, layout, known_sizes, str(path))
+    reading = product_bias_to_output_bias(reading)
+    inferred = layout_to_config(reading, file.stated, model_fields, base.task.n_ctx, str(path))
+    values = {row.what: row.value for row in inferred} | model_fields
+    _check_fit(base.task, values, path)
+    config = override(base, {f"model.{field}": value for field, value in values.items()})
+    weights = layout_to_weights(reading, config.model)
+    model = load_model(config, weights, path).eval().requires_grad_(False)
+    account = (Inferred("layout", reading.layout, reading.how), Inferred("dtype", file.dtype, "as saved"), *inferred)
+    account += tuple(Inferred(field, value, "as asked for") for field, value in model_fields.items())
+    if config.model.d_vocab > base.task.d_vocab:
+        unused = config.model.d_vocab - base.task.d_vocab
+        account += (Inferred("unused tokens", unused, f"the task has {base.task.d_vocab}"),)
+    return ImportedModel(config, model, account, reading.left_out, file)
+
+
+def settings_to_fields(
+    task: str, settings: Mapping[str, Any], act: str | None, causal: bool | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The task's fields under their full names (`p` is `task.p`), and the fields of the model's config that are set."""
+    names = {
+        "task": [field for field in TASKS.load(task).model_fields if field != "kind"],
+        "model": [field for field in ModelConfig.model_fields if not field.startswith("init_")],
+    }
+    of_task: dict[str, Any] = {}
+    of_model: dict[str, Any] = {}
+    for name, value in settings.items():
+        section, _, field = (SHORT.get(name) or f"task.{name}" if "." not in name else name).partition(".")
+        if section not in names:
+            raise UnknownNameError("section of an import", section, names)
+        if field not in names[section]:
+            whose = f"task {task}" if section == "task" else section
+            raise UnknownNameError(f"field of the {whose}", field, names[section])
+        if section == "task":
+            of_task[f"task.{field}"] = value
+        else:
+            of_model[field] = value
+    if act is not None:
+        of_model["act_fn"] = ACTIVATIONS.get(act, act)
+    if causal is not None:
+        of_model["causal"] = causal
+    return of_task, of_model
+
+
+def _base(task: str) -> RunConfig:
+    """A config in which nothing is trained; the model is only as large as the task."""
+    nothing: dict[str, Any] = {"model": {}, "data": {}, "optim": {}, "train": {"steps": 1, "batch": 1}}
+    TASKS[task]  # raises with the known names
+    return parse_config({"recipe": "imported", "task": {"kind": task}, **nothing})
+
+
+def fields_to_sizes(fields: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of axes that a config's fields tell, and shapes may not."""
+    return {axis: int(fields[field]) for field, axis in AXES.items() if str(fields.get(field)).isdecimal()}
+
+
+def product_bias_to_output_bias(reading: LayoutReading) -> LayoutReading:
+    """The same layout with b_in of a gated feed-forward of TransformerLens moved into b_out, through the output matrix:
+    it is added after the product of gate and input there, and ours has no bias in that position.
+    """
+    if reading.names.name != "transformerlens" or not {"gate", "in.b"} <= reading.parts:
+        return reading
+    moved, lines = dict(reading.weights), reading.left_out
+    if any(bias.any() for bias in reading.every("in.b")):
+        lines += (f"{reading.name('in.b')}, which went through {reading.name('out')} into {reading.name('out.b')}",)
+    for layer in range(reading.n_layers):
+        at = f"blocks.{layer}.mlp"
+        after = moved.pop(f"{at}.w_linear.bias")
+        out = moved[f"{at}.w_out.weight"]
+        moved[f"{at}.w_out.bias"] = moved.get(f"{at}.w_out.bias", torch.zeros_like(out[:, 0])) + out @ after
+    return replace(reading, weights=moved, parts=reading.parts - {"in.b"} | {"out.b"}, left_out=lines)
+
+
+def layout_to_weights(reading: LayoutReading, cfg: ModelConfig) -> dict[str, Tensor]:
+    """The state dict of a model of this config. Missing tensors that change nothing (biases of 0, norm weights of 1)
+    are added; tensors that change nothing (biases and positions of 0, a second copy of a tied embedding) are left out.
+
+    Whatever else does not fit stays, and is refused where the weights are loaded.
+    """
+    with torch.device("meta"):
+        expected = Transformer(cfg).state_dict()
+    weights = dict(reading.weights)
+    dtype = weights["embed.weight"].dtype
+    for name, value in expected.items():
+        if name not in weights and name.endswith(".bias"):
+            weights[name] = torch.zeros(value.shape, dtype=dtype)
+        elif name not in weights and ("ln" in name or "norm" in name):
+            weights[name] = torch.ones(value.shape, dtype=dtype)
+    for name in set(weights) - set(expected):
+        silent = (name.endswith("bias") or name == "pos_embed.weight") and not weights[name].any()
+        again = name == "unembed.weight" and weights[name].equal(weights["embed.weight"])
+        unused = name == "pos_embed.weight" and cfg.positions == "alibi"
+        if silent or again or unused:
+            del weights[name]
+    return {name: weights[name] for name in [*expected, *sorted(set(weights) - set(expected))] if name in weights}
+
+
+def _check_fit(task: Task, values: Mapping[str, Any], path: Path) -> None:
+    """Raises TaskMismatchError where the model has fewer tokens, positions or logits than the task needs."""
+    described = ", ".join(f"{name}={value}" for name, value in task.model_dump().items() if name != "kind")
+    answers = task.edge_cases()[:, task.prompt_length :]
+    needed = {"d_vocab": (task.d_vocab, "tokens"), "n_ctx": (task.n_ctx - 1, "positions")}
+    needed["d_vocab_out"] = int(answers.max()) + 1, "logits"
+    for field, (least, what) in needed.items():
+        if isinstance(values.get(field), int) and values[field] < least:
+            raise TaskMismatchError(
+                f"{path}: the model has {values[field]} {what}, the task {task.kind} ({described}) needs {least}: "
+                "give the task's fields with --set FIELD=VALUE"
+            )
