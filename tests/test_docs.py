@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from algoscope.doors.cli.main import COMMANDS
-from algoscope.doors.table import PUBLIC
+from algoscope.doors.public import PUBLIC
 from algoscope.lenses.table import LENSES
 
 ROOT = Path(__file__).parents[1]

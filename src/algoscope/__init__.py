@@ -12,19 +12,23 @@
 Everything loads on first use: importing the package loads neither torch nor Plotly.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from algoscope import lenses
-from algoscope.doors.table import PUBLIC
+from algoscope.doors.public import PUBLIC
 from algoscope.version import __version__
+
+if TYPE_CHECKING:
+    from algoscope.doors.public import *  # noqa: F403
 
 __all__ = ["__version__", "lenses", *PUBLIC]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in PUBLIC:
-        return PUBLIC.load(name)
-    raise AttributeError(f"module 'algoscope' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in PUBLIC:
+            return PUBLIC.load(name)
+        raise AttributeError(f"module 'algoscope' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -9,9 +9,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class RenamedWarning(FutureWarning):
+    """A former name was used; it still works."""
+
+
 def warn_renamed(kind: str, old: str, new: str) -> None:
-    """One line that names the present name, at the place that used the former one."""
-    warnings.warn(f"the {kind} {old!r} is now called {new!r}; the old name will go", FutureWarning, stacklevel=3)
+    """Warn of a former name, at the place that used it."""
+    warnings.warn(f"the {kind} {old!r} is now called {new!r}; the old name will go", RenamedWarning, stacklevel=3)
 
 
 def renamed_options(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -1,14 +1,36 @@
 """Layer 5, the lenses: ways to look inside a model. `algoscope.lenses.NAME` is the lens of that name."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from algoscope.lenses.table import LENSES
+from algoscope.lenses.table import LENSES as LENSES
 
+if TYPE_CHECKING:  # what editors and type checkers read; at run time a lens is loaded on first use
+    from algoscope.lenses.heads.attention_by_part import attention_by_part as attention_by_part
+    from algoscope.lenses.heads.attention_maps import attention as attention
+    from algoscope.lenses.heads.head_roles import roles as roles
+    from algoscope.lenses.heads.source_attention import source_attention as source_attention
+    from algoscope.lenses.induction_circuit.induction_heads import induction as induction
+    from algoscope.lenses.induction_circuit.phase_change import induction_phase as induction_phase
+    from algoscope.lenses.interventions.ablation import ablate as ablate
+    from algoscope.lenses.interventions.activation_patching import patch as patch
+    from algoscope.lenses.interventions.path_patching import path_patching as path_patching
+    from algoscope.lenses.modular_arithmetic.clock_or_pizza import clock as clock
+    from algoscope.lenses.modular_arithmetic.fourier_lens import fourier as fourier
+    from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
+    from algoscope.lenses.over_training.timeline_lens import timeline as timeline
+    from algoscope.lenses.parameters.embedding_geometry import embeddings as embeddings
+    from algoscope.lenses.parameters.weight_spectra import weights as weights
+    from algoscope.lenses.reading.answers import answers as answers
+    from algoscope.lenses.reading.logit_attribution import attribution as attribution
+    from algoscope.lenses.reading.logit_lens import logit as logit
 
-def __getattr__(name: str) -> Any:
-    if name in LENSES:
-        return LENSES.load(name)
-    raise AttributeError(f"module 'algoscope.lenses' has no lens {name!r}; it has {', '.join(LENSES)}")
+    progress = progress_measures
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in LENSES:
+            return LENSES.load(name)
+        raise AttributeError(f"module 'algoscope.lenses' has no lens {name!r}; it has {', '.join(LENSES)}")
 
 
 def __dir__() -> list[str]:

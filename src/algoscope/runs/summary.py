@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-import algoscope.version as version
 from algoscope.config import RunConfig
+from algoscope.version import __version__
 
 
 class Part(BaseModel):
@@ -85,7 +85,7 @@ class RunSummary(Part):
             seed=config.seed,
             threads=torch.get_num_threads(),
             versions={
-                "algoscope": version.__version__,
+                "algoscope": __version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
             },

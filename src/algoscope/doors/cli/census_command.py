@@ -2,9 +2,9 @@
 
 import click
 
+from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_run, show_table
 from algoscope.doors.cli.runs_commands import parse_seeds
-from algoscope.doors.table import PUBLIC
 
 
 @click.command()
@@ -29,7 +29,7 @@ def census(
     """Compare runs that differ in their seed: outcomes, heads matched across seeds, how many distinct solutions, and
     what in the first steps foretold them. A recipe's name stands for all its runs.
     """
-    found = PUBLIC.load("census")(
+    found = public.census(
         names,
         seeds=() if seeds is None else parse_seeds(seeds),
         threshold=threshold,

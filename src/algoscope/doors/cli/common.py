@@ -3,19 +3,17 @@
 import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from algoscope.core.finding import ResultTable
 from algoscope.core.registry import Table
 from algoscope.planted.table import PLANTED
 from algoscope.runs.paths import run_folders, runs_directory
-
-if TYPE_CHECKING:  # findings need NumPy, which `--help` does without
-    from algoscope.core.finding import ResultTable
 
 PIPED_WIDTH = 200
 
@@ -45,10 +43,10 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     console.print(table)
 
 
-def show_result(table: "ResultTable") -> None:
-    """A table of a finding, numbers to the right."""
+def show_result(table: ResultTable) -> None:
+    """A table of a finding, columns of numbers to the right, with an empty line after it."""
     numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
-    show_table(table.title, table.columns, table.texts(), numeric=numeric)
+    show_table(table.title, table.columns, table.texts(), numeric)
     click.echo()
 
 

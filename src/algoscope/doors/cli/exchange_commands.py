@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
 from algoscope.doors.cli.runs_commands import ended, parse_settings
-from algoscope.doors.table import PUBLIC
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.table import TASKS
 
@@ -44,7 +44,7 @@ def import_(
     FILE is .safetensors, or a state dictionary saved with torch.save. A config of TransformerLens beside it (the same
     name, ending in .json) is read too.
     """
-    run = PUBLIC.load("import_weights")(
+    run = public.import_weights(
         file,
         task,
         settings=parse_settings(settings),
@@ -79,7 +79,7 @@ def export(
     subject: str, to: str, out: str, naming: str | None, as_json: bool, quiet: bool, runs_dir: str | None
 ) -> None:
     """Write SUBJECT as files that another tool loads, with the same logits there."""
-    written: tuple[Path, ...] = PUBLIC.load("export")(subject, to, out, naming=naming, runs_dir=runs_dir)
+    written: tuple[Path, ...] = public.export(subject, to, out, naming=naming, runs_dir=runs_dir)
     if as_json:
         show_json({"files": [str(path) for path in written]})
     else:
@@ -92,7 +92,7 @@ def export(
 @common
 def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Write SUBJECT, a run with low-rank updates or factors, as a run with whole matrices and the same logits."""
-    run = PUBLIC.load("merge")(subject, name=name, runs_dir=runs_dir)
+    run = public.merge(subject, name=name, runs_dir=runs_dir)
     summary: RunSummary = run.summary
     if as_json:
         show_json(ended(run))

@@ -1,15 +1,24 @@
-"""`algoscope lens NAME SUBJECT`: one subcommand for each row of the lens table, its options read from the function."""
+"""`algoscope lens NAME SUBJECT`: a subcommand for each lens, its options read from the signature and the docstring.
+
+`patch` and `ablate` are short for `lens patch` and `lens ablate`.
+"""
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+import re
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 
 from algoscope.core.finding import Finding
-from algoscope.doors.cli.common import common, complete_subject, show_table
-from algoscope.doors.table import PUBLIC
+from algoscope.doors import public
+from algoscope.doors.cli.common import common, complete_subject, show_result
 from algoscope.lenses.table import LENSES
+
+PROVIDED = ("runs_dir", "progress")  # options of a lens that the command fills in
+SHORT = ("patch", "ablate")
 
 
 class LensGroup(click.Group):
@@ -24,7 +33,7 @@ class LensGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and not ctx.resilient_parsing:
+        if not args[0].startswith("-") and args[0] not in LENSES and not ctx.resilient_parsing:
             LENSES[args[0]]  # raises with the known names
         return super().resolve_command(ctx, args)
 
@@ -38,59 +47,108 @@ def lens() -> None:
     """Look inside a model: `algoscope lens attention run:add3 --input 123+456 --out heads.html`."""
 
 
+def __getattr__(name: str) -> click.Command:
+    if name in SHORT:  # built when it is called: its options are those of the lens, which loads PyTorch
+        return lens_command(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def lens_command(name: str) -> click.Command:
     """The command of one lens: its subject, an option for each of its parameters, `--out`."""
+    name = LENSES.current(name)
     function = LENSES.load(name)
     parameters = list(inspect.signature(function).parameters.values())[1:]
-    options = {p.name: _option(p) for p in parameters if p.name not in ("runs_dir", "progress")}
+    helps = argument_helps(function)
+    options = {p.name: option_of(p, helps.get(p.name, "")) for p in parameters if p.name not in PROVIDED}
+    renamed: dict[str, str] = getattr(function, "renamed", {})
     watched = "progress" in [p.name for p in parameters]
 
-    @click.command(name, help=LENSES[name].summary[:1].upper() + LENSES[name].summary[1:] + ".")
+    @click.command(name, help=_sentence(LENSES[name].summary))
     @click.argument("subject", shell_complete=complete_subject)
     @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
     @common
     def command(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any) -> None:
-        model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
-        found: Finding = function(model, **chosen, **({"progress": not quiet} if watched else {}))
+        for old, new in renamed.items():  # the function takes either name, and warns of the former
+            del chosen[old if chosen[old] in (None, ()) else new]
+        model = public.open(subject, runs_dir=runs_dir)
+        finding: Finding = function(model, **chosen, **({"progress": not quiet} if watched else {}))
         if out is not None:
-            found.save(out)
+            finding.save(out)
         if as_json:
-            click.echo(found.to_json())
+            click.echo(finding.to_json())
         else:
-            _show(found, out)
+            _show(finding, out)
 
-    command.params[1:1] = list(options.values())
+    command.params[1:1] = [*options.values(), *(_hidden(old, options[new]) for old, new in renamed.items())]
     return command
 
 
-def _option(parameter: inspect.Parameter) -> click.Option:
-    """Texts may be repeated (`--input A --input B`); names that have a default are a list (`--sites a,b`)."""
+# ---------------------------------------------------------------------- options from signatures
+
+
+def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
+    """The option that a parameter becomes.
+
+    Texts may be repeated (`--input A --input B`), names that have a default are a list (`--sites a,b`), literals are
+    choices, a bool is a flag with its opposite. What is not given is the parameter's own default.
+    """
     flag = "--" + parameter.name.replace("_", "-")
-    if parameter.annotation in (Sequence[str], str | Sequence[str]):
-        if isinstance(parameter.default, tuple) and parameter.default:
-            names = ",".join(parameter.default)
-            return click.Option([flag], default=names, show_default=True, metavar="NAME,...", callback=_listed)
-        needed = parameter.default is parameter.empty
-        return click.Option(
-            [flag.removesuffix("s"), parameter.name],
-            multiple=True,
-            metavar="TEXT",
-            required=needed,
-            help="May be repeated.",
-        )
-    return click.Option([flag], type=parameter.annotation, default=parameter.default, show_default=True)
+    kinds = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
+    required = parameter.default is parameter.empty
+    default = None if required else parameter.default
+    given: dict[str, Any] = {"help": _sentence(description) or None, "required": required}
+    if any(get_origin(kind) in (Sequence, list, tuple) for kind in kinds):
+        if isinstance(default, tuple) and default:
+            listed = {"default": ",".join(default), "show_default": True, "metavar": "NAME,...", "callback": _listed}
+            return click.Option([flag], **given | listed)
+        given["help"] = " ".join([given["help"] or "", "May be repeated."]).strip()
+        given["callback"] = lambda ctx, param, value: value or (() if required else default)
+        return click.Option([flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", **given)
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        kind: Any = click.Choice(list(map(str, choices)))
+    elif bool in kinds:
+        flag, kind = f"{flag}/--no-{flag.removeprefix('--')}", bool
+    else:
+        kind = next((kind for kind in (int, float) if kind in kinds), Path if kinds == [Path] else str)
+    return click.Option([flag, parameter.name], type=kind, default=default, show_default=default is not None, **given)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """What a type is one of: `int | None` as (int, NoneType)."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def _listed(ctx: click.Context, param: click.Parameter, given: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in given.split(","))
 
 
-def _show(found: Finding, out: str | None) -> None:
-    click.echo(found.claim)
-    for panel in found.panels:
+def _hidden(former: str, option: click.Option) -> click.Option:
+    """The option under a name that it had before."""
+    flag = "--" + former.replace("_", "-")
+    if option.multiple:
+        return click.Option([flag.removesuffix("s"), former], multiple=True, hidden=True)
+    callback = None if option.callback is None else lambda *where: where[-1] and _listed(*where)
+    return click.Option([flag, former], type=option.type, callback=callback, hidden=True)
+
+
+def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
+    """The first sentence about each argument in the section `Args:` of a docstring, where it has one."""
+    section = re.search(r"^Args:\n((?: .*\n|\n)+)", (inspect.getdoc(function) or "") + "\n", re.MULTILINE)
+    entries = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
+    told = [(names, re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]) for names, text in entries]
+    return {name.strip(): text for names, text in told for name in names.split(",")}
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("." if text else "")
+
+
+def _show(finding: Finding, out: str | None) -> None:
+    click.echo(finding.claim)
+    for table in finding.tables:
+        show_result(table)
+    for panel in finding.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
         click.echo(f"  {panel.name}: {shape}, {panel.unit}")
-    for table in found.tables:
-        numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
-        show_table(table.title, table.columns, table.texts(), numeric)
     click.echo(f"written: {out}" if out else "see it with --out FILE.html, or take the numbers with --json")

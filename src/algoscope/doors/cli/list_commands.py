@@ -1,4 +1,4 @@
-"""Commands that list what there is. Only `recipes NAME` and `doctor` load PyTorch."""
+"""Commands that list what there is. Only `recipes NAME` loads PyTorch."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import click
 
 from algoscope.core.registry import Table
 from algoscope.doors.cli.common import common, names, show_json, show_table
-from algoscope.doors.table import PUBLIC
 from algoscope.lenses.table import LENSES
 from algoscope.recipes.table import RECIPES
 from algoscope.tasks.table import TASKS
@@ -43,14 +42,3 @@ def tasks(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
 def lenses(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """List the lenses."""
     _list(LENSES, as_json)
-
-
-@click.command()
-@common
-def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """Versions, devices, measured threads, and what is missing and how to get it."""
-    found: list[dict[str, Any]] = PUBLIC.load("checkup")(runs_dir)
-    if as_json:
-        show_json(found)
-    else:
-        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in found])

@@ -6,41 +6,43 @@ the one line of an error. Exit codes: 0 done, 1 done and a verdict does not hold
 
 import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from algoscope.core.errors import AlgoscopeError
 from algoscope.core.registry import Entry, Table
+from algoscope.core.renaming import RenamedWarning
 from algoscope.version import __version__
 
 COMMANDS = Table(
     "command",
     {
-        "demo": Entry("algoscope.doors.cli.demo_command:demo", "train, certify, look, report: the main job"),
+        "demo": Entry("algoscope.doors.cli.model_commands:demo", "train, certify, look, report: the main job"),
         "train": Entry("algoscope.doors.cli.runs_commands:train", "train a recipe into a run folder"),
         "runs": Entry("algoscope.doors.cli.runs_commands:runs", "list, show and remove runs"),
         "certify": Entry(
             "algoscope.doors.cli.model_commands:certify", "count every input that a model answers wrongly"
         ),
         "lens": Entry("algoscope.doors.cli.lens_command:lens", "look inside a model"),
-        "patch": Entry("algoscope.doors.cli.patch_command:patch", "which sites carry what tells two inputs apart"),
-        "ablate": Entry("algoscope.doors.cli.ablate_command:ablate", "what is lost without each part of a model"),
+        "patch": Entry("algoscope.doors.cli.lens_command:patch", "activation patching between two inputs"),
+        "ablate": Entry("algoscope.doors.cli.lens_command:ablate", "ablate each part of a model: what is lost"),
         "report": Entry("algoscope.doors.cli.model_commands:report", "write one offline page about a model"),
         "generate": Entry("algoscope.doors.cli.model_commands:generate", "answer a prompt, token by token"),
         "params": Entry("algoscope.doors.cli.model_commands:params", "count parameters by component"),
         "import": Entry("algoscope.doors.cli.exchange_commands:import_", "make a run of another tool's weights"),
         "export": Entry("algoscope.doors.cli.exchange_commands:export", "write a model for another tool"),
         "merge": Entry("algoscope.doors.cli.exchange_commands:merge", "write updates or factors as whole matrices"),
-        "recipes": Entry("algoscope.doors.cli.list_commands:recipes", "the runs that have a name"),
-        "tasks": Entry("algoscope.doors.cli.list_commands:tasks", "the questions a model can be asked"),
-        "lenses": Entry("algoscope.doors.cli.list_commands:lenses", "the ways to look inside"),
+        "recipes": Entry("algoscope.doors.cli.list_commands:recipes", "list the recipes"),
+        "tasks": Entry("algoscope.doors.cli.list_commands:tasks", "list the tasks"),
+        "lenses": Entry("algoscope.doors.cli.list_commands:lenses", "list the lenses"),
         "study": Entry("algoscope.doors.cli.study_command:study", "a controlled comparison: one table, one figure"),
         "census": Entry("algoscope.doors.cli.census_command:census", "many seeds of one recipe: what each learned"),
-        "selfcheck": Entry(
-            "algoscope.doors.cli.selfcheck_command:selfcheck", "the lenses on models of known mechanism"
-        ),
-        "doctor": Entry("algoscope.doors.cli.list_commands:doctor", "versions, device, threads, what is missing"),
+        "selfcheck": Entry("algoscope.doors.cli.check_commands:selfcheck", "the lenses on models of known mechanism"),
+        "doctor": Entry("algoscope.doors.cli.check_commands:doctor", "versions, device, threads, what is missing"),
     },
 )
 
@@ -82,7 +84,10 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     try:
-        code = cli.main(args, prog_name="algoscope", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RenamedWarning)
+            warnings.showwarning = partial(_warn, warnings.showwarning)
+            code = cli.main(args, prog_name="algoscope", standalone_mode=False)
         sys.stdout.flush()
     except AlgoscopeError as error:
         code = _fail(str(error), error.exit_code)
@@ -97,6 +102,14 @@ def main(args: list[str] | None = None) -> Any:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A former name is one line on standard error; other warnings are shown as ever."""
+    if issubclass(category, RenamedWarning):
+        click.echo(f"algoscope: {message}", err=True)
+    else:
+        otherwise(message, category, *where)
 
 
 def _fail(message: str, code: int) -> int:

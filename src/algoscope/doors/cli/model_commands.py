@@ -1,17 +1,12 @@
-"""Commands about one model: certify, report, generate, params."""
-
-from pathlib import Path
-from typing import TYPE_CHECKING
+"""Commands about one model: demo, certify, report, generate, params."""
 
 import click
 
+from algoscope.core.finding import Finding
 from algoscope.core.registry import Entry, Table
+from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_result, show_table
-from algoscope.doors.table import PUBLIC
 from algoscope.recipes.table import RECIPES
-
-if TYPE_CHECKING:
-    from algoscope.core.finding import Finding
 
 VERDICTS = Table(
     "function",
@@ -21,11 +16,42 @@ SUBJECT = click.argument("subject", shell_complete=complete_subject)
 
 
 @click.command()
+@common
+def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
+    """Train the 3-digit adder, certify it on all 1,000,000 sums, look inside, and write the report."""
+    done = public.demo(runs_dir=runs_dir, progress=not quiet)
+    facts, seconds = done["verdict"].facts, done["seconds"]
+    if as_json:
+        show_json(
+            {
+                "run": done["run"].name,
+                "path": str(done["run"].path),
+                "report": str(done["report"]),
+                "seconds": seconds,
+                "training": done["run"].summary.model_dump(mode="json"),
+                "verdict": facts,
+            }
+        )
+    else:
+        show_verdict(done["verdict"])
+        parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        click.echo(f"{parts}\nreport: {done['report'].resolve()}")
+    return 0 if facts["wrong"] == 0 else 1
+
+
+@click.command()
 @SUBJECT
 @click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
 @click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
 @click.option("--per-class", type=int, metavar="N", help="Check N random inputs of every class, with intervals.")
-@click.option("--limit-counterexamples", type=click.IntRange(min=0), default=20, show_default=True, metavar="N")
+@click.option(
+    "--limit-counterexamples",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Inputs answered wrongly that are shown.",
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: those free now]")
 @common
 def certify(
@@ -43,8 +69,8 @@ def certify(
 
     Where there are too many inputs, every class is sampled, and its exact size weighs what is found in it.
     """
-    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
-    verdict = PUBLIC.load("certify")(
+    model = public.open(subject, runs_dir=runs_dir)
+    verdict = public.certify(
         model,
         by=by,
         sample=sample,
@@ -62,7 +88,7 @@ def certify(
     return 0 if verdict.facts["wrong"] == 0 else 1
 
 
-def show_verdict(verdict: "Finding") -> None:
+def show_verdict(verdict: Finding) -> None:
     """A verdict for the terminal: the count and its scope, the margin, the classes, some counterexamples."""
     facts, domain = verdict.facts, verdict["domain"]
     scope = {
@@ -84,24 +110,20 @@ def show_verdict(verdict: "Finding") -> None:
 @click.command()
 @SUBJECT
 @click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
-@click.option("--clean", default="", metavar="TEXT", help="The prompt to look at.  [default: an edge case of the task]")
-@click.option("--corrupt", default="", metavar="TEXT", help="What to compare it with.  [default: a near neighbour]")
+@click.option("--clean", metavar="TEXT", help="The prompt to look at.  [default: an edge case of the task]")
+@click.option("--corrupt", metavar="TEXT", help="What to compare it with.  [default: a near neighbour]")
 @common
 def report(
     subject: str,
     out: str | None,
-    clean: str,
-    corrupt: str,
+    clean: str | None,
+    corrupt: str | None,
     as_json: bool,
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Write one offline HTML page about SUBJECT: training, verdict, edge cases, one prompt under attention, logit lens,
-    attribution and patching, the roles of heads, ablation, embeddings, parameters.
-    """
-    path: Path = PUBLIC.load("report")(
-        subject, out, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet
-    )
+    """Write one offline HTML page about SUBJECT: training, verdict, every lens that applies to it, parameters."""
+    path = public.report(subject, out, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet)
     if as_json:
         show_json({"report": str(path)})
     else:
@@ -118,7 +140,7 @@ def generate(
     subject: str, text: str, tokens: int | None, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None
 ) -> None:
     """Answer the prompt TEXT (such as 123+456), or go on after it, token by token."""
-    model = PUBLIC.load("open")(subject, runs_dir=runs_dir)
+    model = public.open(subject, runs_dir=runs_dir)
     answer = model.generate(text, tokens, use_cache=not no_cache)
     if not as_json:
         click.echo(answer)
@@ -133,7 +155,7 @@ def generate(
 @common
 def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Count parameters by component, from the config alone, and set the model beside GPT-2 small and Llama 3 8B."""
-    found = PUBLIC.load("params")(what, runs_dir=runs_dir)
+    found = public.params(what, runs_dir=runs_dir)
     if as_json:
         show_json(found)
         return

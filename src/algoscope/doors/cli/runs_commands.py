@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from algoscope.core.errors import ConfigError, DivergedError
+from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_run, names, show_json, show_table
-from algoscope.doors.table import PUBLIC
 from algoscope.recipes.table import RECIPES
+from algoscope.runs.paths import runs_directory
 
 
 @click.command()
@@ -44,12 +44,12 @@ def train(
     changes = parse_settings(settings)
     where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
     if seeds is None:
-        run = PUBLIC.load("train")(recipe, seed=seed, name=name, settings=changes, **where)
+        run = public.train(recipe, seed=seed, name=name, settings=changes, **where)
         _say_trained([run], as_json, alone=True)
         return
-    config = PUBLIC.load("override")(RECIPES.load(recipe)(), changes)
+    config = public.override(RECIPES.load(recipe)(), changes)
     members = {f"{name or recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
-    found = PUBLIC.load("train_many")(members, workers=workers, **where)
+    found = public.train_many(members, workers=workers, **where)
     _say_trained(found.runs.values(), as_json, alone=False)
     if found.failed:
         why = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
@@ -96,11 +96,11 @@ def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -
     """List the runs; `show NAME` and `rm NAME` look at one and remove one."""
     if ctx.invoked_subcommand is not None:
         return
-    rows = [describe(run) for run in PUBLIC.load("Run").all(directory(runs_dir))]
+    rows = [describe(run) for run in public.Run.all(runs_directory(runs_dir))]
     if as_json:
         show_json(rows)
     elif not rows:
-        click.echo(f"no runs in {directory(runs_dir)}: train one with `algoscope train RECIPE`")
+        click.echo(f"no runs in {runs_directory(runs_dir)}: train one with `algoscope train RECIPE`")
     else:
         columns = ["run", "recipe", "seed", "state", "steps", "test_accuracy", "wrong"]
         show_table("", columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
@@ -111,9 +111,9 @@ def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -
 @common
 def show(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Everything about one run: its state, config, checkpoints, curves and findings."""
-    run = PUBLIC.load("Run").find(name, directory(runs_dir))
+    run = public.Run.find(name, runs_directory(runs_dir))
     rows = run.metrics()
-    curves = PUBLIC.load("curves")(rows) if any("test_accuracy" in row for row in rows) else None
+    curves = public.curves(rows) if any("test_accuracy" in row for row in rows) else None
     facts = {
         **describe(run),
         "path": str(run.path),
@@ -134,17 +134,12 @@ def show(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
 @common
 def rm(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Remove a run folder."""
-    run = PUBLIC.load("Run").find(name, directory(runs_dir))
+    run = public.Run.find(name, runs_directory(runs_dir))
     run.remove()
     if as_json:
         show_json({"removed": str(run.path)})
     else:
         click.echo(f"removed {run.path}")
-
-
-def directory(runs_dir: str | None) -> Path:
-    found: Path = PUBLIC.load("runs_directory")(runs_dir)
-    return found
 
 
 def describe(run: Any) -> dict[str, Any]:

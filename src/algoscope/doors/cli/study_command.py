@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from algoscope.core.registry import Entry, Table
+from algoscope.doors import public
 from algoscope.doors.cli.common import common, names, show_table
 from algoscope.doors.cli.runs_commands import parse_seeds, parse_settings
-from algoscope.doors.table import PUBLIC
 from algoscope.verdicts.studies.table import STUDIES
 from algoscope.verdicts.studies.tables import WORDS, tables
 
@@ -35,7 +35,7 @@ def study(
 
     Its members are ordinary runs, NAME-VARIANT-s<seed>; those that are whole already are not trained again.
     """
-    found = PUBLIC.load("study")(
+    found = public.study(
         name, seeds=parse_seeds(seeds), settings=parse_settings(settings), runs_dir=runs_dir, progress=not quiet
     )
     if out is not None and Path(out).suffix == ".html" and found.kind == "study":

@@ -1,8 +1,57 @@
-"""What the package offers by name: `algoscope.NAME`, and what the commands call. Loaded on first use."""
+"""What the package offers by name: `algoscope.NAME`.
+
+Editors and type checkers read the imports; at run time each name is loaded on first use, from its row of the table.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from algoscope.core.registry import Entry, Table
 from algoscope.lenses.over_training.followable import FOLLOWED
 from algoscope.lenses.table import LENSES
+
+if TYPE_CHECKING:
+    from algoscope.config import ModelConfig as ModelConfig
+    from algoscope.config import RunConfig as RunConfig
+    from algoscope.config import override as override
+    from algoscope.core.errors import AlgoscopeError as AlgoscopeError
+    from algoscope.core.finding import Finding as Finding
+    from algoscope.core.panel import Panel as Panel
+    from algoscope.doors.checkup import checkup as checkup
+    from algoscope.doors.demo import run_demo
+    from algoscope.doors.params import params as params
+    from algoscope.doors.report.report import report as report
+    from algoscope.networks.transformer import Transformer as Transformer
+    from algoscope.runs.learning_curves import read_curves
+    from algoscope.runs.paths import runs_directory as runs_directory
+    from algoscope.runs.run_folder import Run as Run
+    from algoscope.subjects.edits import Add as Add
+    from algoscope.subjects.edits import Mean as Mean
+    from algoscope.subjects.edits import Patch as Patch
+    from algoscope.subjects.edits import Resample as Resample
+    from algoscope.subjects.edits import Rotate as Rotate
+    from algoscope.subjects.edits import Zero as Zero
+    from algoscope.subjects.exporting import export as export
+    from algoscope.subjects.foreign import import_weights as import_weights
+    from algoscope.subjects.merging import merge as merge
+    from algoscope.subjects.opening import open_subject
+    from algoscope.subjects.subject import Subject as Subject
+    from algoscope.tasks.digits.addition import Addition as Addition
+    from algoscope.tasks.digits.subtraction import Subtraction as Subtraction
+    from algoscope.tasks.groups.group import Group as Group
+    from algoscope.tasks.groups.modular import Modular as Modular
+    from algoscope.tasks.strings.copying import Copying as Copying
+    from algoscope.tasks.strings.reversal import Reversal as Reversal
+    from algoscope.training.population import Population as Population
+    from algoscope.training.population import train_many as train_many
+    from algoscope.training.train import train as train
+    from algoscope.verdicts.census.census import census as census
+    from algoscope.verdicts.certification.certify import certify as certify
+    from algoscope.verdicts.lens_trials.selfcheck import selfcheck as selfcheck
+    from algoscope.verdicts.studies.studying import study as study
+
+    demo = run_demo
+    curves = read_curves
+    open = open_subject
 
 PUBLIC = Table(
     "name",
@@ -53,3 +102,11 @@ PUBLIC = Table(
 )
 for followed, entry in {**LENSES, "certify": PUBLIC["certify"]}.items():
     FOLLOWED.add(followed, entry)
+
+
+if not TYPE_CHECKING:  # so that a name which is not there is an error to a type checker
+
+    def __getattr__(name: str) -> Any:
+        if name in PUBLIC:
+            return PUBLIC.load(name)
+        raise AttributeError(f"module 'algoscope' has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""Commands that check: this installation (doctor), and the lenses on models whose mechanism is known (selfcheck)."""
+
+from typing import Any
+
+import click
+
+from algoscope.doors import public
+from algoscope.doors.cli.common import common, show_json, show_result, show_table
+
+
+@click.command()
+@common
+def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+    """Versions, devices, measured threads, and what is missing and how to get it."""
+    found: list[dict[str, Any]] = public.checkup(runs_dir)
+    if as_json:
+        show_json(found)
+    else:
+        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in found])
+
+
+@click.command()
+@click.option(
+    "--copies",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Shuffled and random models for each planted one.",
+)
+@click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+@common
+def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> int:
+    """Put every lens to planted models, where it must find what is there, and to N shuffled and N random ones, where it
+    must not. Exit code 1 when something planted is missed, or more than one answer in twenty is a false alarm.
+    """
+    found = public.selfcheck(copies=copies, progress=not quiet)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        click.echo(found.to_json())
+    else:
+        for table in found.tables:
+            show_result(table)
+        click.echo(f"{found.claim}; in the last three columns false alarms")
+    return 0 if found["holds"] else 1
