@@ -70,6 +70,12 @@ def test_text_goes_in_and_comes_out() -> None:
     assert subject.generate("1+2") == subject.generate("01+02=", use_cache=False)
 
 
+def test_a_bare_string_is_one_text() -> None:
+    subject = subject_of()
+    assert subject.to_tokens("12+34").shape == subject.pad("12+34")[0].shape == (1, 5)
+    assert subject.generate_many("12+34") == [subject.generate("12+34")]
+
+
 def test_text_that_does_not_fit_is_named() -> None:
     subject = subject_of()
     with pytest.raises(VocabularyError, match="'a'"):

@@ -1,9 +1,15 @@
 """A prompt, laid out once: what a lens looks at when it is given a text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Int
 from torch import Tensor
+
+
+def labels_of(words: Sequence[str]) -> tuple[str, ...]:
+    """What axes of figures say of a sequence of tokens: `token_position`."""
+    return tuple(f"{word}_{i}" for i, word in enumerate(words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +32,7 @@ class Prompt:
     @property
     def labels(self) -> tuple[str, ...]:
         """What axes of figures say: `token_position`."""
-        return tuple(f"{word}_{i}" for i, word in enumerate(self.words))
+        return labels_of(self.words)
 
     @property
     def is_right(self) -> bool | None:

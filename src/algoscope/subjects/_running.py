@@ -1,0 +1,235 @@
+"""Running a model on tokens: what every subject can do before anybody asks what the tokens mean."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from algoscope.config import ModelConfig
+from algoscope.core.errors import VocabularyError
+from algoscope.core.sites import Key, Site, find_site
+from algoscope.core.threads import right_sized
+from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.networks.transformer import Transformer
+from algoscope.subjects.cache import ActivationCache
+from algoscope.subjects.edits import Edit, Editor, some
+from algoscope.subjects.sweep import run_each
+from algoscope.tasks.base import Tokens
+
+Mask = Bool[Tensor, "batch key"] | None
+
+
+class Runner:
+    """A model that is run, recorded and edited, and never changed by it."""
+
+    def __init__(self, name: str, model: Transformer) -> None:
+        self.name, self.model = name, model.eval().requires_grad_(False)
+        self.cfg: ModelConfig = model.cfg
+        self._n_weights = sum(weight.numel() for weight in model.parameters())
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites of this model: every activation that can be recorded or edited.
+
+        Example:
+            >>> import algoscope as ag
+            >>> [site.name for site in ag.open("planted:induction").sites][:2]
+            ['hook_embed', 'hook_pos_embed']
+        """
+        return self.model.sites
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float type it computes in."""
+        return self.model.embed.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.embed.weight.device
+
+    @torch.no_grad()
+    def run(
+        self,
+        tokens: Tokens,
+        *,
+        record: Sequence[Key] = (),
+        edits: Sequence[Edit] = (),
+        at: slice = slice(None),
+        attention_mask: Mask = None,
+    ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
+        """Run the model once: logits, the recorded activations, and the edits made on the way.
+
+        Args:
+            tokens: token ids [batch pos].
+            record: sites whose activations are kept, under any of their names.
+            edits: interventions, made in this order.
+            at: positions whose logits are wanted; the others are not unembedded.
+            attention_mask: [batch pos], false at padding: no query attends there, and positions are counted from the
+                first token that is not padding.
+        Returns:
+            Logits at the positions `at`, and the recorded activations after the edits.
+        Raises:
+            UnknownNameError: for a site that the model has not.
+            EditError: for an edit that cannot be made.
+            VocabularyError: for tokens outside the vocabulary or the context.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:induction")
+            >>> logits, cache = model.run(model.to_tokens("abcab"), record=[("pattern", 1)])
+            >>> cache["pattern", 1].shape  # [batch head query key]
+            torch.Size([1, 2, 5, 5])
+        """
+        self._check(tokens)
+        editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
+        with right_sized(self._operations(tokens)):
+            logits = self.model(tokens, at=at, tap=editor, mask=attention_mask)
+        return logits, ActivationCache(editor.values, self.sites)
+
+    @torch.no_grad()
+    def run_each(
+        self,
+        tokens: Tokens,
+        edits: Sequence[Edit],
+        *,
+        at: slice = slice(None),
+        among: Int[Tensor, "some"] | None = None,
+        reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
+        incremental: bool = True,
+    ) -> Tensor:
+        """Run the model once for each edit, that edit alone made in it: a sweep of patches or ablations.
+
+        Args:
+            tokens: token ids [batch pos].
+            edits: one run each.
+            at: positions whose logits are wanted.
+            among: the logits of these tokens only; None: of all.
+            reduce: makes of the logits of some edits what is kept of them [edit ...], so that the logits of all never
+                exist at once.
+            incremental: compute only what an edit can change; false runs the whole model for each edit, the reference
+                that the other way is tested against.
+        Returns:
+            Logits [edit batch read d_vocab], or what `reduce` made of them.
+        Raises:
+            EditError: for no edits, and for one that cannot be made.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:induction")
+            >>> edits = [ag.Zero(("z", layer), head=head) for layer in range(2) for head in range(2)]
+            >>> model.run_each(model.to_tokens("abcab"), edits, at=slice(-1, None)).shape
+            torch.Size([4, 1, 1, 26])
+        """
+        if not incremental:
+            each = []
+            for edit in some(edits):
+                logits = self.run(tokens, edits=[edit], at=at)[0][None]
+                logits = logits if among is None else logits[..., among]
+                each.append(logits if reduce is None else reduce(logits))
+            return torch.cat(each)
+        self._check(tokens)
+        located = self._located(some(edits))
+        with right_sized(self._operations(tokens) * len(edits) / 2):
+            return run_each(self.model, tokens, located, at, among, reduce)
+
+    def run_with_cache(
+        self, tokens: Tokens, names_filter: Callable[[str], bool] | None = None
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
+        """Run the model and record everything, as TransformerLens does.
+
+        Args:
+            tokens: token ids [batch pos].
+            names_filter: which sites to keep, by full name (`blocks.0.attn.hook_z`); None: all.
+        Returns:
+            Logits at every position, and the activations.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:induction")
+            >>> _, cache = model.run_with_cache(model.to_tokens("abcab"), lambda name: name.endswith("hook_z"))
+            >>> list(cache)
+            ['blocks.0.attn.hook_z', 'blocks.1.attn.hook_z']
+        """
+        names = [site.name for site in self.sites if names_filter is None or names_filter(site.name)]
+        return self.run(tokens, record=names)
+
+    def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits at every position."""
+        return self.run(tokens)[0]
+
+    @torch.no_grad()
+    def unembed(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits as if this residual stream were the last: final norm, then unembedding. What the logit lens reads.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:induction")
+            >>> logits, cache = model.run(model.to_tokens("abcab"), record=[("resid_post", -1)])
+            >>> bool((model.unembed(cache["resid_post", -1]) == logits).all())
+            True
+        """
+        return self.model.to_logits(stream)
+
+    @torch.no_grad()
+    def generate_tokens(
+        self, prompts: Int[Tensor, "batch read"], n_new: int, *, use_cache: bool = True, attention_mask: Mask = None
+    ) -> Int[Tensor, "batch new"]:
+        """The next tokens of each prompt by greedy decoding.
+
+        Args:
+            prompts: token ids, shorter ones padded on the left (`pad`).
+            n_new: how many tokens.
+            use_cache: keep keys and values of what was read; false computes every position anew, to the same end.
+            attention_mask: false at padding.
+        Raises:
+            VocabularyError: for more tokens than the context holds.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:induction")
+            >>> model.to_string(model.generate_tokens(model.to_tokens("abcab"), 4)[0])
+            'cabc'
+        """
+        self._check(prompts)
+        if prompts.shape[1] + n_new - 1 > self.cfg.n_ctx:
+            raise VocabularyError(
+                f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
+                f"{self.cfg.n_ctx}"
+            )
+        cache = KeyValueCache() if use_cache and self.cfg.causal else None
+        tokens, fresh, mask = prompts, prompts, attention_mask
+        with right_sized(self._operations(prompts)):
+            for _ in range(n_new):
+                logits = self.model(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
+                fresh = logits.argmax(dim=-1)
+                tokens = torch.cat([tokens, fresh], dim=1)
+                mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        return tokens[:, prompts.shape[1] :]
+
+    def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
+        """W_E, one row a token."""
+        return self.model.embed.weight.detach()
+
+    def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
+        """W_pos, one row a position; None where positions are not learned vectors."""
+        return None if self.model.W_pos is None else self.model.W_pos.detach()
+
+    def _operations(self, tokens: Tokens) -> float:
+        """Floating-point operations of one run, roughly: two for each weight and token."""
+        return 2.0 * self._n_weights * tokens.numel()
+
+    def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
+        sites = {key: find_site(key, self.sites) for key in {edit.site for edit in edits}}
+        return [(sites[edit.site], edit) for edit in edits]
+
+    def _check(self, tokens: Tokens) -> None:
+        low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.cfg.d_vocab:
+            worst = low if low < 0 else high
+            raise VocabularyError(f"token {worst} is outside the {self.cfg.d_vocab} tokens of {self.name}")
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise VocabularyError(
+                f"{tokens.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}"
+            )
