@@ -5,17 +5,21 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-long check bench clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed  ## train the 3-digit adder, certify all 1,000,000 sums, look inside, write the report
 	@$(BIN)/algoscope demo
 
 test: $(VENV)/.tools $(VENV)/.browser  ## every test, then lint and types
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=8
 	@$(MAKE) --no-print-directory check
+
+test-long: $(VENV)/.tools $(VENV)/.browser  ## rarer and slower: more kills, more copies, models trained with another seed
+	@$(BIN)/python -m pytest -n auto --durations=8 -m long
+	@$(BIN)/python -m pytest -n auto --durations=8 -m "trained and not long" --trained-seed 3
 
 check: $(VENV)/.tools  ## lint and types
 	@$(BIN)/ruff check .

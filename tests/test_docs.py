@@ -3,6 +3,7 @@
 import doctest
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ ELSEWHERE = (
 
 @pytest.fixture
 def beside_the_demo(demo: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory in which `runs/demo` is the demo's run."""
-    (tmp_path / "runs").symlink_to(demo["run"].path.parent)
+    """A working directory in which `runs/demo` is a copy of the demo's run."""
+    shutil.copytree(demo["run"].path, tmp_path / "runs" / "demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALGOSCOPE_RUNS", raising=False)
     return tmp_path

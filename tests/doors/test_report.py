@@ -101,11 +101,11 @@ def test_masked_cells_look_masked_and_the_scale_is_fixed(chromium: Browser, demo
     page.context.close()
 
 
-def test_a_model_that_errs_shows_its_counterexamples(chromium: Browser, small_run: Run, tmp_path: Path) -> None:
-    path = ag.report(small_run, tmp_path / "small.html")
+def test_a_model_that_errs_shows_its_counterexamples(chromium: Browser, own_run: Run, tmp_path: Path) -> None:
+    path = ag.report(own_run, tmp_path / "small.html")
     page = opened(chromium, path, 1280, [], [])
     text = page.inner_text("main")
-    wrong = ag.certify(small_run).facts["wrong"]
+    wrong = ag.certify(own_run).facts["wrong"]
     assert f"{wrong} wrong" in text
     assert f"Counterexamples (20 of {wrong})" in text
     page.context.close()
@@ -132,9 +132,9 @@ def test_a_file_without_a_run_has_a_report_too(small_run: Run, tmp_path: Path) -
     assert '<section id="verdict">' in page
 
 
-def test_a_hand_made_sample_is_not_taken_for_the_verdict(small_run: Run, tmp_path: Path) -> None:
-    small_run.keep(ag.certify(small_run, sample=10))
-    page = ag.report(small_run, tmp_path / "page.html").read_text()
+def test_a_hand_made_sample_is_not_taken_for_the_verdict(own_run: Run, tmp_path: Path) -> None:
+    own_run.keep(ag.certify(own_run, sample=10))
+    page = ag.report(own_run, tmp_path / "page.html").read_text()
     assert "Every one of the 100 inputs" in page
 
 

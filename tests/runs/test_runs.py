@@ -12,12 +12,6 @@ from algoscope.core.errors import CheckpointError, RunFolderError, SubjectError
 from algoscope.runs.run_folder import Run, weights_hash
 
 
-@pytest.fixture
-def copy(small_run: Run, tmp_path: Path) -> Run:
-    """A run that a test may spoil."""
-    return Run(Path(shutil.copytree(small_run.path, tmp_path / "small")))
-
-
 def test_a_run_opens_by_name_by_path_and_at_a_step(small_run: Run) -> None:
     directory = small_run.path.parent
     by_name = ag.open("run:small", runs_dir=directory)
@@ -36,8 +30,8 @@ def test_a_recipes_name_finds_its_only_member(small_run: Run, tmp_path: Path) ->
         ag.open("run:add3", runs_dir=tmp_path)
 
 
-def test_a_moved_folder_is_all_that_is_needed(copy: Run, small_run: Run) -> None:
-    moved = copy.path.rename(copy.path.with_name("elsewhere"))
+def test_a_moved_folder_is_all_that_is_needed(own_run: Run, small_run: Run) -> None:
+    moved = own_run.path.rename(own_run.path.with_name("elsewhere"))
     assert ag.open(f"run:{moved}").weights_sha256 == small_run.summary.weights_sha256
 
 
@@ -98,26 +92,26 @@ def spoil(run: Run, change: str) -> None:
         ("text", "not a whole"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(copy: Run, change: str, words: str) -> None:
-    spoil(copy, change)
+def test_weights_that_do_not_fit_are_named(own_run: Run, change: str, words: str) -> None:
+    spoil(own_run, change)
     with pytest.raises(CheckpointError, match=words) as raised:
-        ag.open(copy)
+        ag.open(own_run)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": "x"}', '{"model": 5, "task": {"kind": "addition"}}'])
-def test_a_spoiled_config_is_one_line(copy: Run, text: str) -> None:
-    (copy.path / "config.json").write_text(text)
+def test_a_spoiled_config_is_one_line(own_run: Run, text: str) -> None:
+    (own_run.path / "config.json").write_text(text)
     with pytest.raises(ag.AlgoscopeError) as raised:
-        ag.open(copy)
+        ag.open(own_run)
     assert "\n" not in str(raised.value)
 
 
-def test_a_cut_last_row_of_metrics_is_left_out(copy: Run) -> None:
-    whole = copy.metrics()
-    with (copy.path / "metrics.jsonl").open("a") as file:
+def test_a_cut_last_row_of_metrics_is_left_out(own_run: Run) -> None:
+    whole = own_run.metrics()
+    with (own_run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 70, "lo')
-    assert copy.metrics() == whole
+    assert own_run.metrics() == whole
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nb", "-x", ".hidden", "a:b"])
@@ -133,6 +127,6 @@ def test_hash_tells_one_bit_apart(small_run: Run) -> None:
     assert weights_hash(weights) != before
 
 
-def test_remove_leaves_nothing(copy: Run) -> None:
-    copy.remove()
-    assert not copy.path.exists()
+def test_remove_leaves_nothing(own_run: Run) -> None:
+    own_run.remove()
+    assert not own_run.path.exists()

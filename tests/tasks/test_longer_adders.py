@@ -26,15 +26,16 @@ def test_they_are_add3_with_two_heads_and_more_positions(recipe, n_digits: int, 
 
 
 @pytest.mark.parametrize("recipe", ["add5", "add10"])
-def test_their_first_steps_learn_and_repeat(recipe: str, tmp_path: Path) -> None:
-    run, again = (ag.train(recipe, name=name, settings=SHORT, runs_dir=tmp_path, progress=False) for name in "ab")
+def test_their_first_steps_learn_and_repeat(recipe: str, trained_seed: int, tmp_path: Path) -> None:
+    options = {"seed": trained_seed, "settings": SHORT, "runs_dir": tmp_path, "progress": False}
+    run, again = (ag.train(recipe, name=name, **options) for name in "ab")
     losses = [row["loss"] for row in run.metrics()]
     assert losses[-1] < losses[0]
     assert run.summary.weights_sha256 == again.summary.weights_sha256
 
 
-def test_a_verdict_on_ten_digits_draws_from_every_class(tmp_path: Path) -> None:
-    run = ag.train("add10", settings=SHORT, runs_dir=tmp_path, progress=False)
+def test_a_verdict_on_ten_digits_draws_from_every_class(trained_seed: int, tmp_path: Path) -> None:
+    run = ag.train("add10", seed=trained_seed, settings=SHORT, runs_dir=tmp_path, progress=False)
     facts = ag.certify(run, per_class=3).facts
     assert facts["domain"] == {"size": 10**20, "method": "stratified", "checked": 39}
     assert [row["class"] for row in facts["by_class"]] == [*(f"S{length}" for length in range(11)), "edge"]

@@ -244,7 +244,6 @@ def test_seeds_from_the_command_line(tmp_path: Path, run) -> None:
 
 # ------------------------------------------------------------------ killed at any moment
 
-KILLS = int(os.environ.get("ALGOSCOPE_KILLS", "16"))  # the full count is 50
 SERVER = """
 import os, sys
 from algoscope.config import override
@@ -288,9 +287,10 @@ def trainer() -> Iterator[Trainer]:
     trainer.server.wait()
 
 
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.parametrize("stack", [1, 3], ids=["one after another", "stacked"])
 def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
-    stack: int, tmp_path: Path, trainer: Trainer
+    stack: int, kills: int, tmp_path: Path, trainer: Trainer
 ) -> None:
     job = SMALL | {"steps": 120, "train.checkpoint_every": 10}, 3, stack
     began = time.monotonic()
@@ -300,7 +300,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
     chance = torch.Generator().manual_seed(stack)
     finished: dict[str, int] = {}
     killed = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         child = trainer.start(tmp_path / "killed", *job)
         time.sleep(float(torch.rand(1, generator=chance)) * whole / 5)
         os.kill(child, signal.SIGKILL)
@@ -314,7 +314,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
         for name, stamp in finished.items():  # and nothing that was finished is touched
             assert (tmp_path / "killed" / name / "run.json").stat().st_mtime_ns == stamp
         finished |= {run.name: (run.path / "run.json").stat().st_mtime_ns for run in found if run.is_whole}
-    assert killed > KILLS // 2
+    assert killed > kills // 2
     trainer.start(tmp_path / "killed", *job)
     assert trainer.ended() == 0
     for run in Run.all(tmp_path / "whole"):

@@ -27,9 +27,10 @@ def hash_of(run: Run) -> str:
 
 
 def test_same_recipe_and_seed_same_weights_bit_for_bit(small_run: Run, tmp_path: Path) -> None:
-    again = small(tmp_path)
+    seed = small_run.config.seed
+    again = small(tmp_path, seed=seed)
     assert hash_of(again) == hash_of(small_run) == small_run.summary.weights_sha256
-    other = small(tmp_path, "other", seed=1)
+    other = small(tmp_path, "other", seed=seed + 1)
     assert hash_of(other) != hash_of(small_run)
 
 
@@ -40,11 +41,11 @@ def test_resumed_run_equals_an_uninterrupted_one(
     with monkeypatch.context() as patch:
         interrupt_at(patch, stop_at - 1)
         with pytest.raises(Interrupted, match=f"step {stop_at} of 60.*--resume"):
-            small(tmp_path)
+            small(tmp_path, seed=small_run.config.seed)
     stopped = Run(tmp_path / "run")
     assert not stopped.is_whole
     assert stopped.newest_step == stop_at
-    resumed = small(tmp_path, resume=True)
+    resumed = small(tmp_path, seed=small_run.config.seed, resume=True)
     assert hash_of(resumed) == hash_of(small_run)
     assert resumed.steps == small_run.steps
     assert without_times(resumed) == without_times(small_run)
@@ -96,14 +97,15 @@ def test_a_run_ends_where_enough_is_right(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_killed_between_two_writes_it_resumes_from_the_last_whole_state(small_run: Run, tmp_path: Path) -> None:
-    run = small(tmp_path)
+    seed = small_run.config.seed
+    run = small(tmp_path, seed=seed)
     (run.path / "run.json").unlink()
     state = next((run.path / "state").glob("*.safetensors"))
     weights = run.path / "checkpoints" / state.name
     weights.unlink()  # as if killed after the state of step 60 and before anything else
     with pytest.raises(RunFolderError, match="--resume"):
-        small(tmp_path)
-    assert hash_of(small(tmp_path, resume=True)) == hash_of(small_run)
+        small(tmp_path, seed=seed)
+    assert hash_of(small(tmp_path, seed=seed, resume=True)) == hash_of(small_run)
 
 
 def test_a_whole_run_is_returned_as_it_is(tmp_path: Path) -> None:
@@ -220,8 +222,8 @@ def test_the_fixed_set_is_trained_epoch_by_epoch(tmp_path: Path) -> None:
     assert run.summary.examples == 2 * 500 + 4 * 64
 
 
-def test_training_lowers_the_loss_of_a_learnable_task(tmp_path: Path) -> None:
-    run = small(tmp_path, steps=300)
+def test_training_lowers_the_loss_of_a_learnable_task(tmp_path: Path, trained_seed: int) -> None:
+    run = small(tmp_path, seed=trained_seed, steps=300)
     rows = run.metrics()
     assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     assert torch.get_num_threads() == 1

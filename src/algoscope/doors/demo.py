@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from algoscope.config import override
 from algoscope.doors.report.report import report
 from algoscope.recipes.addition import add3
 from algoscope.runs.paths import is_run, runs_directory
@@ -15,7 +16,7 @@ from algoscope.verdicts.certification.kept import kept_or_certified
 NAME = "demo"
 
 
-def run_demo(*, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
+def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
     """Train `add3`, certify it on every sum, look inside, write the report.
 
     Returns the `run`, the `verdict`, the path of the `report`, and `seconds` of each part. An earlier demo of the same
@@ -23,10 +24,10 @@ def run_demo(*, runs_dir: str | Path | None = None, progress: bool = True) -> di
     """
     folder = runs_directory(runs_dir) / NAME
     earlier = Run(folder)
-    if is_run(folder) and earlier.config == add3():
+    if is_run(folder) and earlier.config == override(add3(), {"seed": seed}):
         earlier.remove()
     marks = [time.perf_counter()]
-    run = train("add3", name=NAME, runs_dir=runs_dir, progress=progress)
+    run = train("add3", name=NAME, seed=seed, runs_dir=runs_dir, progress=progress)
     marks.append(time.perf_counter())
     subject = open_subject(run)
     verdict = kept_or_certified(subject, progress=progress)

@@ -61,13 +61,18 @@ def test_every_sweep_runs_and_patching_everything_of_a_layer_is_the_clean_run() 
     assert np.isfinite([panel.values.sum() for panel in found.panels]).all()
 
 
-def test_the_trained_adder_moves_the_units_from_the_operand_to_the_equals_sign(adder: ag.Subject) -> None:
+def test_what_a_trained_adder_says_is_where_the_answer_is_read_at_last(adder: ag.Subject) -> None:
     found = ag.lenses.patch(adder, "123+456", "121+456", sites=["resid_post"])
     values = found["resid_post"].values
-    assert values[1, 7] == pytest.approx(1, abs=1e-4)
-    assert int(values[0].argmax()) in (2, 7), "after block 0 most of it is at the operand or at the equals sign"
-    assert values[0, [2, 7]].max() > 0.5  # recoveries at two positions need not add up
+    np.testing.assert_allclose(values[1], np.arange(12) == 7, atol=1e-4)
+    assert found["baselines"]["clean"] > 0 > found["baselines"]["corrupt"], "both sums are answered right"
     assert "resid_post" in found.claim
+
+
+def test_one_solution_has_the_units_at_the_equals_sign_after_its_first_block(stored_adder: ag.Subject) -> None:
+    values = ag.lenses.patch(stored_adder, "123+456", "121+456", sites=["resid_post"])["resid_post"].values
+    assert values[0, 7] > 0.95
+    assert values[0, :7].max() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ P, N_TRAIN = 11, 80
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> ag.Run:
+def trained(tmp_path_factory: pytest.TempPathFactory, trained_seed: int) -> ag.Run:
     """A run that memorises 80 of 121 pairs."""
     task = Modular(p=P, form="ab=")
     model = ModelConfig(
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ag.Run:
         data=DataConfig(source="fixed", n_train=N_TRAIN, n_test=P**2 - N_TRAIN, test_seed=None),
         optim=OptimConfig(lr=1e-2),
         train=TrainConfig(steps=160, batch=N_TRAIN, eval_every=16, log_every=16, checkpoint_every=32),
-        seed=5,
+        seed=5 + trained_seed,
     )
     return ag.train(config, runs_dir=tmp_path_factory.mktemp("runs"), progress=False)
 

@@ -22,14 +22,6 @@ from algoscope.planted.models import carry_adder, reversal, shuffled
 
 
 @pytest.fixture
-def own(small_run: ag.Run, tmp_path: Path) -> ag.Run:
-    """A copy of the small run that a test may change."""
-    shutil.copytree(small_run.path, tmp_path / "own")
-    shutil.rmtree(tmp_path / "own" / "timeline", ignore_errors=True)
-    return ag.Run(tmp_path / "own")
-
-
-@pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The weights that were measured, in order."""
     measured: list[str] = []
@@ -187,29 +179,29 @@ def test_steps_stand_in_order_beside_the_jump() -> None:
 # ---------------------------------------------------------------------- kept
 
 
-def test_no_checkpoint_is_measured_twice(own: ag.Run, counted: list[str]) -> None:
-    first = ag.lenses.timeline(own, ["answers"])
-    assert len(counted) == len(set(counted)) == len(own.steps)
-    again = ag.lenses.timeline(own, ["answers"])
-    assert len(counted) == len(own.steps)
+def test_no_checkpoint_is_measured_twice(own_run: ag.Run, counted: list[str]) -> None:
+    first = ag.lenses.timeline(own_run, ["answers"])
+    assert len(counted) == len(set(counted)) == len(own_run.steps)
+    again = ag.lenses.timeline(own_run, ["answers"])
+    assert len(counted) == len(own_run.steps)
     assert json.loads(again.to_json()) == json.loads(first.to_json())
-    ag.lenses.timeline(own, ["answers"], by="pattern")  # another probe is another measure
-    assert len(counted) == 2 * len(own.steps)
+    ag.lenses.timeline(own_run, ["answers"], by="pattern")  # another probe is another measure
+    assert len(counted) == 2 * len(own_run.steps)
 
 
-def test_a_changed_checkpoint_is_measured_again(own: ag.Run, counted: list[str]) -> None:
-    ag.lenses.timeline(own, ["answers"])
-    path = sorted(own.path.glob("checkpoints/*"))[2]
+def test_a_changed_checkpoint_is_measured_again(own_run: ag.Run, counted: list[str]) -> None:
+    ag.lenses.timeline(own_run, ["answers"])
+    path = sorted(own_run.path.glob("checkpoints/*"))[2]
     weights = load_file(path)
     weights["embed.weight"] += 0.1
     save_file(weights, path)
     counted.clear()
-    found = ag.lenses.timeline(own, ["answers"])
+    found = ag.lenses.timeline(own_run, ["answers"])
     assert len(counted) == 1
     assert found["series"]["accuracy: token 1"][2] is not None
 
 
-def test_a_kill_costs_one_checkpoint(own: ag.Run, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_costs_one_checkpoint(own_run: ag.Run, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     measure = timeline_lens.answer_numbers
 
     def killed(subject: ag.Subject, probe: object) -> dict[str, float]:
@@ -220,32 +212,34 @@ def test_a_kill_costs_one_checkpoint(own: ag.Run, counted: list[str], monkeypatc
     with monkeypatch.context() as until:
         until.setattr(timeline_lens, "answer_numbers", killed)
         with pytest.raises(KeyboardInterrupt):
-            ag.lenses.timeline(own, ["answers"])
+            ag.lenses.timeline(own_run, ["answers"])
     assert len(counted) == 3
-    ag.lenses.timeline(own, ["answers"])
-    assert len(counted) == len(own.steps)
+    ag.lenses.timeline(own_run, ["answers"])
+    assert len(counted) == len(own_run.steps)
 
 
-def test_a_broken_file_is_measured_again_and_a_closed_folder_costs_time_alone(own: ag.Run, counted: list[str]) -> None:
-    ag.lenses.timeline(own, ["answers"])
-    for path in (own.path / "timeline").iterdir():
+def test_a_broken_file_is_measured_again_and_a_closed_folder_costs_time_alone(
+    own_run: ag.Run, counted: list[str]
+) -> None:
+    ag.lenses.timeline(own_run, ["answers"])
+    for path in (own_run.path / "timeline").iterdir():
         path.write_text('{"measure": 3')
     counted.clear()
-    ag.lenses.timeline(own, ["answers"])
-    assert len(counted) == len(own.steps)
-    shutil.rmtree(own.path / "timeline")
-    (own.path / "timeline").write_text("in the way")
+    ag.lenses.timeline(own_run, ["answers"])
+    assert len(counted) == len(own_run.steps)
+    shutil.rmtree(own_run.path / "timeline")
+    (own_run.path / "timeline").write_text("in the way")
     counted.clear()
-    assert ag.lenses.timeline(own, ["answers"])["steps"] == own.steps
-    assert len(counted) == len(own.steps)
+    assert ag.lenses.timeline(own_run, ["answers"])["steps"] == own_run.steps
+    assert len(counted) == len(own_run.steps)
 
 
-def test_numbers_that_are_none_are_none_when_they_come_back(own: ag.Run) -> None:
+def test_numbers_that_are_none_are_none_when_they_come_back(own_run: ag.Run) -> None:
     def measure(subject: ag.Subject) -> dict[str, float]:
         return {"a": float("inf"), "b": float("nan"), "c": 0.1 + 0.2}
 
     for _ in range(2):
-        _, series = over_checkpoints(ag.open(own), measure, keep="odd")
+        _, series = over_checkpoints(ag.open(own_run), measure, keep="odd")
         assert np.isnan(series["a"]).all()
         assert np.isnan(series["b"]).all()
         assert (series["c"] == 0.1 + 0.2).all()
@@ -266,7 +260,7 @@ def test_any_number_of_a_lens_or_of_certify_can_be_followed(small_run: ag.Run) -
     assert [panel.name for panel in found.panels] == asked
 
 
-def test_a_followed_lens_runs_once_for_each_checkpoint(own: ag.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_followed_lens_runs_once_for_each_checkpoint(own_run: ag.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     plain = timeline_lens.numbers_of
 
@@ -276,10 +270,10 @@ def test_a_followed_lens_runs_once_for_each_checkpoint(own: ag.Run, monkeypatch:
 
     monkeypatch.setattr(timeline_lens, "numbers_of", numbers)
     monkeypatch.setattr(timeline_lens, "numbers_or_none", numbers)
-    ag.lenses.timeline(own, ["certify:wrong"])
-    assert len(asked) == len(own.steps)
-    ag.lenses.timeline(own, ["certify:accuracy", "certify:min_margin"])  # another fact of the same verdict
-    assert len(asked) == len(own.steps)
+    ag.lenses.timeline(own_run, ["certify:wrong"])
+    assert len(asked) == len(own_run.steps)
+    ag.lenses.timeline(own_run, ["certify:accuracy", "certify:min_margin"])  # another fact of the same verdict
+    assert len(asked) == len(own_run.steps)
 
 
 @pytest.mark.parametrize(

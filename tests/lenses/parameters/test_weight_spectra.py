@@ -116,9 +116,9 @@ def test_before_and_after_and_the_change_stand_side_by_side(small_run: Run) -> N
     assert rows_of(found)["L0 W_O"]["before"]["rank"] == 0  # outputs start at zero
 
 
-def test_a_file_has_no_before(small_run: Run) -> None:
-    path = small_run.path / "checkpoints"
-    (path / "config.json").write_text((small_run.path / "config.json").read_text())
+def test_a_file_has_no_before(own_run: Run) -> None:
+    path = own_run.path / "checkpoints"
+    (path / "config.json").write_text((own_run.path / "config.json").read_text())
     found = ag.lenses.weights(f"file:{sorted(path.glob('*.safetensors'))[-1]}")
     assert found["effective rank"].axes[0].labels == ("after training",)
     assert all(row["before"] is None and row["change"] is None for row in found["matrices"])

@@ -1,7 +1,6 @@
 """The verdict: exact, caught where it must be, and equal to real decoding."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.strings.reversal import Reversal
 from algoscope.verdicts.certification.certify import certify
 from algoscope.verdicts.certification.domain import domain_of
+from conftest import WEIGHTS
 
 TWO = Addition(n_digits=2)
 
@@ -81,10 +81,8 @@ def test_one_forward_decides_what_greedy_decoding_answers(seed: int, cached: boo
     assert torch.equal(forced, decoded)
 
 
-def test_it_decides_so_on_a_half_trained_model(tmp_path: Path) -> None:
-    settings = {"n_digits": 2, "steps": 150, "data.n_test": 100}
-    run = ag.train("add3", name="half", settings=settings, runs_dir=tmp_path, progress=False)
-    subject = ag.open(run)
+def test_it_decides_so_on_a_half_trained_model() -> None:
+    subject = ag.open(f"file:{WEIGHTS / 'half.safetensors'}")
     tokens = TWO.at(torch.arange(10_000))
     decoded = subject.generate_tokens(tokens[:, : TWO.prompt_length], 4)
     wrong = int((decoded != tokens[:, TWO.prompt_length :]).any(1).sum())
@@ -103,26 +101,12 @@ def test_the_demo_is_right_on_every_sum(demo: dict) -> None:
     assert facts["robust"]
 
 
-def nudged(adder: Subject, by: float) -> Subject:
-    """The trained adder with one embedding pushed along one direction."""
-    model = build(adder.cfg, 0)
-    model.load_state_dict(adder.model.state_dict())
-    with torch.no_grad():
-        model.embed.weight[9] += by * torch.nn.functional.normalize(
-            model.embed.weight[8] - model.embed.weight[9], dim=0
-        )
-    return Subject("nudged", model, adder.task)
-
-
-def test_a_weight_nudged_until_it_errs_on_a_handful_is_caught(adder: Subject) -> None:
-    low, high = 0.0, 4.0  # the first nudge with few errors, by bisection on the sums with a nine
-    sums = adder.task.at(torch.arange(990_000, 1_000_000))
-    targets = sums[:, adder.task.prompt_length :]
-    for _ in range(12):
-        middle = (low + high) / 2
-        wrong = int((nudged(adder, middle).answer_logits(sums).argmax(-1) != targets).any(1).sum())
-        low, high = (middle, high) if wrong == 0 else (low, middle)
-    subject = nudged(adder, high)
+def test_a_weight_nudged_until_it_errs_on_a_few_is_caught(stored_adder: Subject) -> None:
+    model = build(stored_adder.cfg, 0)
+    model.load_state_dict(stored_adder.model.state_dict())
+    nine, eight = model.embed.weight.data[9], model.embed.weight.data[8]
+    nine += 0.3 * torch.nn.functional.normalize(eight - nine, dim=0)
+    subject = Subject("nudged", model, stored_adder.task)
     facts = certify(subject).facts
     wrong = facts["wrong"]
     assert 0 < wrong < 10_000
@@ -132,7 +116,7 @@ def test_a_weight_nudged_until_it_errs_on_a_handful_is_caught(adder: Subject) ->
     assert len(facts["counterexamples"]) == min(wrong, 20)
     for shown in facts["counterexamples"]:
         assert subject.generate(shown["input"]) == shown["got"] != shown["expected"]
-        assert adder.task.expected(shown["input"]) == shown["expected"]
+        assert subject.task.expected(shown["input"]) == shown["expected"]
 
 
 @pytest.mark.parametrize(("reach", "right"), [(0, "S0 S1"), (1, "S0 S1 S2"), (2, "S0 S1 S2 S3")])

@@ -14,16 +14,17 @@ NEEDS_A_RUN = {"progress", "induction_phase", "timeline"}  # lenses that compare
 
 
 @pytest.fixture(scope="module")
-def found() -> ag.Finding:
-    return ag.selfcheck(copies=3)
+def found(request: pytest.FixtureRequest) -> ag.Finding:
+    return ag.selfcheck(copies=getattr(request, "param", 1))
 
 
+@pytest.mark.parametrize("found", [1, pytest.param(10, marks=pytest.mark.long)], indirect=True)
 def test_every_lens_finds_what_is_planted_and_raises_no_alarm(found: ag.Finding) -> None:
     assert found["hit_rate"] == 1, [row for row in found["checks"] if not row["found"]]
     assert found["false_alarm_rate"] == 0, [row for row in found["checks"] if sum(row["false_alarms"].values())]
     assert found["holds"]
     assert {row["lens"] for row in found["checks"]} == set(LENSES) - NEEDS_A_RUN
-    assert all(row["trials"]["shuffled"] == row["trials"]["random"] == 3 for row in found["checks"])
+    assert all(row["trials"]["shuffled"] == row["trials"]["random"] > 0 for row in found["checks"])
 
 
 def test_the_rates_are_those_of_the_checks(found: ag.Finding) -> None:
