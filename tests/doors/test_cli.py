@@ -44,7 +44,7 @@ def test_train_certify_look_report_from_the_command_line(run, runs_dir: Path, tm
     code, out, _ = run("report", "run:mine")
     assert (runs_dir / "mine" / "report.html").is_file()
     assert str(runs_dir / "mine" / "report.html") in out
-    for suffix in ("html", "png", "svg", "json", "csv"):
+    for suffix in ("html", "png"):
         path = tmp_path / f"heads.{suffix}"
         code, _, _ = run("lens", "attention", "run:mine", "--input", "1+2", "--input", "9+9", "--out", path)
         assert code == 0
@@ -197,8 +197,8 @@ def start(*args: object, **env: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **env})
 
 
-def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    settings = [*SETTINGS, "--set", "steps=600", "--set", "optim.decay_at=none"]
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(run, tmp_path: Path) -> None:
+    settings = [*SETTINGS, "--set", "steps=300", "--set", "optim.decay_at=none"]
     process = start("train", "add3", *settings, "--name", "long", "--runs-dir", tmp_path)
     checkpoint = tmp_path / "long" / "checkpoints" / "step_00000016.safetensors"
     while not checkpoint.exists():
@@ -211,17 +211,15 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(tmp_path: Path) ->
     assert "Traceback" not in err
     _, err = (resumed := start("train", "add3", "--resume", "--name", "long", "--runs-dir", tmp_path)).communicate()
     assert resumed.returncode == 0, err
-    _, err = (straight := start("train", "add3", *settings, "--name", "straight", "--runs-dir", tmp_path)).communicate()
-    assert straight.returncode == 0, err
+    assert run("train", "add3", *settings, "--name", "straight", "--runs-dir", tmp_path, "--quiet")[0] == 0
     hashes = {Run(tmp_path / name).summary["weights_sha256"] for name in ("long", "straight")}
     assert len(hashes) == 1
 
 
-def test_piped_output_has_no_colour_and_json_stands_alone(small_run: Run) -> None:
+def test_piped_output_has_no_colour_and_json_stands_alone(run, small_run: Run) -> None:
     out, err = start("certify", f"run:{small_run.path}").communicate()
     assert "\x1b" not in out + err
-    out, _ = start("certify", f"run:{small_run.path}", "--json").communicate()
-    assert json.loads(out)["task"] == "addition"
+    assert json.loads(run("certify", f"run:{small_run.path}", "--json")[1])["task"] == "addition"
 
 
 def test_a_reader_that_leaves_early_is_no_error(small_run: Run) -> None:

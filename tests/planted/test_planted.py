@@ -112,7 +112,7 @@ def test_a_planted_model_is_the_same_each_time(name: str) -> None:
         ("reversal", 8**5, 20.0),
         ("clock", 113**2, 48.2),  # 20 (5 - the largest sum of five cosines away from 0)
         ("pizza", 59**2, 12.34),  # 12.43 by the closed form; its eight directions cost a little
-        ("carry-adder", 10**6, 20.0),
+        pytest.param("carry-adder", 10**6, 20.0, marks=pytest.mark.long),  # a sample of it: below
     ],
 )
 def test_every_input_is_answered_right_by_a_margin_that_rounding_cannot_touch(
@@ -125,6 +125,13 @@ def test_every_input_is_answered_right_by_a_margin_that_rounding_cannot_touch(
     assert verdict["robust"]
     assert verdict["min_margin"] == pytest.approx(margin, abs=0.01)
     assert verdict["dtype"] == "float32"
+
+
+def test_the_carry_adder_is_right_in_every_class_by_its_margin() -> None:
+    verdict = ag.certify("planted:carry-adder", sample=20_000, progress=False)
+    assert (verdict["wrong"], verdict["robust"]) == (0, True)
+    assert {row["class"] for row in verdict["by_class"] if row["checked"]} == {"S0", "S1", "S2", "S3"}
+    assert verdict["min_margin"] == pytest.approx(20.0, abs=0.01)
 
 
 def test_reversal_wrong_is_wrong_on_every_input_by_one_letter() -> None:

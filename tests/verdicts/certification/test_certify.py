@@ -87,7 +87,12 @@ def test_it_decides_so_on_a_half_trained_model() -> None:
     decoded = subject.generate_tokens(tokens[:, : TWO.prompt_length], 4)
     wrong = int((decoded != tokens[:, TWO.prompt_length :]).any(1).sum())
     assert 0 < wrong < 10_000, "the test needs a model that is sometimes right"
-    assert certify(subject).facts["wrong"] == wrong
+    facts = certify(subject).facts
+    assert facts["wrong"] == wrong == sum(row["wrong"] for row in facts["by_class"])
+    assert (facts["robust"], len(facts["counterexamples"])) == (False, 20)
+    for shown in facts["counterexamples"]:
+        assert subject.generate(shown["input"]) == shown["got"] != shown["expected"]
+        assert TWO.expected(shown["input"]) == shown["expected"]
 
 
 # ---------------------------------------------------------------------- a model that errs is caught
@@ -101,6 +106,7 @@ def test_the_demo_is_right_on_every_sum(demo: dict) -> None:
     assert facts["robust"]
 
 
+@pytest.mark.long
 def test_a_weight_nudged_until_it_errs_on_a_few_is_caught(stored_adder: Subject) -> None:
     model = build(stored_adder.cfg, 0)
     model.load_state_dict(stored_adder.model.state_dict())
