@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_weights(run, tmp_path: Pat
     _, err = (resumed := start("train", "add3", "--resume", "--name", "long", "--runs-dir", tmp_path)).communicate()
     assert resumed.returncode == 0, err
     assert run("train", "add3", *settings, "--name", "straight", "--runs-dir", tmp_path, "--quiet")[0] == 0
-    hashes = {Run(tmp_path / name).summary["weights_sha256"] for name in ("long", "straight")}
+    hashes = {Run(tmp_path / name).summary.weights_sha256 for name in ("long", "straight")}
     assert len(hashes) == 1
 
 
