@@ -14,8 +14,11 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
-from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.heads._part_panels import panels_of, tables_of
+from algoscope.lenses.heads.head_panels import (
+    head_name,
+)
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
 from algoscope.runs.run_folder import Run
@@ -30,6 +33,14 @@ OPERANDS = ("first operand", "second operand")  # as tasks name them
 ASKED = ("5 8", "90 90", "50 0")  # shown where the task can be asked them: a sum, one that wraps, and one with 0
 SHOWN = 3  # of a task's edge cases where it cannot
 PORTION = 2**24  # numbers of attention kept at once
+
+ABOUT = (
+    "What every head attends to from the positions where the answer is read, by part of the input, over all inputs of "
+    "the task (or a random sample of a large one). `itself` is the query's own position. A head is named after a part "
+    "if its attention there is far enough from uniform; else it is spread (its entropy is near the largest), attends "
+    "to both operands, or is mixed. Agreement is the share of single inputs that give the same class as the mean: a "
+    "head that attends by content changes class with the input."
+)
 
 
 def attention_by_part(
@@ -88,7 +99,6 @@ def attention_by_part(
     prompts = [subject.lay_out(text) for text in texts]
     shown = np.stack([_of_one(subject, prompt, seen) for prompt in prompts], axis=2)
     facts = {
-        "subject": subject.name,
         "queries": list(_query_labels(subject)),
         "parts": list(seen.names),
         "covered": {
@@ -104,12 +114,14 @@ def attention_by_part(
         "thresholds": bounds,
         "inputs": [{"input": prompt.text, "got": prompt.got, "expected": prompt.expected} for prompt in prompts],
     }
-    return Finding(
-        kind="attention_by_part",
-        claim=_claim(facts),
-        facts=facts,
-        panels=_panels(subject, seen, measured, facts, shown),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    return subject.finding(
+        "attention_by_part",
+        _claim(facts),
+        facts,
+        panels_of(subject.cfg, facts, measured.shares, measured.entropy, shown),
+        about=ABOUT,
+        tables=tables_of(facts),
+        seed=seed,
     )
 
 
@@ -285,7 +297,7 @@ def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[st
             {
                 "layer": layer,
                 "head": head,
-                "name": f"L{layer}H{head}",
+                "name": head_name(layer, head),
                 "class": names[whole[layer, head]],
                 "agreement": agreement,
                 "stable": agreement >= bounds["stable"],
@@ -330,59 +342,6 @@ def _claim(facts: Mapping[str, Any]) -> str:
     first, last = facts["layers"][0], facts["layers"][-1]
     ends = f"entropy {first['entropy_share']:.2f} of the most in layer 0, {last['entropy_share']:.2f} in the last"
     return f"{said}; broad early, sharp late: {falls['verdict']} ({ends})"
-
-
-# ---------------------------------------------------------------------- panels
-
-
-def _panels(
-    subject: Subject,
-    seen: Seen,
-    measured: _Measured,
-    facts: Mapping[str, Any],
-    shown: Float[np.ndarray, "layer head input part"],
-) -> tuple[Panel, ...]:
-    cfg, heads = subject.cfg, facts["heads"]
-    grid = (Axis("layer", tuple(range(cfg.n_layers))), Axis("head", tuple(range(cfg.n_heads))))
-    layer = Axis("layer", tuple(f"L{number}" for number in range(cfg.n_layers)))
-    part = Axis("part", seen.names, "part looked at")
-    texts = Axis("input", tuple(one["input"] for one in facts["inputs"]))
-    names = Axis("head", tuple(head["name"] for head in heads))
-    agreement = np.array([head["agreement"] for head in heads]).reshape(cfg.n_layers, cfg.n_heads)
-    named = np.array([head["class"] for head in heads], dtype=object).reshape(agreement.shape)
-    mean, deviation = (values.reshape(len(heads), -1) for values in (measured.shares.mean(0), measured.shares.std(0)))
-    entropy = measured.entropy.mean(axis=0)
-    by_layer = measured.shares.mean(axis=(0, 2)).T
-    looked: dict[str, Any] = {"unit": "share of attention", "zero": "never looked at", "one": "all attention"}
-    broad: dict[str, Any] = {
-        "unit": "share of the largest entropy",
-        "zero": "always a single key",
-        "one": "all visible keys alike",
-    }
-    alike: dict[str, Any] = {
-        "unit": "share of inputs",
-        "zero": "no input shows the class",
-        "one": "every input shows it",
-    }
-    varied = _numbers(mean) + "±" + _numbers(deviation)
-    return (
-        _panel("attention", "", (*grid, texts, part), shown, _numbers(shown), **looked),
-        _panel("shares", "share ± deviation over inputs", (names, part), mean, varied, beside="heads", **looked),
-        _panel("classes", "class, and how many inputs show it", grid, agreement, named, beside="heads", **alike),
-        Panel("entropy by layer", (layer,), entropy.mean(1), view="lines", scale="unit", beside="entropy", **broad),
-        _panel("entropy", "entropy of each head", grid, entropy, _numbers(entropy), beside="entropy", **broad),
-        Panel("shares by layer", (part, layer), by_layer, view="lines", scale="unit", title="share by layer", **looked),
-    )
-
-
-def _panel(
-    name: str, title: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."], words: np.ndarray, **meaning: Any
-) -> Panel:
-    return Panel(name, axes, values, title=title, view="heatmap", scale="unit", site="pattern", words=words, **meaning)
-
-
-def _numbers(values: Float[np.ndarray, "..."]) -> np.ndarray:
-    return np.vectorize(lambda value: f"{value:.2f}", otypes=[object])(values)
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""The attention lens: where each head looks, for chosen inputs."""
+"""The attention lens: the attention pattern of each head, for chosen inputs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,66 +9,118 @@ import numpy as np
 from jaxtyping import Float
 
 from algoscope.core.errors import ConfigError, UnknownNameError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.lenses.heads.head_panels import ATTENTION, MOST_ROWS, head_axes, head_names
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.reading.logit_attribution import attribution
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 
 MANY_HEADS = 32  # above this, a report shows the heads that add most to the answer
 SHOWN_HEADS = 8
 
+ABOUT = (
+    "At each position (the query) every attention head spreads a total of 1 over the positions that it can see (the "
+    "keys): what it reads to predict the next token. L0H0 is head 0 of layer 0. A pattern says where a head reads, not "
+    "whether what it reads there matters; ablation and patching say that."
+)
+
 
 def attention(
-    subject: str | Run | Subject, inputs: Sequence[str], heads: Sequence[str] = (), *, runs_dir: str | None = None
+    subject: str | Run | Subject, inputs: Texts, heads: Texts = None, *, runs_dir: str | None = None
 ) -> Finding:
-    """Attention of every head in every layer on each input, the model's own answer included.
+    """Show the attention pattern of every head on each input, the model's own answer included.
 
-    With a task, each input (`123+456`) is completed by the model's greedy answer; the axes are labelled
-    `token_position` over what the model reads. One panel for each input, `attention <input>` [layer head query key]:
-    the share of a query's attention on a key, 0 = none, 1 = all of it; a key that the causal mask hides is NaN. One
-    panel `where answers look` [layer head part]: the mean share that the answer positions put on each part of the
-    sequence, over the inputs; not for free text. `heads` names the only ones to show, `L5H1`; the panels are then
-    [head query key]. Facts: for each input its text, what the model says and, with a task,
-    the right answer.
+    With a task, each input (`123+456`) is completed by the model's greedy answer.
 
-    Raises VocabularyError for an input that is not a prompt of the task, ConfigError without inputs, UnknownNameError
-    for a head that there is not.
+    Args:
+        subject: a model, by name or opened.
+        inputs: one text or several.
+        heads: names of the only heads to show, such as L5H1; by default all.
+        runs_dir: where runs live.
+    Returns:
+        A finding with a panel `attention <input>` for each input [layer head query key], or [head query key] of chosen
+        heads: the share of the query's attention on the key, 0 = none, 1 = all of it, NaN where the causal mask hides
+        the key; axes are labelled `token_position`. With a task, a panel `where answers look` [layer head part]: the
+        mean share that the answer positions put on each part of the sequence, over the inputs. Fact `inputs`: each
+        text, what the model answers (`got`) and, with a task, the right answer (`expected`).
+    Raises:
+        ConfigError: for no inputs.
+        VocabularyError: for an input that is not a prompt of the task.
+        UnknownNameError: for a head that the model does not have.
+
+    Example:
+        >>> import algoscope as ag
+        >>> heads = ag.lenses.attention("planted:induction", "abcab")
+        >>> pattern = heads["attention abcab"].values        # [layer head query key]
+        >>> round(float(pattern[1, 0, 4, 2]), 2)              # the last b reads what followed the first b
+        1.0
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    if not inputs:
+    texts, chosen = texts_of(inputs), texts_of(heads)
+    if not texts:
         raise ConfigError("the attention lens needs at least one input, such as --input 123+456")
-    names = [f"L{layer}H{head}" for layer in range(subject.cfg.n_layers) for head in range(subject.cfg.n_heads)]
-    for name in heads:
+    names = head_names(subject.cfg)
+    for name in chosen:
         if name not in names:
             raise UnknownNameError("head", name, names)
-    panels, answers, looks = [], list[dict[str, str | None]](), []
-    for text in inputs:
+    patterns, labels, answers = dict[str, np.ndarray](), dict[str, tuple[str, ...]](), list[dict[str, str | None]]()
+    layers = range(subject.cfg.n_layers)
+    for text in texts:
         prompt = subject.lay_out(text)
-        logits, cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in range(subject.cfg.n_layers)])
-        pattern = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in range(subject.cfg.n_layers)])
-        panel = _map(subject, text, pattern, prompt.labels)
-        panels.append(_only(panel, [names.index(name) for name in heads], heads) if heads else panel)
+        logits, cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in layers])
+        patterns[text] = np.stack([cache["pattern", layer][0].double().cpu().numpy() for layer in layers])
+        labels[text] = prompt.labels
         if subject.has_task:
-            looks.append(_mass(subject, pattern))
             answers.append({"input": text, "got": prompt.got, "expected": prompt.expected})
         else:
             answers.append({"input": text, "got": subject.to_string(logits[0, -1:].argmax(dim=-1))})
-    if looks:
-        panels.append(_look_panel(subject, np.mean(looks, axis=0)))
-    return Finding(
-        kind="attention",
-        claim=f"attention of {subject.cfg.n_layers} x {subject.cfg.n_heads} heads on {', '.join(inputs)}",
-        facts={"subject": subject.name, "inputs": answers},
-        panels=tuple(panels),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256},
+    caption = _caption(subject, len(texts), chosen)
+    panels = [_pattern_panel(subject, text, pattern, labels[text], caption) for text, pattern in patterns.items()]
+    if chosen:
+        panels = [_of_heads(panel, [names.index(name) for name in chosen], chosen) for panel in panels]
+    if subject.has_task:
+        by_part = np.mean([_share_by_part(subject, pattern) for pattern in patterns.values()], axis=0)
+        panels.append(_part_panel(subject, by_part))
+        table = _part_table(subject, by_part, chosen or names)
+    else:
+        table = _key_table(patterns, labels, names, chosen or names)
+    return subject.finding(
+        "attention",
+        f"attention of {subject.cfg.n_layers} x {subject.cfg.n_heads} heads on {', '.join(texts)}",
+        {"inputs": answers},
+        panels,
+        about=ABOUT,
+        tables=[table],
     )
 
 
-def _map(
-    subject: Subject, text: str, pattern: Float[np.ndarray, "layer head query key"], labels: tuple[str, ...]
+# ---------------------------------------------------------------------- panels
+
+
+def _caption(subject: Subject, n_texts: int, chosen: Sequence[str]) -> str:
+    several = " on each input, side by side" if n_texts > 1 else ""
+    text = (
+        f"Attention of {'the chosen heads' if chosen else 'each head'}{several}. Rows are queries, columns are keys; "
+    )
+    text += "dark = much attention (fixed scale 0 to 1), so that figures can be compared cell by cell. "
+    text += "Labels are tokens with their positions."
+    if subject.cfg.causal:
+        text += " Grey cells are keys after the query, which the causal mask hides."
+    if subject.has_task:
+        text += " The dashed lines separate the prompt from the answer that the model wrote."
+    return text
+
+
+def _pattern_panel(
+    subject: Subject,
+    text: str,
+    pattern: Float[np.ndarray, "layer head query key"],
+    labels: tuple[str, ...],
+    caption: str,
 ) -> Panel:
     if subject.cfg.causal:
         hidden = np.triu(np.ones(pattern.shape[-2:], dtype=bool), k=1)
@@ -76,52 +128,84 @@ def _map(
     return Panel(
         name=f"attention {text}",
         title=text,
-        axes=(
-            *_heads(subject),
-            Axis("query", labels, "query: the position that looks"),
-            Axis("key", labels, "key: the position looked at"),
-        ),
+        axes=(*head_axes(subject.cfg), Axis("query", labels), Axis("key", labels)),
         values=pattern,
-        unit="share of the query's attention",
-        zero="looks elsewhere",
-        one="looks only here",
         view="heatmap",
-        scale="unit",
         beside="attention",
+        caption=caption,
         marks=(Mark(subject.task.prompt_length - 0.5, "input | output", "xy"),) if subject.has_task else (),
+        **ATTENTION,
     )
 
 
-def _only(panel: Panel, places: list[int], names: Sequence[str]) -> Panel:
+def _of_heads(panel: Panel, indices: list[int], names: Sequence[str]) -> Panel:
     """The panel of some heads, numbered through all layers."""
     axes = (Axis("head", tuple(names)), *panel.axes[2:])
-    return replace(panel, axes=axes, values=panel.values.reshape(-1, *panel.values.shape[2:])[places])
+    return replace(panel, axes=axes, values=panel.values.reshape(-1, *panel.values.shape[2:])[indices])
 
 
-def _mass(subject: Subject, pattern: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "layer head part"]:
+def _share_by_part(
+    subject: Subject, pattern: Float[np.ndarray, "layer head query key"]
+) -> Float[np.ndarray, "layer head part"]:
+    """The mean share that the answer positions put on each part of the sequence."""
     answer_rows = pattern[:, :, subject.task.answer_slice]
     parts = [answer_rows[..., part].sum(-1).mean(-1) for part in subject.task.parts.values()]
     return np.stack(parts, axis=-1)
 
 
-def _look_panel(subject: Subject, mass: Float[np.ndarray, "layer head part"]) -> Panel:
+def _part_panel(subject: Subject, by_part: Float[np.ndarray, "layer head part"]) -> Panel:
     return Panel(
         name="where answers look",
-        axes=(*_heads(subject), Axis("part", tuple(subject.task.parts), "part of the sequence")),
-        values=mass,
-        unit="mean share of attention",
-        zero="never looked at",
-        one="all attention",
+        title="attention of the answer positions by input part",
+        axes=(*head_axes(subject.cfg), Axis("part", tuple(subject.task.parts), "part of the sequence")),
+        values=by_part,
         view="bars",
-        scale="unit",
+        caption="The same, summed up by part. The share of attention that the answer positions (those that predict a "
+        "token of the answer) put on each part of the sequence, mean over those positions and the inputs shown. The "
+        "bars of a head add up to 1.",
+        **ATTENTION,
     )
 
 
-def _heads(subject: Subject) -> tuple[Axis, Axis]:
-    return (
-        Axis("layer", tuple(range(subject.cfg.n_layers))),
-        Axis("head", tuple(range(subject.cfg.n_heads))),
+# ---------------------------------------------------------------------- tables
+
+
+def _part_table(subject: Subject, by_part: Float[np.ndarray, "layer head part"], shown: Sequence[str]) -> ResultTable:
+    parts = tuple(subject.task.parts)
+    shares = dict(zip(head_names(subject.cfg), by_part.reshape(-1, len(parts)), strict=True))
+    rows = [(name, parts[int(shares[name].argmax())], round(float(shares[name].max()), 3)) for name in shown]
+    return ResultTable(
+        "Where the answer positions attend most",
+        ("head", "part of the sequence", "share"),
+        _largest(rows),
+        "The part that gets the largest mean share of the answer positions' attention, over the inputs shown.",
     )
+
+
+def _key_table(
+    patterns: Mapping[str, Float[np.ndarray, "layer head query key"]],
+    labels: Mapping[str, tuple[str, ...]],
+    names: Sequence[str],
+    shown: Sequence[str],
+) -> ResultTable:
+    rows = []
+    for text, pattern in patterns.items():
+        last = dict(zip(names, pattern[:, :, -1].reshape(len(names), -1), strict=True))
+        rows += [
+            (text, name, labels[text][int(last[name].argmax())], round(float(last[name].max()), 3)) for name in shown
+        ]
+    return ResultTable(
+        "Where the last position attends most",
+        ("input", "head", "key", "share"),
+        _largest(rows),
+        "The key that gets the largest share of attention at the position that predicts what follows the text.",
+    )
+
+
+def _largest(rows: Iterable[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
+    """All rows where they are few; of many those with the largest share (the last column)."""
+    rows = tuple(rows)
+    return rows if len(rows) <= MOST_ROWS else tuple(sorted(rows, key=lambda row: -row[-1])[:MOST_ROWS])
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, UnknownNameError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.heads.head_panels import MOST_ROWS, head_axes, head_name, numbers
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.inputs.repeated_tokens import Batches, repeated_blocks
 from algoscope.runs.run_folder import Run
@@ -29,6 +30,15 @@ RARE = 20  # a role that fewer than one input in this many can show is not judge
 FARTHEST = 64  # the largest offset that is looked for
 FEWEST_KEYS = 3  # a query with fewer visible keys says nothing about uniform or sparse
 PORTION = 2**24  # numbers of attention kept at once
+
+ABOUT = (
+    "Each head is scored, over many inputs, for patterns of attention that are known by name. A role that points at "
+    "certain keys (the previous token, the first token, an earlier copy of the token, the token after that copy) "
+    "scores 0 where those keys get as much attention as uniform attention would give them, and 1 where they get all of "
+    "it; `uniform` is 1 where all visible keys get the same, `sparse` where a single key gets everything. A head is "
+    "named after the pointed role of highest score, if that reaches its threshold; else uniform, else sparse; a head "
+    "whose scores all stay below their thresholds is unclear."
+)
 
 
 def roles(
@@ -80,17 +90,14 @@ def roles(
         for layer in range(subject.cfg.n_layers)
         for head in range(subject.cfg.n_heads)
     ]
-    return Finding(
-        kind="roles",
-        claim=_claim(heads, said["meaning"]),
-        facts={
-            "subject": subject.name,
-            "heads": heads,
-            "thresholds": bounds,
-            "inputs": {**said, "queries": queries},
-        },
-        panels=(_panel(subject, scores),),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    return subject.finding(
+        "roles",
+        _claim(heads, said["meaning"]),
+        {"heads": heads, "thresholds": bounds, "inputs": {**said, "queries": queries}},
+        [_panel(subject, scores)],
+        about=ABOUT,
+        tables=[_table(heads)],
+        seed=seed,
     )
 
 
@@ -275,7 +282,7 @@ def _head(scores: _Scores, layer: int, head: int, bounds: Mapping[str, float]) -
     return {
         "layer": layer,
         "head": head,
-        "name": f"L{layer}H{head}",
+        "name": head_name(layer, head),
         "role": role,
         "score": mean.get(role),
         "offset": int(scores.offset[layer, head]) or None,
@@ -286,15 +293,10 @@ def _head(scores: _Scores, layer: int, head: int, bounds: Mapping[str, float]) -
 
 
 def _panel(subject: Subject, scores: _Scores) -> Panel:
-    said = np.vectorize(lambda score: "" if np.isnan(score) else f"{round(score, 2) + 0.0:.2f}", otypes=[object])
     return Panel(
         name="scores",
         title="roles of the heads",
-        axes=(
-            Axis("layer", tuple(range(subject.cfg.n_layers))),
-            Axis("head", tuple(range(subject.cfg.n_heads))),
-            Axis("role", ROLES),
-        ),
+        axes=(*head_axes(subject.cfg), Axis("role", ROLES)),
         values=scores.mean,
         unit="score",
         zero="no more attention there than uniform attention gives (uniform: none alike; sparse: all keys alike)",
@@ -303,7 +305,29 @@ def _panel(subject: Subject, scores: _Scores) -> Panel:
         scale="signed",
         beside="roles",
         site="pattern",
-        words=said(scores.mean),
+        words=numbers(scores.mean),
+        caption="How well each role fits each head. One figure a layer: rows are heads, columns are roles; means over "
+        "the inputs. For roles that point at certain keys, 0 = as much attention there as uniform attention gives, 1 = "
+        "all of it, negative = less than uniform. Uniform: 1 = all visible keys alike. Sparse: 1 = always a single "
+        "key. An empty cell is a role that these inputs cannot show.",
+    )
+
+
+def _table(heads: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """All heads where they are few; of many those with the highest score of a role that points."""
+    if len(heads) > MOST_ROWS:
+        heads = sorted(heads, key=lambda head: (head["role"] not in POINTED, -(head["score"] or 0.0)))[:MOST_ROWS]
+    rows = []
+    for head in heads:
+        score = None if head["score"] is None else round(head["score"], 3)
+        offset = head["offset"] if head["role"] == "offset" else None
+        rows.append((head["name"], head["role"], score, offset, ", ".join(head["also"])))
+    return ResultTable(
+        "Roles of the heads",
+        ("head", "role", "score", "offset", "also"),
+        tuple(rows),
+        "The role that fits each head best, its score, for an offset its distance (keys that far before the query), "
+        "and the other roles whose score reaches the threshold.",
     )
 
 

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
 from algoscope.lenses.heads.attention_by_part import inputs_of
+from algoscope.lenses.heads.head_panels import ATTENTION, INPUTS, head_axes, head_name, head_names, numbers
 from algoscope.lenses.heads.position_or_content import (
     PARTS,
     SIDES,
@@ -28,10 +29,18 @@ from algoscope.networks.evaluation import tokens_right
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.base import Tokens
 
 MOSTLY = 0.9  # a share of inputs that counts as all
 PORTION = 2**24  # numbers of attention kept at once
+
+ABOUT = (
+    "The source of an answer is the position from which its next token can be read. A head is aligned at an answer "
+    "position where it puts more than half of its attention (or another threshold) on the source. Two experiments over "
+    "pairs of inputs say why and what for. Contents swapped and positions kept: if the attention stays, position alone "
+    "leads the head there. The output of the aligned heads replaced by their output on the other input: if the answer "
+    "becomes the other input's, these heads carry it."
+)
 
 
 def source_attention(
@@ -90,7 +99,6 @@ def source_attention(
     parts, by_position = score_parts(subject, pairs, where)
     positions = _positions(subject, pairs, where, looked, change[0], threshold)
     facts = {
-        "subject": subject.name,
         "what": where.what,
         "covered": {"inputs": len(tokens), "of": subject.task.domain_size, "method": method, "pairs": len(pairs)},
         "chance": float(where.chance.mean()),
@@ -100,12 +108,14 @@ def source_attention(
         "causal": _causal(positions),
         "thresholds": {"aligned": threshold, "same": same, "mostly": MOSTLY},
     }
-    return Finding(
-        kind="source_attention",
-        claim=_claim(facts),
-        facts=facts,
-        panels=_panels(subject, where, looked, change, parts, positions),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+    return subject.finding(
+        "source_attention",
+        _claim(facts),
+        facts,
+        _panels(subject, where, looked, change, parts, facts),
+        about=ABOUT,
+        tables=[_table(subject, positions)],
+        seed=seed,
     )
 
 
@@ -193,7 +203,7 @@ def _positions(
             {
                 "query": query,
                 "sources": list(where.sources[query]),
-                "heads": [f"L{layer}H{head}" for layer, head in heads],
+                "heads": [head_name(*head) for head in heads],
                 "share": share,
                 "chance": float(where.chance[i]),
                 "aligned": share >= threshold,
@@ -214,7 +224,7 @@ def _heads(
     heads = []
     for layer, head in np.ndindex(looked.lowest.shape):
         said = {
-            "name": f"L{layer}H{head}",
+            "name": head_name(layer, head),
             "share": float(looked.share[layer, head].mean()),
             "lowest": float(looked.lowest[layer, head]),
             "change": dict(zip(SIDES, change[:, layer, head].mean(axis=-1).tolist(), strict=True)),
@@ -273,60 +283,94 @@ def _panels(
     looked: _Looked,
     change: Float[np.ndarray, "side layer head query"],
     parts: Float[np.ndarray, "layer head part"] | None,
-    positions: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
 ) -> tuple[Panel, ...]:
-    layers, n_heads = looked.lowest.shape
+    covered, positions = facts["covered"], facts["positions"]
     example = subject.task.edge_cases()[0]
     keys = subject.token_labels(example[:-1])
     queries = tuple(keys[query] for query in where.queries)
-    grid = (Axis("layer", tuple(range(layers))), Axis("head", tuple(range(n_heads))))
-    names = Axis("head", tuple(f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)))
-    place = Axis("position", queries, f"position that answers, as in {_prompt(subject.task, example)}")
+    names = Axis("head", head_names(subject.cfg))
+    prompt = subject.task.decode(example[: subject.task.prompt_length].tolist())
+    position = Axis("position", queries, f"answer position, as in {prompt}")
     dots = np.where(where.there.numpy(), "\u25cf", "").astype(object)
     hidden = np.where(where.visible.numpy(), looked.pattern, np.nan)
-    attention: dict[str, Any] = {"unit": "share of attention", "scale": "unit"}
+    every = "all" if covered["method"] == "exhaustive" else "a random"
+    over_inputs = (
+        f"Mean attention over {every} {covered['inputs']:,} inputs at the answer positions. Rows are queries, columns "
+        "are keys. A dot marks the source, from which the answer can be read. The labels are those of one input."
+    )
+    experiments = (
+        f"Attention on the source, and whether position alone leads there. Attention on the source: uniform attention "
+        f"would give {facts['chance']:.2f}. Attention that moves: how much of it goes to other keys when queries, "
+        f"keys or both come from another input, positions kept; up to {facts['thresholds']['same']:g} counts as "
+        "position alone. "
+        "Last, the output of the aligned heads replaced by their output on another input: the share of answers right "
+        "before, right still, and equal to the other input's answer (`follows`: what these heads carry)."
+    )
+    split = (
+        "What the attention scores vary by. Queries and keys are each split into their mean at a position and the "
+        "rest, their content. The four shares add up to 1."
+    )
     panels = [
         Panel(
-            "pattern", (*grid, Axis("query", queries, "query"), Axis("key", keys, "key (\u25cf source)")), hidden,
-            title="mean attention over the inputs", zero="never looked at", one="all attention",
-            words=np.broadcast_to(dots, hidden.shape), **attention,
+            "pattern", (*head_axes(subject.cfg), Axis("query", queries), Axis("key", keys, "key (\u25cf source)")),
+            hidden, title="mean attention over the inputs", words=np.broadcast_to(dots, hidden.shape),
+            caption=over_inputs, **ATTENTION,
         ),
-        _panel(
-            "share", "attention on the source", (names, place), looked.share.reshape(len(names.labels), -1),
-            zero="none there", one="all there", **attention,
+        _heatmap(
+            "share", "attention on the source", (names, position), looked.share.reshape(len(names.labels), -1),
+            caption=experiments, **ATTENTION,
         ),
-        _panel(
+        _heatmap(
             "change", "attention that moves with other contents", (names, Axis("side", SIDES, "contents swapped in")),
-            change.mean(axis=-1).reshape(len(SIDES), -1).T, zero="none: by position", one="all of it", **attention,
+            change.mean(axis=-1).reshape(len(SIDES), -1).T, caption=experiments,
+            **{**ATTENTION, "zero": "none moves: by position", "one": "all of it moves"},
         ),
-        _panel(
-            "swapped", "another input's output of the aligned heads",
-            (Axis("measure", ("right before", "still right", "follows"), "what is said"), place),
+        _heatmap(
+            "swapped", "output of the aligned heads from another input",
+            (Axis("measure", ("right before", "still right", "follows"), "answer"), position),
             np.array([[one[name] for one in positions] for name in ("right", "kept", "follows")], dtype=float),
-            unit="share of inputs", scale="unit", zero="no input", one="every input",
+            caption=experiments, **INPUTS,
         ),
     ]  # fmt: skip
     if parts is not None:
         panels.append(
-            _panel(
+            _heatmap(
                 "score parts", "what the scores vary by", (names, Axis("part", PARTS, "of the query, of the key")),
                 parts.reshape(-1, len(PARTS)), unit="share of the variation", scale="signed", zero="none of it",
-                one="all of it", beside="",
+                one="all of it", beside="", caption=split,
             )
         )  # fmt: skip
     return tuple(panels)
 
 
-def _prompt(task: Task, example: Int[Tensor, "pos"]) -> str:
-    return task.decode(example[: task.prompt_length].tolist())
-
-
-def _panel(
+def _heatmap(
     name: str, title: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "row column"], **meaning: Any
 ) -> Panel:
     """A heatmap with its numbers in it, drawn beside the others."""
-    words = np.vectorize(lambda value: "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}", otypes=[object])
-    return Panel(name, axes, values, title=title, words=words(values), **{"beside": "heads", **meaning})
+    return Panel(name, axes, values, title=title, words=numbers(values), **{"beside": "heads", **meaning})
+
+
+def _table(subject: Subject, positions: Sequence[Mapping[str, Any]]) -> ResultTable:
+    labels = subject.token_labels(subject.task.edge_cases()[0, :-1])
+    measures = ("share", "chance", "change", "right", "kept", "follows")
+    return ResultTable(
+        "Answer positions",
+        ("position", "source", "heads", *measures),
+        tuple(
+            (
+                labels[row["query"]],
+                ", ".join(labels[key] for key in row["sources"]),
+                ", ".join(row["heads"]),
+                *(None if row[name] is None else round(row[name], 3) for name in measures),
+            )
+            for row in positions
+        ),
+        "The heads with the most attention on the source of each answer position (all that reach the threshold), the "
+        "share of the best, what uniform attention would give, how much of it other contents move, the share of inputs "
+        "answered right, and, with these heads' output from another input, the share still right and the share that "
+        "gives the other input's answer.",
+    )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

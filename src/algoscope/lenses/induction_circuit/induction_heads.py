@@ -11,6 +11,7 @@ from jaxtyping import Float
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.data import seeded
+from algoscope.lenses.induction_circuit._induction_panels import panels_of, tables_of
 from algoscope.lenses.induction_circuit.head_ablations import (
     Heard,
     Losses,
@@ -27,7 +28,6 @@ from algoscope.lenses.induction_circuit.head_scores import (
     name_of,
     repeated_rows,
 )
-from algoscope.lenses.induction_circuit.induction_panels import panels_of
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
@@ -43,6 +43,14 @@ TRIED = 8  # of a larger model, rows that are run without heads
 HALF = 0.5  # of an effect: what counts as most of it
 LEAST_GAIN = 0.1  # nats: what has been before is worth nothing below it
 SHOWN = 10  # pairs of heads whose composition is named
+ABOUT = (
+    "Blocks of random tokens are repeated: where a token comes again, the token that followed its previous occurrence "
+    "follows again. An induction head attends to that token. It can find its position in two ways: its keys read what "
+    "a previous-token head wrote (K-composition), which has told every position which token came before it: an "
+    "induction pair. Or its queries read what a duplicate-token head wrote, which has found at which position the same "
+    "token stood: a pointer pair. Attention alone proves neither, so the heads are ablated and the paths between them "
+    "cut."
+)
 NOTHING, LOOKING = "nothing", "induction heads"
 ROUTES = {"k": ("previous-token", "induction pair"), "q": ("duplicate-token", "pointer pair")}
 RULES = {
@@ -111,7 +119,6 @@ def induction(
     evidence = _evidence(heads, route, losses["mean"], rows, threshold)
     composition = circuits.composition()
     facts: dict[str, Any] = {
-        "subject": subject.name,
         "mechanism": _mechanism(evidence, route),
         "evidence": evidence,
         "rules": RULES,
@@ -129,13 +136,8 @@ def induction(
         "by_length": _by_length(subject, route, n_inputs, seed),
     }
     lines = {name: nats["mean"][name] for name in (NOTHING, *groups) if name == NOTHING or name.endswith(" heads")}
-    return Finding(
-        kind="induction",
-        claim=_claim(facts),
-        facts=facts,
-        panels=panels_of(circuits, tried, facts, composition, lines),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
-    )
+    panels = panels_of(circuits, tried, facts, composition, lines)
+    return subject.finding("induction", _claim(facts), facts, panels, about=ABOUT, tables=tables_of(facts), seed=seed)
 
 
 # ---------------------------------------------------------------------- who is in question

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from algoscope.core.errors import ConfigError, SubjectError
-from algoscope.core.finding import Finding
+from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.lenses.heads.head_panels import ATTENTION
 from algoscope.lenses.induction_circuit.head_ablations import Losses, looks_and_nats
 from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
 from algoscope.lenses.inputs.prompts import Prompts
@@ -21,6 +22,12 @@ from algoscope.tasks.strings.copying import Copying
 
 Curve = tuple[Int[np.ndarray, "row"], Float[np.ndarray, "row"]]
 SCORES = ("induction", "previous-token", "duplicate-token")
+ABOUT = (
+    "Every checkpoint reads the same rows of repeated random tokens. The attention scores are those of the best head "
+    "of each kind at that checkpoint, 0 = none, 1 = all of its attention; the losses say how well the model predicts "
+    "tokens that what has been before determines, and those that nothing determines. Induction heads are said to form "
+    "in a phase change: the score rises and the loss falls within few steps (Olsson et al., arXiv 2209.11895)."
+)
 LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
 
 
@@ -63,11 +70,10 @@ def induction_phase(
     formed = {name: formed_at(steps, series[name], threshold) for name in SCORES}
     curves = _curves(run, int(steps[-1]))
     window = _window(subject, curves["held out"], share)
-    return Finding(
-        kind="induction_phase",
-        claim=_claim(formed, series, window, threshold),
-        facts={
-            "subject": subject.name,
+    return subject.finding(
+        "induction_phase",
+        _claim(formed, series, window, threshold),
+        {
             "steps": steps.tolist(),
             "series": {name: values.tolist() for name, values in series.items()},
             "curves": {name: {"steps": at.tolist(), "loss": loss.tolist()} for name, (at, loss) in curves.items()},
@@ -76,8 +82,10 @@ def induction_phase(
             "window": window,
             "inputs": {"n": len(rows.tokens), "meaning": rows.meaning, "seed": seed},
         },
-        panels=_panels(steps, series, curves, formed, window, threshold),
-        provenance={"subject": subject.name, "weights_sha256": subject.weights_sha256, "seed": seed},
+        _panels(steps, series, curves, formed, window, threshold),
+        about=ABOUT,
+        tables=[_table(formed, series, window, threshold)],
+        seed=seed,
     )
 
 
@@ -155,6 +163,15 @@ def _panels(
 ) -> tuple[Panel, ...]:
     """The scores side by side, and under them the losses."""
     at = Axis("step", tuple(steps.tolist()), "step")
+    heads = (
+        "Attention scores of the best head of each kind at every checkpoint. The dashed lines are the threshold and "
+        "the checkpoint from which on it is kept."
+    )
+    both = (
+        "Losses in nats, logarithmic. Above, on the rows of repeated tokens at every checkpoint: of tokens that "
+        "nothing determines, and of those that what has been before determines. Below, as logged in training; the "
+        "dashed lines enclose most of the fall of the held-out loss."
+    )
     panels = []
     for name in SCORES:
         step = formed[name]
@@ -166,13 +183,11 @@ def _panels(
                 title=f"{name}: best head",
                 axes=(at,),
                 values=series[name],
-                unit="mean attention",
-                zero="none of the attention",
-                one="all of it",
                 view="lines",
-                scale="unit",
                 marks=tuple(marks),
                 beside="scores",
+                caption=heads,
+                **ATTENTION,
             )
         )
     edges = [] if window is None else [Mark(window["from"], "", "x"), Mark(window["to"], "most of the fall", "x")]
@@ -190,9 +205,29 @@ def _panels(
                 scale="log",
                 marks=tuple(edges if name == "held out" else []),
                 beside="logged" if name in curves else "losses",
+                caption=both,
             )
         )
     return tuple(panels)
+
+
+def _table(
+    formed: Mapping[str, int | None], series: Series, window: Mapping[str, Any] | None, threshold: float
+) -> ResultTable:
+    rows = [(name, step, None, round(float(series[name][-1]), 3)) for name, step in formed.items()]
+    fall = (
+        ()
+        if window is None
+        else ((f"{window['share']:.0%} of the fall of the loss", window["from"], window["to"], None),)
+    )
+    return ResultTable(
+        "What formed when",
+        ("what", "from step", "to step", "at the end"),
+        (*rows, *fall),
+        f"For each score, the first checkpoint from which on the best head stays at {threshold:g} or above (empty: "
+        "none), and its score at the last checkpoint; for the held-out loss, the fewest steps in which it falls most "
+        "of its way.",
+    )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
