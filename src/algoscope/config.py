@@ -34,7 +34,18 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """A decoder-only pre-norm transformer, field by field in the names that TransformerLens users know."""
+    """A decoder-only pre-norm transformer, field by field in the names that TransformerLens users know.
+
+    Args:
+        d_vocab, n_ctx: tokens of the vocabulary, and of the longest sequence; in a RunConfig they follow from the task.
+        d_model, n_layers, n_heads, d_head, d_mlp: the shape; every other field has a default that changes nothing.
+
+    Example:
+        >>> import algoscope as ag
+        >>> cfg = ag.ModelConfig(d_vocab=14, n_ctx=13, d_model=64, n_heads=4)
+        >>> cfg.head_size, cfg.n_layers, cfg.positions
+        (16, 2, 'learned')
+    """
 
     d_vocab: Positive
     d_vocab_out: Positive | None = Field(None, description="columns of the logits; None: d_vocab")
@@ -47,9 +58,7 @@ class ModelConfig(Section):
     d_mlp: Positive | None = Field(64, description="None: attention only")
     act_fn: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     gated_mlp: bool = False
-    rank: Positive | None = Field(
-        None, description="matrices of the blocks are products of two factors with this many columns; None: whole"
-    )
+    rank: Positive | None = Field(None, description="columns of the two factors of a block's matrices; None: whole")
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = 1e-5
     positions: Literal["learned", "sinusoidal", "rotary", "alibi", "coupled", "abacus"] | None = "learned"
@@ -137,12 +146,8 @@ class DataConfig(Section):
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
     repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
-    curriculum: int = Field(
-        0, ge=0, description="first steps, in which fresh draws grow from one digit to all; 0: whole from the start"
-    )
-    shortest: Positive | None = Field(
-        None, description="each fresh batch has one width from here to the task's own; None: always the task's"
-    )
+    curriculum: int = Field(0, ge=0, description="first steps, in which draws grow from one digit to all; 0: none")
+    shortest: Positive | None = Field(None, description="each fresh batch has one width, from this to the task's own")
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
 
@@ -160,24 +165,18 @@ class OptimConfig(Section):
     warmup_steps: int = Field(0, ge=0, description="linear, from 0")
     decay: Literal["cosine", "linear"] = "cosine"
     hold: Share = Field(0.0, description="share of the steps, after the warm-up, at the peak before decay starts")
-    decay_at: Share | None = Field(
-        None, description="decay starts earlier where a logged batch is right to this share; None: it does not"
-    )
+    decay_at: Share | None = Field(None, description="decay starts earlier where a logged batch is right to this share")
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
-    average: Share | None = Field(
-        None, description="checkpoints hold an exponential mean of the weights, which keeps this much at each step"
-    )
+    average: Share | None = Field(None, description="checkpoints hold a mean of weights that keeps this much a step")
     grokfast: Literal["ema", "ma"] | None = Field(
-        None, description="slow gradients are amplified: an exponential mean of them, or that of a window, is added"
+        None, description="add a mean of gradients: exponential, or a window's"
     )
     grokfast_strength: float = Field(2.0, ge=0, description="the slow gradient is added this many times")
     grokfast_alpha: Share = Field(0.98, description="what the exponential mean keeps at each step")
     grokfast_window: Positive = Field(100, description="steps of the window; nothing is added before it is full")
     perpendicular: bool = Field(False, description="each gradient loses its part along its weights, keeping its length")
-    norm_clamp: float | None = Field(
-        None, gt=0, description="all weights together keep this multiple of their first norm; None: they are free"
-    )
+    norm_clamp: float | None = Field(None, gt=0, description="all weights together keep this multiple of their norm")
 
 
 class TrainConfig(Section):
@@ -185,18 +184,14 @@ class TrainConfig(Section):
 
     steps: Positive = Field(description="at most; an early decay ends the run sooner")
     batch: Positive
-    accumulate: Positive = Field(
-        1, description="parts in which a batch's gradient is added up: less memory, the same step"
-    )
+    accumulate: Positive = Field(1, description="parts of a batch whose gradients are added up: less memory, one step")
     loss: Literal["softmax", "stablemax"] = Field("softmax", description="what makes probabilities of logits")
     loss_dtype: Literal["float32", "float64"] = Field("float32", description="float type of the loss")
     threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
     log_every: Positive = Field(10, description="steps between rows of metrics")
     eval_every: Positive = Field(50, description="steps between counts on the test inputs")
     stop_at: Share | None = Field(None, description="the run ends where this share of the test inputs is right")
-    checkpoint_every: Positive = Field(
-        1024, description="steps between checkpoints, beside those at 0, 1, 2, 4, ... 1,024"
-    )
+    checkpoint_every: Positive = Field(1024, description="steps between checkpoints, beside 0, 1, 2, 4, ... 1,024")
 
 
 Matrix = Literal["q", "k", "v", "o", "w_in", "w_linear", "w_out"]
@@ -218,7 +213,24 @@ class StartConfig(Section):
 
 
 class RunConfig(Section):
-    """One run, complete. `model.d_vocab` and `model.n_ctx` follow from the task unless they are given."""
+    """One run, complete: written to `config.json` it is enough to repeat the run.
+
+    Args:
+        recipe: the name it is filed under.
+        task: the question.
+        model: the transformer; `d_vocab` and `n_ctx` follow from the task unless they are given.
+        data, optim, train: where training pairs come from; the optimiser; how long, and what is written down.
+        seed, start: of weights and data; weights of another run to begin with instead.
+
+    Example:
+        >>> import algoscope as ag
+        >>> config = ag.RunConfig(
+        ...     recipe="mine", task=ag.Reversal(length=4), model={"d_model": 16}, data={}, optim={},
+        ...     train={"steps": 100, "batch": 64},
+        ... )
+        >>> config.model.n_ctx, config.optim.name
+        (10, 'adamw')
+    """
 
     recipe: str
     task: AnyTask
@@ -296,22 +308,27 @@ def _task(plain: Any) -> Task:
         raise ValidationError.from_exception_data("task", lines) from error
 
 
-SHORT = {
-    "steps": "train.steps",
-    "batch": "train.batch",
-    "lr": "optim.lr",
-    "n_digits": "task.n_digits",
-    "d_model": "model.d_model",
-    "n_layers": "model.n_layers",
-    "n_heads": "model.n_heads",
+SHORT = {"steps": "train.steps", "batch": "train.batch", "lr": "optim.lr", "n_digits": "task.n_digits"} | {
+    size: f"model.{size}" for size in ("d_model", "n_layers", "n_heads")
 }
 
 
 def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """The config with some fields changed, named as in `config.json` (`model.d_model`) or short (`lr`, `steps`).
+    """The config with some fields changed: what `--set` does.
 
-    Values may be strings, as typed on a command line; `none` stands for None. Raises ConfigError for a field
-    that does not exist and for a value of the wrong type or range.
+    Args:
+        config: what to start from.
+        settings: new values by name, as in `config.json` (`model.d_model`) or short (`lr`, `steps`). Values may be
+            strings, as typed on a command line; `none` stands for None.
+    Raises:
+        ConfigError: for a field that does not exist, and for a value of the wrong type or range.
+
+    Example:
+        >>> import algoscope as ag
+        >>> from algoscope.recipes.table import RECIPES
+        >>> config = ag.override(RECIPES.load("add3")(), {"n_digits": 2, "lr": "0.003"})
+        >>> config.task.n_digits, config.model.n_ctx, config.optim.lr
+        (2, 10, 0.003)
     """
     plain = config.model_dump()
     for size in ("d_vocab", "n_ctx"):

@@ -10,15 +10,33 @@ from algoscope.subjects.table import FORMS
 
 
 def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
-    """The model that a string names, or that of a Run.
+    """Open a model by name, ready for every lens and verdict.
 
-    `run:NAME[@STEP]` or `run:PATH` is a run folder, `planted:NAME` a model set by hand, `hf:ID_OR_PATH` one of Hugging
-    Face (a folder here, else the local cache, else, where its own settings allow it, the network),
-    `file:PATH.safetensors` weights with their config beside them, and `foreign:PATH?task=T` weights of another tool.
+    - `run:NAME`, `run:NAME@STEP` or `run:PATH`: a run folder, at its newest or a given checkpoint;
+    - `planted:NAME`: a model whose weights are set by hand and whose mechanism is known;
+    - `hf:ID_OR_PATH`: a model of Hugging Face, from a folder, the local cache or, where its settings allow, the
+    network;
+    - `file:PATH.safetensors`: weights with their config beside them;
+    - `foreign:PATH?task=T`: weights of another tool.
 
-    Raises RunFolderError where there is no such run, CheckpointError for weights that are missing, truncated or do
-    not fit, UnknownNameError for a planted model that there is not, SubjectError for another form and for an
-    architecture that is not supported.
+    After the name of a run or file, `?FIELD=VALUE` asks the same weights the task with other fields.
+
+    Args:
+        name: one of these, or a `Run`; a subject is given back as it is.
+        runs_dir: where runs are looked for; None: `$ALGOSCOPE_RUNS`, else `runs`.
+        device: where it computes, as PyTorch names devices.
+    Returns:
+        The model as a `Subject`.
+    Raises:
+        RunFolderError: where there is no such run.
+        CheckpointError: for weights that are missing, truncated or do not fit.
+        UnknownNameError: for a planted model that there is not.
+        SubjectError: for another form, and for an architecture that is not supported.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.open("planted:reversal").generate("abcde")
+        'edcba<EOS>'
     """
     if isinstance(name, Subject):
         return name

@@ -22,7 +22,14 @@ class Task(BaseModel, ABC):
 
     A sequence is the prompt, then the answer, then the end-of-sequence token where the task ends with one: `n_ctx`
     tokens. A model reads all but the last and predicts all but the first; its prediction at the positions
-    `answer_slice` (from the last prompt token on) is its answer.
+    `answer_slice` (from the last prompt token on) is its answer. Inputs are always whole sequences [batch pos], with
+    their right answers.
+
+    Example:
+        >>> import algoscope as ag, torch
+        >>> task = ag.Modular(p=5)
+        >>> task.decode(task.at(torch.tensor([7]))[0].tolist())  # input number 7 of 25
+        '1+2=3'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,26 +56,56 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def prompt(self, text: str) -> str:
-        """The prompt meant by what a user typed (`123+4` becomes `123+004=`), or VocabularyError."""
+        """The prompt meant by what a user typed.
+
+        Raises:
+            VocabularyError: for a text that means none, with an example of one that does.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).prompt("123+4")
+            '123+004='
+        """
 
     @abstractmethod
     def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
-        """Whole sequences that begin with these prompts: prompt, right answer, end. Longer rows are read up to the end
-        of their prompt.
+        """Whole sequences that begin with these prompts: prompt, right answer, end.
+
+        Args:
+            prompts: token ids; rows that are longer than a prompt are read up to its end.
+
+        Example:
+            >>> import algoscope as ag, torch
+            >>> ag.Addition(n_digits=1).completed(torch.tensor([[7, 10, 5, 11]])).tolist()  # 7+5= and 21<EOS>
+            [[7, 10, 5, 11, 2, 1, 12]]
         """
 
     def sequence(self, text: str) -> list[int]:
-        """The whole sequence that a text means, as token numbers: prompt, right answer, end. Raises VocabularyError for
-        a text that is no prompt of the task.
+        """The whole sequence that a text means, as token ids: prompt, right answer, end.
+
+        Raises:
+            VocabularyError: for a text that is no prompt of the task.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Modular(p=5).sequence("1+2")
+            [1, 5, 2, 6, 3]
         """
         return self.completed(torch.tensor([self.encode(self.prompt(text))]))[0].tolist()
 
     def expected(self, text: str) -> str:
-        """The right answer to the prompt meant by the text, with all that follows it in a sequence."""
+        """The right answer to the prompt meant by the text, with all that follows it in a sequence.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).expected("999+1")
+            '0001<EOS>'
+        """
         return self.decode(self.sequence(text)[self.prompt_length :])
 
     @property
     def d_vocab(self) -> int:
+        """How many tokens there are."""
         return len(self.vocabulary)
 
     @property
@@ -108,7 +145,16 @@ class Task(BaseModel, ABC):
         return None
 
     def of_width(self, width: int) -> "Task":
-        """The same question at another width. Raises TaskMismatchError where there is none."""
+        """The same question at another width, such as sums of more digits.
+
+        Raises:
+            TaskMismatchError: for a task that has no width.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).of_width(5).prompt("1+2")
+            '00001+00002='
+        """
         raise TaskMismatchError(f"the task {self.kind} is not asked at several widths")
 
     @property
@@ -130,14 +176,29 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        """The inputs with these indices in the whole domain, in lexicographic order, with their answers."""
+        """The inputs with these indices in the whole domain, in lexicographic order, with their answers.
+
+        Example:
+            >>> import algoscope as ag, torch
+            >>> task = ag.Addition(n_digits=1)
+            >>> task.at(torch.arange(task.domain_size)).shape
+            torch.Size([100, 7])
+        """
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """`n` inputs with their answers, on the generator's device.
+        """Random inputs with their answers, on the generator's device.
 
-        A share `hard_share` of them is drawn from the task's own rare and difficult inputs, where it has such, the
-        rest uniformly.
+        Args:
+            n: how many.
+            generator: of the draws.
+            hard_share: the share drawn from the task's own rare and difficult inputs, where it has such; the rest is
+                uniform.
+
+        Example:
+            >>> import algoscope as ag, torch
+            >>> ag.Reversal(length=3).sample(4, torch.Generator().manual_seed(0)).shape
+            torch.Size([4, 8])
         """
 
     @abstractmethod
@@ -151,7 +212,15 @@ class Task(BaseModel, ABC):
     def neighbour(self, text: str) -> str:
         """An input that differs from the one meant in a single token and has another answer: what to compare it with.
 
-        Later tokens are tried first. Raises VocabularyError where there is none.
+        Later tokens are tried first.
+
+        Raises:
+            VocabularyError: where there is none.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).neighbour("123+456")
+            '123+450='
         """
         n, sequence = self.prompt_length, self.sequence(text)
         for pos in reversed(range(n)):
@@ -163,7 +232,13 @@ class Task(BaseModel, ABC):
         raise VocabularyError(f"no input of {self.kind} differs from {text!r} in one token and in its answer")
 
     def valid(self, text: str) -> bool:
-        """Whether a text is a prompt of the task."""
+        """Whether a text is a prompt of the task.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).valid("1234+5")
+            False
+        """
         try:
             self.prompt(text)
         except VocabularyError:
@@ -179,11 +254,27 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def class_names(self, by: str) -> Mapping[str, str]:
-        """The classes of a scheme, short name to meaning, in the order that `classes` numbers them."""
+        """The classes of a scheme, short name to meaning, in the order that `classes` numbers them.
+
+        Raises:
+            UnknownNameError: for a scheme that is not in `class_schemes`.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Reversal(length=3).class_names("palindrome")
+            {'other': 'reads differently backwards', 'palindrome': 'reads the same backwards'}
+        """
 
     @abstractmethod
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
-        """The class of each input: an index into `class_names(by)`."""
+        """The class of each input: an index into `class_names(by)`.
+
+        Example:
+            >>> import algoscope as ag
+            >>> task = ag.Addition(n_digits=3)
+            >>> task.classes(task.edge_cases(), "chain").tolist()  # 999+1 has the longest chain: its carry runs through
+            [0, 3, 0, 1, 1, 0]
+        """
 
     def _check_scheme(self, by: str) -> None:
         if by not in self.class_schemes:
@@ -191,7 +282,14 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
-        """What an algorithm for the task would compute on the way, by name."""
+        """What an algorithm for the task would compute on the way, by name: what to look for inside a model.
+
+        Example:
+            >>> import algoscope as ag, torch
+            >>> task = ag.Addition(n_digits=3)
+            >>> task.variables(torch.tensor([task.sequence("199+1")]))["carry"].tolist()  # of the units, tens, hundreds
+            [[1, 1, 0]]
+        """
 
     # ------------------------------------------------------------------ text
 
@@ -202,10 +300,16 @@ class Task(BaseModel, ABC):
         return re.compile("|".join(re.escape(token) + end for token, end in ends.items()))
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text written in the vocabulary.
+        """Token ids of a text written in the vocabulary.
 
-        Raises VocabularyError for a character (or a whole number) that no token covers and for a text longer than the
-        context.
+        Raises:
+            VocabularyError: for a character (or a whole number) that no token covers, and for a text longer than the
+                context.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).encode("12+<EOS>")
+            [1, 2, 10, 12]
         """
         ids, at = [], 0
         while at < len(text):
@@ -223,7 +327,13 @@ class Task(BaseModel, ABC):
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token numbers, special tokens included."""
+        """The text of token ids, special tokens included.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Addition(n_digits=3).decode([1, 2, 10, 12])
+            '12+<EOS>'
+        """
         return "".join(self.vocabulary[i] for i in ids)
 
     @property

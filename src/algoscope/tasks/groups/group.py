@@ -17,7 +17,25 @@ from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check
 
 
 class Group(Binary):
-    """The product of two elements of a group, given by name or by its whole table; element 0 is neutral."""
+    """The product of two elements of a finite group; element 0 is neutral, and every element is one token.
+
+    Its classes: `commutes` (is a * b the same as b * a?) and `order` (which operand has the larger number?).
+
+    Args:
+        group: by name: `C12` (cyclic), `D5` (dihedral, 10 elements), `S4` and `A5` (permutations, even ones), `Q8`, or
+        a
+            product such as `C2xC4`; any word where a table is given.
+        table: its products by row, instead of a name.
+        form: the tokens of a prompt, `a+b=`, `ab=` or `ab`.
+    Raises:
+        ValidationError: for a name that is no group, and for a table that is none.
+
+    Example:
+        >>> import algoscope as ag
+        >>> task = ag.Group(group="S3")
+        >>> task.order, task.expected("1*3"), task.expected("3*1")
+        (6, '5', '2')
+    """
 
     kind: Literal["group"] = "group"
     group: str = Field(default="S4", description=f"which group: {KNOWN}; any word where a table is given")

@@ -14,7 +14,21 @@ from algoscope.tasks.groups.group_tables import Structure, cyclic, logarithms
 
 
 class Modular(Binary):
-    """a + b, a - b or a * b, modulo p."""
+    """a + b, a - b or a * b, modulo p. Every number is one token, and so is the answer.
+
+    Its classes: `wrap` (is the result reduced modulo p?) and `order` (which operand is the larger?).
+
+    Args:
+        p: the modulus, 2 to 10,000: numbers are 0 to p - 1.
+        operation: `+`, `-` or `*`.
+        form: the tokens of a prompt, `a+b=`, `ab=` or `ab`.
+
+    Example:
+        >>> import algoscope as ag
+        >>> task = ag.Modular(p=113)
+        >>> task.prompt("57+80"), task.expected("57+80"), task.domain_size
+        ('57+80=', '24', 12769)
+    """
 
     kind: Literal["modular"] = "modular"
     p: int = Field(default=113, ge=2, le=10_000, description="the modulus: numbers are 0 to p - 1")

@@ -29,6 +29,21 @@ class Copying(Task):
 
     An input is a sequence, however many patterns write it (`aaa` and `aaaa` write the same): 37,360 of them with 8
     letters and patterns of 3 to 5. A draw is a pattern: first its length, uniformly, then each letter, uniformly.
+
+    Its classes: `period` (how many letters the sequence repeats) and `context` (how many must be seen to tell the
+    next).
+
+    Args:
+        n_symbols: letters: the first of the alphabet.
+        length: tokens in a sequence.
+        shortest: letters in the shortest pattern.
+        longest: letters in the longest pattern.
+
+    Example:
+        >>> import algoscope as ag
+        >>> task = ag.Copying(n_symbols=8, length=12, shortest=3, longest=3)
+        >>> task.prompt("abc"), task.expected("abc")
+        ('abc', 'abcabcabc')
     """
 
     uniform: ClassVar[bool] = False

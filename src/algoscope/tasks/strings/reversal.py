@@ -18,7 +18,19 @@ RESERVED = "|<>"  # they write the separator and the special tokens
 
 
 class Reversal(Task):
-    """`length` letters of any alphabet, a separator, and the same letters backwards. Letters may repeat."""
+    """`length` letters of any alphabet, a separator, and the same letters backwards. Letters may repeat.
+
+    Its classes: `distinct` (how many different letters) and `palindrome` (is the answer the input itself?).
+
+    Args:
+        alphabet: the letters, each once, in their order.
+        length: letters in each input.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.Reversal(length=5).expected("abcde")
+        'edcba<EOS>'
+    """
 
     kind: Literal["reversal"] = "reversal"
     alphabet: str = Field(default="abcdefgh", min_length=2, description="the letters, each once, in their order")
