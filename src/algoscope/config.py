@@ -169,9 +169,7 @@ class OptimConfig(Section):
     decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
     average: Share | None = Field(None, description="checkpoints hold a mean of weights that keeps this much a step")
-    grokfast: Literal["ema", "ma"] | None = Field(
-        None, description="add a mean of gradients: exponential, or a window's"
-    )
+    grokfast: Literal["ema", "ma"] | None = Field(None, description="add a mean of gradients: exponential or windowed")
     grokfast_strength: float = Field(2.0, ge=0, description="the slow gradient is added this many times")
     grokfast_alpha: Share = Field(0.98, description="what the exponential mean keeps at each step")
     grokfast_window: Positive = Field(100, description="steps of the window; nothing is added before it is full")
