@@ -1,6 +1,7 @@
 """The study of length, scaled down: its members, its counting, what it makes of predictions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ from algoscope.core.errors import ConfigError, TaskMismatchError
 from algoscope.data import seeded
 from algoscope.recipes.addition import add20
 from algoscope.tasks.digits.addition import Addition
-from algoscope.verdicts.studies import length_study as module
-from algoscope.verdicts.studies.length_study import Prediction, length_study, shares_by_width, shares_right
+from algoscope.verdicts.studies import widths as module
+from algoscope.verdicts.studies.plans import length
+from algoscope.verdicts.studies.predictions import AtWidth, WidthShares
+from algoscope.verdicts.studies.study import MEASURES, _row
+from algoscope.verdicts.studies.widths import PARTS, AccuracyByWidth, shares_right
 
 SMALL = {
     "n_digits": 3, "steps": 6, "batch": 8, "d_model": 16, "model.d_mlp": 16, "model.d_head": 4, "data.n_test": 20,
     "train.eval_every": 3,
 }  # fmt: skip
 WIDTHS = (1, 3, 6)
+PLAN = replace(length(), widths=WIDTHS, fresh=30)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(runs: Path) -> ag.Finding:
-    return length_study(seeds=[0, 1], settings=SMALL, widths=WIDTHS, fresh=30, runs_dir=runs, progress=False)
+    return ag.study(PLAN, seeds=[0, 1], settings=SMALL, runs_dir=runs, progress=False)
 
 
 def test_every_variant_is_trained_with_every_seed(found: ag.Finding, runs: Path) -> None:
@@ -87,26 +92,31 @@ def test_whole_members_are_neither_trained_nor_counted_again(
     found: ag.Finding, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "shares_right", lambda *_: pytest.fail("counted again"))
-    again = length_study(seeds=[0, 1], settings=SMALL, widths=WIDTHS, fresh=30, runs_dir=runs, progress=False)
+    again = ag.study(PLAN, seeds=[0, 1], settings=SMALL, runs_dir=runs, progress=False)
     assert again.facts == found.facts
     with pytest.raises(BaseException, match="counted again"):
-        shares_by_width(ag.Run(runs / "length-coupled-s0"), WIDTHS, 31)
+        AccuracyByWidth(replace(PLAN, fresh=31)).measure(ag.Run(runs / "length-coupled-s0"))
 
 
 def test_predictions_are_about_the_median() -> None:
     shares = [[1.0, 0.2, 0.0], [1.0, 0.96, 1.0], [0.9, 0.97, 0.5]]
-    members = [dict.fromkeys(module.MEASURES, share) for share in shares]
-    row = module._row("coupled", "", members, (30, 60, 100))
+    plan = replace(PLAN, widths=(30, 60, 100))
+    coupled = next(variant for variant in plan.variants if variant.name == "coupled")
+    members = [WidthShares(*[dict(zip(plan.widths, share, strict=True))] * 3) for share in shares]
+    row = _row(coupled, AccuracyByWidth(plan), {"coupled": members, "learned": members})
     assert [(said["width"], said["says"], said["came_true"]) for said in row["predictions"]] == [
         (30, "> 0.99", True),
         (60, "> 0.95", True),
         (100, "> 0.9", False),
     ]
     assert row["worst"] == [0.9, 0.2, 0.0]
-    assert Prediction(30, most=0.05).holds(0.0)
-    assert not Prediction(30, most=0.05).holds(0.05)
-    nobody = module._row("coupled", "", [], (30,))
-    assert (nobody["median"], nobody["predictions"][0]["came_true"]) == ([None], False)
+    for share in (0.0, 0.05):
+        assert AtWidth(30, below=0.05).holds([WidthShares(*[{30: share}] * 3)], []) == (share < 0.05)
+    nobody = _row(coupled, AccuracyByWidth(plan), {"coupled": [None, None], "learned": members})
+    assert nobody["median"] == [None] * 3
+    assert nobody["predictions"][0] == {
+        "says": "> 0.99", "width": 30, "median": None, "by_seed": [None, None], "came_true": False
+    }  # fmt: skip
 
 
 def test_bad_input_is_one_line(runs: Path, found: ag.Finding) -> None:
@@ -118,17 +128,19 @@ def test_bad_input_is_one_line(runs: Path, found: ag.Finding) -> None:
 
 def test_the_command_prints_both_tables(runs: Path, found: ag.Finding, run, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = {"learned": 0.0, "coupled": 0.995, "abacus": 0.5}
-    monkeypatch.setattr(
-        module,
-        "shares_by_width",
-        lambda run, *_: dict.fromkeys(module.MEASURES, [shares[run.name.split("-")[1]]] * 12),
-    )
+
+    def measure(measuring: AccuracyByWidth, run: ag.Run) -> WidthShares:
+        of_every_width = dict.fromkeys(measuring.widths, shares[run.name.split("-")[1]])
+        return WidthShares(*[of_every_width] * len(PARTS))
+
+    monkeypatch.setattr(MEASURES["widths"], "measure", measure)
     settings = [f"--set={name}={value}" for name, value in SMALL.items()]
     code, out, _ = run("study", "length", "--seeds", "0..1", *settings, "--quiet", "--runs-dir", runs)
     assert code == 0
     assert "6 of 9 predictions came true" in out
     assert "0.995" in out
-    assert "NO" in out
+    assert ["coupled", "30", ">", "0.99", "0.995", "yes"] in [line.split() for line in out.splitlines()]
+    assert ["abacus", "30", ">", "0.99", "0.5", "no"] in [line.split() for line in out.splitlines()]
 
 
 def test_the_recipe_is_one_layer_with_positions_by_digit() -> None:

@@ -24,7 +24,7 @@ RENDERERS = Table(
 )
 SUFFIXES = (".html", ".png", ".svg", ".json", ".csv")
 _RESERVED = ("finding", "claim", "about", "tables", "panels", "provenance")
-_NUMBER = re.compile(r"[-+\u2212]?[\d.,]+(e[-+]?\d+)?( ?%| ± [\d.,]+)?")
+_NUMBER = re.compile(r"[-+<>\u2212]?[\d.,]+(e[-+]?\d+)?( ?%| ± [\d.,]+)?")
 Cell = str | int | float | bool | None
 
 

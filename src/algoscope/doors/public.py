@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from algoscope.verdicts.census.census import census as census
     from algoscope.verdicts.certification.certify import certify as certify
     from algoscope.verdicts.lens_trials.selfcheck import selfcheck as selfcheck
-    from algoscope.verdicts.studies.studying import study as study
+    from algoscope.verdicts.studies.study import study as study
 
     demo = run_demo
     curves = read_curves
@@ -63,7 +63,7 @@ PUBLIC = Table(
         "certify": Entry(
             "algoscope.verdicts.certification.certify:certify", "count the inputs that a model answers wrongly"
         ),
-        "study": Entry("algoscope.verdicts.studies.studying:study", "a controlled comparison over seeds"),
+        "study": Entry("algoscope.verdicts.studies.study:study", "a controlled comparison over seeds"),
         "census": Entry("algoscope.verdicts.census.census:census", "what many seeds of one recipe learned"),
         "import_weights": Entry("algoscope.subjects.foreign:import_weights", "a run folder of another tool's weights"),
         "export": Entry("algoscope.subjects.exporting:export", "a model as files of another tool"),

@@ -6,7 +6,8 @@ import pytest
 
 import algoscope as ag
 from algoscope.verdicts.certification.kept import keep_verdict, kept_or_certified
-from algoscope.verdicts.studies.comparing import measure
+from algoscope.verdicts.studies.certified import CertifiedAnswers
+from algoscope.verdicts.studies.plans import design
 from conftest import SMALL
 
 
@@ -78,8 +79,9 @@ def test_a_study_of_a_large_domain_uses_its_verdicts_again(tmp_path: Path, monke
     monkeypatch.setattr("algoscope.verdicts.certification.domain.DRAWS_OF_LARGE", 60)
     settings = SMALL | {"n_digits": 5, "steps": 2}
     five = ag.train("add3", name="five", settings=settings, runs_dir=tmp_path, progress=False)
-    before = measure(five)
+    measuring = CertifiedAnswers(design())
+    before = measuring.measure(five)
     assert kept(five) == ("stratified", 66), "ten draws of each of six classes, and the edge cases"
     monkeypatch.setattr("algoscope.verdicts.certification.kept.certify", lambda *_, **__: pytest.fail("certified"))
-    assert measure(five) == before
+    assert measuring.measure(five) == before
     assert "edge" in before.by_class

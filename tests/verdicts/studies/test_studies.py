@@ -15,12 +15,11 @@ from algoscope.config import RunConfig, override
 from algoscope.core.errors import ConfigError, RunFolderError, UnknownNameError
 from algoscope.core.registry import Entry, Table
 from algoscope.recipes.table import RECIPES
-from algoscope.verdicts.studies import comparing
-from algoscope.verdicts.studies.comparing import REACHED, measure
+from algoscope.verdicts.studies import certified, study
+from algoscope.verdicts.studies.certified import REACHED, StepsToGeneralise, short_count, short_share
 from algoscope.verdicts.studies.plans import Study, Variant
 from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, Loss, Measured, Worse, Wrong, compare
 from algoscope.verdicts.studies.table import STUDIES
-from algoscope.verdicts.studies.tables import short_count, short_share
 from conftest import SMALL
 
 N = None
@@ -57,7 +56,7 @@ def answers_study() -> Study:
 
 def compared(plan: Study, folder: Path, **settings: object) -> ag.Finding:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "REACHED", 0.02)  # thirty steps learn little
+        patch.setattr(certified, "REACHED", 0.02)  # thirty steps learn little
         return ag.study(plan, seeds=[0, 1], settings=TINY | settings, runs_dir=folder, progress=False)
 
 
@@ -91,7 +90,7 @@ def test_a_study_trains_every_variant_with_every_seed(found: ag.Finding, folder:
     assert frozen["predictions"] == [{"says": "never", "by_seed": [True, True], "came_true": True}]
     assert (same["outcome"], same["came_true"]) == ("no clear difference", False)
     assert (control["expected"], control["came_true"]) == (N, N)
-    assert "1 of 2 expectations came true" in found.claim
+    assert "the predictions for 1 of 2 variants came true" in found.claim
     panel = found.panels[0]
     assert panel.name == "generalised"
     assert np.isnan(panel.values[1]).all()
@@ -120,7 +119,7 @@ def test_what_goes_wrong_is_counted_over_every_input(answers: ag.Finding, folder
     assert no_mask["came_true"], "it copies the answer that it is shown, and has none when it decodes"
     assert max(no_mask["loss"]) < min(control["loss"])
     assert "Median wrong of 100:" in answers.claim
-    assert "2 of 3 expectations came true" in answers.claim
+    assert "the predictions for 2 of 3 variants came true" in answers.claim
     assert [panel.name for panel in answers.panels] == ["class", "column", "seed"]
     assert answers["class"].axes[0].labels == ("control", "frozen", "same", "no-mask")
     assert answers["class"].values[0, 1] == pytest.approx(np.median(control["by_class"]["S1"]))
@@ -141,9 +140,10 @@ def test_nothing_is_trained_or_certified_again(
 
 def test_a_verdict_by_another_scheme_is_not_taken(found: ag.Finding, folder: Path) -> None:
     run = ag.Run(folder / "small-control-s0")
-    before = measure(run)
+    measuring = StepsToGeneralise(small_study())
+    before = measuring.measure(run)
     run.keep(ag.certify(run, by="pattern"))
-    assert measure(run) == before
+    assert measuring.measure(run) == before
 
 
 def test_a_folder_with_another_config_is_refused(found: ag.Finding, folder: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_member_that_diverges_is_named_and_the_rest_go_on(
         trained = ag.train_many({name: c for name, c in configs.items() if name not in broken}, **options)
         return ag.Population(trained.runs, {name: f"the loss of {name} is nan" for name in broken})
 
-    monkeypatch.setattr(comparing, "train_many", some_diverge)
+    monkeypatch.setattr(study, "train_many", some_diverge)
     for measures in ("steps", "answers"):
         broken = compared(replace(small_study(), measures=measures), folder)
         _, frozen, same, _ = broken["rows"]
@@ -170,6 +170,7 @@ def test_a_member_that_diverges_is_named_and_the_rest_go_on(
         assert same["came_true"] is False, "of no members nothing holds"
         assert same["by_class"] == {}
         assert json.loads(broken.to_json())["rows"][2]["accuracy"] == [N, N]
+        assert ("same", "0", "the loss of small-same-s0 is nan") in broken.tables[-1].rows
         assert broken.plot() is not None
 
 
@@ -179,7 +180,7 @@ def test_a_member_that_diverges_is_named_and_the_rest_go_on(
 @pytest.fixture
 def named(found: ag.Finding, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"small": Entry("test_studies:small_study", ""), "right": Entry("test_studies:answers_study", "")}
-    monkeypatch.setattr(comparing, "STUDIES", Table("study", rows))
+    monkeypatch.setattr(study, "STUDIES", Table("study", rows))
 
 
 def command(run, name: str, folder: Path, *more: object) -> str:
@@ -194,10 +195,12 @@ def test_the_command_shows_what_goes_wrong_and_what_came_true(named: None, folde
     tables = [line.split() for line in out.splitlines()]
     assert ["variant", "S0", "S1", "units", "tens", "end"] in tables
     assert ["frozen", "accuracy", "below", "5", "%", "yes", "2", "of", "2"] in tables
-    assert ["frozen", "training", "loss", "below", "0.1", "NO", "0", "of", "2"] in tables
+    assert ["frozen", "training", "loss", "below", "0.1", "no", "0", "of", "2"] in tables
     assert ["same", "no", "difference", "yes", "2", "of", "2"] in tables
-    assert out.rstrip().endswith("2 of 3 expectations came true")
-    assert "never than control: yes" in command(run, "small", folder)
+    assert out.rstrip().endswith("the predictions for 2 of 3 variants came true")
+    arrivals = [line.split() for line in command(run, "small", folder).splitlines()]
+    assert ["never", "never", "yes"] in [words[-3:] for words in arrivals], "outcome, prediction, came true"
+    assert ["sooner", "than", "control", "no"] in [words[-4:] for words in arrivals]
 
 
 def test_the_page_opens_without_a_complaint(named: None, folder: Path, run, tmp_path: Path, chromium: Browser) -> None:
@@ -218,7 +221,7 @@ def test_a_page_about_steps_has_its_table(named: None, folder: Path, run, tmp_pa
     command(run, "small", folder, "--out", tmp_path / "study.html")
     page = (tmp_path / "study.html").read_text()
     assert "<td>hardly moves</td><td>" in page
-    assert "When it arrives" in page
+    assert "Steps until 99 % of the test answers are right." in page
 
 
 # ---------------------------------------------------------------------- statements

@@ -1,24 +1,24 @@
-"""The studies: a recipe, one change at a time, and what is expected of each change.
+"""The studies: a recipe, one change at a time, and what is predicted of each change.
 
-A plan is a function that returns a `Study`, and one row in `recipes/table.py`. Its predictions are written down before
-it is run, and stay as they are when they turn out false.
+A plan is a function that returns a `Study`, and one row in `verdicts/studies/table.py`. Its predictions are written
+down before it is run, and stay as they are when they turn out false.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, Loss, Prediction, Worse, Wrong
+from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, AtWidth, Loss, Prediction, Worse, Wrong
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One change: the fields of the config that differ, and what is expected of it beside the variant `against`."""
+    """One change: the fields of the config that differ, and what is predicted of it beside the variant `against`."""
 
     name: str
     meaning: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    expected: tuple[Prediction, ...] = ()
+    expected: tuple[Prediction[Any], ...] = ()
     against: str = "control"
 
 
@@ -26,7 +26,8 @@ class Variant:
 class Study:
     """A recipe, what every member of the study changes in it, and the variants; the first is the control.
 
-    `measures` says what the study is about: `steps` until the members generalise, or the `answers` that they get wrong.
+    `measures` says what the study is about: `steps` until the members generalise, the `answers` that they get wrong, or
+    the share that is right of `fresh` sums at each of some `widths`.
     """
 
     name: str
@@ -34,7 +35,9 @@ class Study:
     recipe: str
     common: Mapping[str, Any]
     variants: tuple[Variant, ...]
-    measures: Literal["steps", "answers"] = "steps"
+    measures: Literal["steps", "answers", "widths"] = "steps"
+    widths: tuple[int, ...] = ()
+    fresh: int = 1_000
 
 
 def low_rank() -> Study:
@@ -89,7 +92,7 @@ def grokking() -> Study:
 def design() -> Study:
     """Which parts of the 3-digit adder does it need, and which sums go wrong without them?
 
-    Expected, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the
+    Predicted, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the
     answer copies it, and has none to copy when it decodes. One layer cannot know a carry and use it. Units last, the
     first digit needs every carry. Rare classes need draws that favour them. Heads and width beyond the control's are
     to spare.
@@ -134,7 +137,7 @@ def training() -> Study:
 
     The control is a short reference recipe: 2,500 steps of 256, the learning rate at its peak for half of them, loss
     on the answer, each seed with pairs of its own.
-    Expected, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the
+    Predicted, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the
     plateau outlasts the run. Small sets are learned by heart; a few thousand pairs suffice to find the rule (arXiv
     2307.03381), but hold few long carry chains.
     """
@@ -162,16 +165,26 @@ def training() -> Study:
 
 
 def length() -> Study:
-    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?"""
+    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?
+
+    Predicted from the literature, with one layer or few: learned positions fail beyond the trained widths (Lee et al.,
+    arXiv 2307.03381), positions by digit carry far (McLeish et al., 2405.17399; Cho et al., 2405.20671). Input
+    injection and looped layers, with which the second of these goes furthest, are not part of it.
+    """
+    fails = (AtWidth(30, below=0.05), AtWidth(60, below=0.01), AtWidth(100, below=0.01))
+    carries = (AtWidth(30, above=0.99), AtWidth(60, above=0.95), AtWidth(100, above=0.9))
     return Study(
         name="length",
         question="Which positions carry addition beyond the widths that were trained?",
         recipe="add20",
         common={"train.eval_every": 1_000},
+        measures="widths",
+        widths=(1, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100),
         variants=(
             Variant("learned", "a vector for each position", {
-                "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, (), "learned"),
-            Variant("coupled", "a vector for each significance, shared by operands and sum", {}, (), "learned"),
-            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"}, (), "learned"),
+                "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, fails, "learned"),
+            Variant("coupled", "a vector for each significance, shared by operands and sum", {}, carries, "learned"),
+            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"},
+                    carries, "learned"),
         ),
     )  # fmt: skip

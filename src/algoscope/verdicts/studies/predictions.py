@@ -1,18 +1,19 @@
-"""What is expected of a change, as statements that numbers decide. Each says its rule where it is defined.
+"""What is predicted of a change, as statements that numbers decide. Each says its rule where it is defined.
 
-A statement is put to the members of a variant and to those of the variant it is compared with. Of several members it
+A prediction is put to the members of a variant and to those of the variant it is compared with. Of several members it
 reads the medians, number by number; of one, its own numbers. It never holds of no member.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 Outcome = Literal["sooner", "later", "never", "no clear difference"]
 By = Literal["class", "column"]
+Member = TypeVar("Member")
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,23 @@ class Measured:
         return (self.by_class if by == "class" else self.by_column).get(name, float("nan"))
 
 
-def median(members: Sequence[Measured], number: Callable[[Measured], float]) -> float:
+@dataclass(frozen=True)
+class WidthShares:
+    """Of the sums that one member was asked, by their width: `whole`, the share answered right; `digits`, the share
+    whose digits are right, wherever the model ends; `rest`, the share right after the first digit, given it.
+    """
+
+    whole: Mapping[int, float]
+    digits: Mapping[int, float]
+    rest: Mapping[int, float]
+
+
+def median(members: Sequence[Member], number: Callable[[Member], float]) -> float:
     return float(np.median([number(member) for member in members]))
 
 
-class Prediction(ABC):
-    """One statement about a change."""
+class Prediction(ABC, Generic[Member]):
+    """One statement about a change, decided by what members were measured to be."""
 
     @property
     @abstractmethod
@@ -49,12 +61,16 @@ class Prediction(ABC):
         """The statement in words."""
 
     @abstractmethod
-    def holds(self, members: Sequence[Measured], control: Sequence[Measured]) -> bool:
+    def holds(self, members: Sequence[Member], control: Sequence[Member]) -> bool:
         """Is it so? Of no members nothing holds."""
+
+    def numbers(self, members: Sequence[Member]) -> dict[str, Any]:
+        """What the statement is about and what was measured there, besides its words."""
+        return {}
 
 
 @dataclass(frozen=True)
-class Arrives(Prediction):
+class Arrives(Prediction[Measured]):
     """When it generalises, beside the control, by the rule of `compare`."""
 
     outcome: Outcome
@@ -87,7 +103,7 @@ def late(step: int | None) -> float:
 
 
 @dataclass(frozen=True)
-class Accuracy(Prediction):
+class Accuracy(Prediction[Measured]):
     """The share of all inputs right is below `below`, or at least `least`."""
 
     below: float | None = None
@@ -102,7 +118,7 @@ class Accuracy(Prediction):
 
 
 @dataclass(frozen=True)
-class Wrong(Prediction):
+class Wrong(Prediction[Measured]):
     """In each of these classes or columns, the share wrong is below `below`, or at least `least`."""
 
     by: By
@@ -121,7 +137,7 @@ class Wrong(Prediction):
 
 
 @dataclass(frozen=True)
-class Worse(Prediction):
+class Worse(Prediction[Measured]):
     """Each of these classes or columns has a larger share wrong than each of the others."""
 
     by: By
@@ -140,7 +156,7 @@ class Worse(Prediction):
 
 
 @dataclass(frozen=True)
-class Alike(Prediction):
+class Alike(Prediction[Measured]):
     """No difference: the accuracy is as far from the control's median as a seed of the control is at most, or nearer;
     `within` is allowed where the control's seeds are closer together than that.
     """
@@ -160,7 +176,7 @@ class Alike(Prediction):
 
 
 @dataclass(frozen=True)
-class Loss(Prediction):
+class Loss(Prediction[Measured]):
     """The loss of the last training step, in nats a position, is below `below`, or at least `least`."""
 
     below: float | None = None
@@ -174,6 +190,31 @@ class Loss(Prediction):
         return bool(members) and _within(median(members, lambda m: m.loss), self.below, self.least)
 
 
+@dataclass(frozen=True)
+class AtWidth(Prediction[WidthShares]):
+    """The median share of sums of a width that is answered right is above `above`, or below `below`."""
+
+    width: int
+    above: float | None = None
+    below: float | None = None
+
+    @property
+    def says(self) -> str:
+        return f"> {self.above}" if self.above is not None else f"< {self.below}"
+
+    def holds(self, members: Sequence[WidthShares], control: Sequence[WidthShares]) -> bool:
+        if not members:
+            return False
+        share = median(members, lambda m: m.whole[self.width])
+        return (self.above is None or share > self.above) and (self.below is None or share < self.below)
+
+    def numbers(self, members: Sequence[WidthShares]) -> dict[str, Any]:
+        return {
+            "width": self.width,
+            "median": median(members, lambda m: m.whole[self.width]) if members else None,
+        }
+
+
 def _shares(members: Sequence[Measured], by: By, names: Sequence[str]) -> list[float]:
     return [float(np.median([member.share(by, name) for member in members])) for name in names]
 
@@ -183,5 +224,5 @@ def _within(value: float, below: float | None, least: float | None) -> bool:
 
 
 def _bound(below: float | None, least: float | None) -> str:
-    said = [f"below {100 * below:g} %" if below is not None else "", f"at least {100 * least:g} %" if least else ""]
-    return " and ".join(filter(None, said))
+    bounds = [f"below {100 * below:g} %" if below is not None else "", f"at least {100 * least:g} %" if least else ""]
+    return " and ".join(filter(None, bounds))
