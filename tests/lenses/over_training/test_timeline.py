@@ -260,32 +260,37 @@ def test_any_number_of_a_lens_or_of_certify_can_be_followed(small_run: ag.Run) -
     assert [panel.name for panel in found.panels] == asked
 
 
-def test_a_followed_lens_runs_once_for_each_checkpoint(own_run: ag.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    plain = timeline_lens.numbers_of
+def test_a_followed_measure_runs_once_for_each_checkpoint(own_run: ag.Run) -> None:
+    measured: list[str] = []
 
-    def numbers(name: str, subject: ag.Subject) -> dict[str, float]:
-        asked.append(name)
-        return plain(name, subject)
+    def certify(subject: ag.Subject) -> ag.Finding:
+        measured.append(subject.weights_sha256)
+        return ag.certify(subject)
 
-    monkeypatch.setattr(timeline_lens, "numbers_of", numbers)
-    monkeypatch.setattr(timeline_lens, "numbers_or_none", numbers)
-    ag.lenses.timeline(own_run, ["certify:wrong"])
-    assert len(asked) == len(own_run.steps)
-    ag.lenses.timeline(own_run, ["certify:accuracy", "certify:min_margin"])  # another fact of the same verdict
-    assert len(asked) == len(own_run.steps)
+    ag.lenses.timeline(own_run, "certify:wrong", measures={"certify": certify})
+    assert len(measured) == len(own_run.steps)
+    ag.lenses.timeline(own_run, ["certify:accuracy", "certify:min_margin"])  # other facts of the same verdict
+    assert len(measured) == len(own_run.steps)
+
+
+def test_a_measure_of_ones_own_can_be_followed(small_run: ag.Run) -> None:
+    def norms(subject: ag.Subject) -> ag.Finding:
+        return subject.finding("norms", "", {"embedding": float(subject.token_embedding().norm())})
+
+    series = ag.lenses.timeline(small_run, "norms:embedding", measures={"norms": norms})["series"]
+    assert series["followed: norms:embedding"][-1] == float(ag.open(small_run).token_embedding().norm())
 
 
 @pytest.mark.parametrize(
     ("fact", "error", "said"),
     [
-        ("certify:subject", ConfigError, "'certify:subject' is not a number that certify says of the last checkpoint"),
-        ("certify:domain", ConfigError, "numbers there: domain.size, domain.checked"),
-        ("certify:accurracy", ConfigError, "numbers there: accuracy"),
+        ("certify:subject", ConfigError, "'certify:subject' is not a number among the facts of the last checkpoint"),
+        ("certify:domain", ConfigError, "numbers of certify: domain.size, domain.checked"),
+        ("certify:accurracy", ConfigError, "numbers of certify: accuracy"),
         ("certify:", ConfigError, "names no fact of a lens: write LENS:FACT"),
         ("certfy:wrong", UnknownNameError, "did you mean 'certify'"),
         ("headz", UnknownNameError, "did you mean 'heads'"),
-        ("phase:threshold", ConfigError, "phase goes over the checkpoints itself"),
+        ("induction_phase:threshold", ConfigError, "induction_phase goes over the checkpoints itself"),
         ("logit:loss", ConfigError, r"logit asks for more than a model \(inputs\)"),
     ],
 )

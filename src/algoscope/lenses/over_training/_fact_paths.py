@@ -1,62 +1,81 @@
-"""Any number that a lens or a verdict says of a model, by the path to it among its facts: `roles:heads.0.score`."""
+"""Any number that a lens or a verdict measures of a model, by the path to it among its facts: `roles:heads.0.score`."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
 
-from algoscope.core.errors import AlgoscopeError, ConfigError
-from algoscope.lenses.over_training.followable import FOLLOWED
+from algoscope.core.errors import AlgoscopeError, ConfigError, UnknownNameError
+from algoscope.core.finding import Finding
+from algoscope.lenses.table import LENSES
 from algoscope.subjects.subject import Subject
 
 OVER_TIME = ("timeline", "progress", "induction_phase")  # lenses that go over the checkpoints themselves
 SUGGESTED = 4  # paths that an error names
 
+Measures = Mapping[str, Callable[[Subject], Finding]]
+"""What can be followed beside the lenses, by name: verdicts, which no lens imports, and a caller's own."""
 
-def numbers_of(name: str, subject: Subject) -> dict[str, float]:
-    """Every number among the facts that the lens or verdict called `name` says of a subject, by its path; a truth is 1
-    or 0, what is null is NaN.
 
-    Raises UnknownNameError for a name that there is not, ConfigError for a lens that goes over checkpoints itself or
-    asks for more than a model, and what the lens raises.
+def split(fact: str, measures: Measures) -> tuple[str, str]:
+    """`LENS:FACT` as the two, the lens by its present name.
+
+    Raises ConfigError for a text of another form, UnknownNameError for a name that is neither lens nor measure.
     """
-    look = FOLLOWED.load(name)
+    name, colon, path = fact.partition(":")
+    if not colon or not path:
+        raise ConfigError(f"{fact!r} names no fact of a lens: write LENS:FACT, such as certify:accuracy")
+    if name in measures:
+        return name, path
+    if name not in LENSES:
+        raise UnknownNameError("lens or measure", name, [*LENSES, *measures])
+    return LENSES.current(name), path
+
+
+def measure_of(name: str, measures: Measures) -> Callable[[Subject], Finding]:
+    """The measure or lens of that name.
+
+    Raises ConfigError for a lens that goes over checkpoints itself, or that needs more than a model.
+    """
+    if name in measures:
+        return measures[name]
     if name in OVER_TIME:
         raise ConfigError(f"{name} goes over the checkpoints itself: read its own series, `algoscope lens {name}`")
-    needed = [p.name for p in list(signature(look).parameters.values())[1:] if p.default is Parameter.empty]
+    lens: Callable[[Subject], Finding] = LENSES.load(name)
+    needed = [p.name for p in list(signature(lens).parameters.values())[1:] if p.default is Parameter.empty]
     if needed:
         raise ConfigError(f"{name} asks for more than a model ({', '.join(needed)}): it cannot be followed")
-    return dict(_leaves(look(subject).facts))
+    return lens
 
 
-def numbers_or_none(name: str, subject: Subject) -> dict[str, float]:
-    """As `numbers_of`; nothing where the lens refuses the model."""
+def numbers_of(measure: Callable[[Subject], Finding], subject: Subject) -> dict[str, float]:
+    """Every number among the facts that a measure gives of a subject, by its path; true is 1, false 0, null NaN.
+
+    Raises what the measure raises.
+    """
+    return dict(_leaves(measure(subject).facts))
+
+
+def numbers_or_none(measure: Callable[[Subject], Finding], subject: Subject) -> dict[str, float]:
+    """As `numbers_of`; nothing where the measure refuses the model."""
     try:
-        return numbers_of(name, subject)
+        return numbers_of(measure, subject)
     except AlgoscopeError:
         return {}
 
 
-def split(fact: str) -> tuple[str, str]:
-    """`LENS:FACT` as the two. Raises ConfigError where it is not written so, UnknownNameError for another lens."""
-    name, colon, path = fact.partition(":")
-    if not colon or not path:
-        raise ConfigError(f"{fact!r} names no fact of a lens: write LENS:FACT, such as certify:accuracy")
-    FOLLOWED[name]  # raises with the known names
-    return name, path
-
-
-def check(fact: str, numbers: Mapping[str, float]) -> None:
-    """Raises ConfigError where a path is not among the numbers that its lens says."""
-    name, path = split(fact)
+def check(name: str, path: str, numbers: Mapping[str, float]) -> None:
+    """Raises ConfigError where a path is not among the numbers of its measure."""
     if path in numbers:
         return
     within = [other for other in numbers if other.startswith(f"{path}.")]
     close = within or get_close_matches(path, numbers, n=SUGGESTED, cutoff=0.5)
     known = close or sorted(numbers, key=lambda other: (other.count("."), other))
     hint = ", ".join(known[:SUGGESTED]) or "it has none"
-    raise ConfigError(f"{fact!r} is not a number that {name} says of the last checkpoint; numbers there: {hint}")
+    raise ConfigError(
+        f"'{name}:{path}' is not a number among the facts of the last checkpoint; numbers of {name}: {hint}"
+    )
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""When a series counts as formed: a rule and a threshold for each kind, and how the step lies beside the curves'."""
+"""When a series counts as formed: a rule and a threshold for each kind; whether that is before the curves' jump."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +11,12 @@ from algoscope.lenses.over_training.checkpoint_series import Series, Steps, form
 from algoscope.runs.learning_curves import read_curves
 from algoscope.runs.run_folder import Run
 
-ACCURATE = 0.9  # an accuracy counts as there
-ROLE = {"uniform": 0.8, "sparse": 0.5}  # thresholds of the roles lens; those of the other roles:
-POINTED = 0.4
+ACCURATE = 0.9  # threshold of accuracies
+ROLE = {"uniform": 0.8, "sparse": 0.5}  # thresholds of the roles lens
+OTHER_ROLES = 0.4
 MOVED = 0.1  # a series must change by this share of its larger end for half-way to mean something
-WITHOUT = ("entropy rank", "stable rank", "norm")
-WITH_A_LEVEL = ("accuracy", "class", "head")
+NO_RULE = ("entropy rank", "stable rank", "norm")
+WITH_THRESHOLD = ("accuracy", "class", "head")
 
 
 def formation(steps: Steps, series: Series, curves: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -48,15 +48,18 @@ def _row(
 def rule_of(name: str, values: Float[np.ndarray, "step"]) -> tuple[str | None, float | None, bool]:
     """The rule in words, its threshold, and whether values must stay at or above it (else at or below)."""
     kind, _, what = name.partition(": ")
-    if kind in WITHOUT:
+    if kind in NO_RULE:
         return None, None, True
-    if kind in WITH_A_LEVEL:
-        level = ROLE.get(what.rpartition(" ")[2], POINTED) if kind == "head" else ACCURATE
+    if kind in WITH_THRESHOLD:
+        level = ROLE.get(what.rpartition(" ")[2], OTHER_ROLES) if kind == "head" else ACCURATE
         return f"stays at {level:g} or above", level, True
-    there = values[np.isfinite(values)]
-    if len(there) < 2 or abs(there[-1] - there[0]) < MOVED * max(abs(there[0]), abs(there[-1])) or not np.ptp(there):
+    finite = values[np.isfinite(values)]
+    if len(finite) < 2 or not np.ptp(finite):
         return None, None, True
-    middle, rises = float(there[0] + there[-1]) / 2, bool(there[-1] > there[0])
+    first, last = float(finite[0]), float(finite[-1])
+    if abs(last - first) < MOVED * max(abs(first), abs(last)):
+        return None, None, True
+    middle, rises = (first + last) / 2, last > first
     side = "above" if rises else "below"
     return f"stays at {middle:.3g}, half-way to its last value, or {side}", middle, rises
 
@@ -66,8 +69,8 @@ def curves_of(run: Run, until: int) -> dict[str, Any] | None:
     rows = [row for row in run.metrics() if row["step"] <= until]
     if not any("test_accuracy" in row for row in rows):
         return None
-    found = read_curves(rows).facts
-    return {"plateau": found["plateau"], "jump": found["jump"]}
+    facts = read_curves(rows).facts
+    return {"plateau": facts["plateau"], "jump": facts["jump"]}
 
 
 def _beside(step: int | None, curves: Mapping[str, Any] | None) -> str | None:

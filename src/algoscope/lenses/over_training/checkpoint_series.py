@@ -26,9 +26,9 @@ def over_checkpoints(
     keep: str = "",
     progress: bool = False,
 ) -> tuple[Steps, Series]:
-    """What `measure` says of the subject's run at each of its checkpoints (or at `steps`), by name: its steps and, for
-    each name, one number a step; NaN where `measure` gave none. With `keep`, which names the measure and all that it
-    depends on beside the weights, each checkpoint is measured once (`recalled`).
+    """Measure each checkpoint of the subject's run (or those at `steps`): the steps and, for each name of a number, one
+    number a step; NaN where `measure` gives none. With `keep`, which names the measure and all that it depends on
+    beside the weights, each checkpoint is measured once (`recalled`).
 
     Raises SubjectError for a subject that comes from no run, or from one with a single checkpoint, and CheckpointError
     for a step that is none of its checkpoints.
@@ -48,7 +48,7 @@ def over_checkpoints(
 
 
 def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, float]:
-    """What `measure` says of a checkpoint: as the run folder keeps it for these weights, else measured now and kept.
+    """The numbers of one checkpoint: as the run folder keeps them for these weights, else measured now and kept.
 
     `keep` names the measure and all that it depends on beside the weights. Numbers that are not finite come back as
     NaN. A folder that cannot be written costs time alone.
@@ -59,10 +59,10 @@ def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, floa
     kept = run.numbers(name, weights)
     if kept is not None:
         return kept
-    said = {name: value if np.isfinite(value) else float("nan") for name, value in measure(subject).items()}
+    numbers = {name: value if np.isfinite(value) else float("nan") for name, value in measure(subject).items()}
     with suppress(RunFolderError):
-        run.keep_numbers(name, weights, said)
-    return said
+        run.keep_numbers(name, weights, numbers)
+    return numbers
 
 
 def formed_at(steps: Steps, values: Float[np.ndarray, "step"], reaches: float) -> int | None:

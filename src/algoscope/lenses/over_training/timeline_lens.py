@@ -1,6 +1,6 @@
 """The timeline lens: many measurements over all checkpoints of a run, on one axis of steps, and what formed when."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,12 +11,20 @@ from jaxtyping import Float
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel, Scale
+from algoscope.core.renaming import renamed_options
 from algoscope.lenses.heads.head_roles import ROLES, roles
 from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers, probe_set_of
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
-from algoscope.lenses.over_training._fact_paths import check, numbers_of, numbers_or_none, split
+from algoscope.lenses.over_training._fact_paths import (
+    Measures,
+    check,
+    measure_of,
+    numbers_of,
+    numbers_or_none,
+    split,
+)
 from algoscope.lenses.over_training._formation_rules import curves_of, formation, table_of
 from algoscope.lenses.over_training.checkpoint_series import Measure, Series, Steps, over_checkpoints, recalled
 from algoscope.networks.matrix_rank import entropy_rank, stable_rank
@@ -62,100 +70,110 @@ class Kind:
     caption: str
 
 
-BY_STEP = " At each checkpoint; columns are training steps, closer together at the beginning."
 KINDS = {
     "loss": Kind(
         "loss of each answer token", "nats", "log", "certain of the right token", "", 2,
-        "Loss of each token of the answer, given the right ones before it." + BY_STEP
-        + " Mean cross-entropy in nats, colours on a logarithmic scale.",
+        "Loss of each token of the answer, given the right ones before it. Mean cross-entropy in nats; colours are "
+        "logarithmic.",
     ),
     "accuracy": Kind(
         "accuracy of each answer token", "share right", "unit", "none right", "all right", 2,
-        "Share of inputs with the right token, given the right ones before it, and with the whole answer right." +
-        BY_STEP,
+        "Share of inputs with the right token, given the right ones before it, and with the whole answer right.",
     ),
     "class": Kind(
         "accuracy by class of input", "share right", "unit", "none right", "all right", 2,
-        "Share of inputs of each class with the whole answer right." + BY_STEP,
+        "Share of inputs of each class with the whole answer right.",
     ),
     "head": Kind(
         "roles of the heads", "score", "signed", "as much attention as evenly spread", "all attention", 2,
-        "How far each head has each role of the roles lens." + BY_STEP + " 0 = as much attention on the role's keys as "
-        "even attention would give them, 1 = all of it. Roles that a head never has to a degree of 0.2 are left out.",
+        "How far each head has each role of the roles lens. 0 = as much attention on the role's keys as even attention "
+        "would give them, 1 = all of it. Roles that a head never has to a degree of 0.2 are left out.",
     ),
     "frequency loss": Kind(
         "loss by frequencies", "nats", "log", "certain of the right answer", "", 2,
-        "Loss with only the key frequencies of the last checkpoint left in the logits, and without them." + BY_STEP
-        + " Mean cross-entropy in nats, as in the progress lens.",
+        "Loss with only the key frequencies of the last checkpoint left in the logits, and without them. Mean "
+        "cross-entropy in nats, as in the progress lens.",
     ),
     "frequency share": Kind(
         "frequencies", "share", "unit", "none", "all", 2,
         "Accuracy with only the key frequencies, the share of the logits' variance that they explain, and Gini "
-        "coefficients of the weights." + BY_STEP,
+        "coefficients of the weights. As in the progress lens.",
     ),
     "entropy rank": Kind(
         "effective rank by entropy", "directions", "free", "a zero matrix", "one direction", 1,
-        "Exponential of the entropy of each matrix's singular values." + BY_STEP + " 1 = one direction.",
+        "Effective rank of each matrix: the exponential of the entropy of its singular values.",
     ),
     "stable rank": Kind(
         "stable rank", "directions", "free", "a zero matrix", "one direction", 1,
-        "Squared Frobenius norm of each matrix over its squared largest singular value." + BY_STEP + " 1 = one "
-        "direction.",
+        "Stable rank of each matrix: its squared Frobenius norm over its squared largest singular value.",
     ),
-    "norm": Kind("Euclidean norm", "norm", "free", "no weights", "", 1, "Norm of all weights together." + BY_STEP),
+    "norm": Kind("Euclidean norm", "norm", "free", "no weights", "", 1, "Euclidean norm of all weights together."),
 }  # fmt: skip
 
 
-def _followed_kind(fact: str) -> Kind:
-    return Kind(fact, "as the lens gives it", "free", "", "", 3, f"The fact {fact} of each checkpoint." + BY_STEP)
-
-
+@renamed_options(role_inputs="n_inputs_roles")
 def timeline(
     subject: str | Run | Subject,
-    of: Sequence[str] = (),
+    of: str | Sequence[str] | None = None,
     *,
-    by: str = "",
+    by: str | None = None,
     n_inputs: int = 2000,
     per_class: int = 200,
-    role_inputs: int = 64,
+    n_inputs_roles: int = 64,
     seed: int = 0,
+    measures: Measures | None = None,
     runs_dir: str | None = None,
     progress: bool = False,
 ) -> Finding:
     """Measure every checkpoint of a run in the same way, and say from which step on each mechanism is there.
 
-    `of` names what is followed: groups (`answers`, `heads`, `frequencies`, `weights`; none named: all that apply), and
-    `LENS:FACT` for any number that a lens or `certify` says with its own defaults (`certify:accuracy`,
-    `roles:heads.0.scores.previous-token`; a checkpoint that the lens refuses has none). Each checkpoint's numbers are
-    kept in the run folder, by measure and weights, so that none is measured twice.
+    Each checkpoint's numbers are kept in the run folder, by measure and weights, so that none is measured twice.
 
-    Answers: over every input where there are at most 20,000, else `n_inputs` random ones and up to `per_class` of each
-    class of the scheme `by`; losses in nats, accuracies 0 = none right, 1 = all. Roles: of the roles lens over
-    `role_inputs` inputs, 0 = as much as even attention gives, 1 = all. Ranks: the exponential of the entropy of the
-    singular values (1 = one direction) and the squared Frobenius norm over the squared largest singular value.
+    Args:
+        subject: a run with at least two checkpoints.
+        of: what to follow: groups (`answers`, `heads`, `frequencies`, `weights`) and facts, `LENS:FACT` for any number
+            among the facts of a lens with its default options, or of a verdict (`certify:accuracy`,
+            `roles:heads.0.scores.previous-token`); by default all groups that apply. A checkpoint that the lens refuses
+            has no number.
+        by: the scheme of classes that answers are counted by; by default the task's first.
+        n_inputs: random inputs that answers are counted over, where there are more than 20,000 inputs.
+        per_class: inputs of each class, where there are more than 20,000 inputs.
+        n_inputs_roles: inputs that the roles of heads are measured over.
+        seed: of the draws.
+        measures: what else can be followed, by the name that stands before the colon: functions from a model to a
+            finding. Lenses are known by their names; `algoscope.lenses.timeline` adds `certify`.
+        runs_dir: where `run:NAME` is looked up; by default as for every command.
+        progress: show a bar.
+    Returns:
+        A finding with a panel [series step] for each kind of series: losses in nats; accuracies, 0 = none right, 1 =
+        all; roles of heads, 0 = as much as even attention gives, 1 = all; effective ranks (1 = one direction); the norm
+        of all weights; followed facts. Facts: `steps`; `series`, one number a step by name (null where there is none);
+        `formed`, a row for each series {series, rule, threshold, step, after, beside_jump}, by step: it is formed at
+        the first checkpoint from which on the rule holds (null: not at the last), and was not yet at the checkpoint
+        `after`; `curves`, plateau and jump of the logged curves (null where none were logged), and `beside_jump`,
+        before, during or after the jump; `probe`, the inputs. The rules stand in the table.
+    Raises:
+        SubjectError: for a subject without at least two checkpoints.
+        UnknownNameError: for a group or lens that there is not.
+        ConfigError: for a fact that is not a number, and for no inputs.
 
-    Facts: `steps`; `series`, one number a step by name (null where there is none); `formed`, a row for each series
-    {series, rule, threshold, step, after, beside_jump}, by step: it is formed at the first checkpoint from which on the
-    rule holds (null: not at the last), and was not yet at the checkpoint `after`. Rules: accuracies stay at 0.9 or
-    above; roles at the thresholds of the roles lens; losses, frequencies and followed facts on the last value's side of
-    half-way between their first and last; ranks and norms have none, nor has a series that changes by less than a tenth
-    of its larger end. `curves`: plateau and jump of the logged curves (null where none were logged); `beside_jump` says
-    before, during or after the jump. `probe`: the inputs.
-
-    Raises SubjectError for a subject without at least two checkpoints, UnknownNameError for a group or lens that there
-    is not, ConfigError for a fact that is not a number, and what `probe_set_of`, `roles` and the followed lenses raise.
+    Example:
+        >>> import tempfile
+        >>> import algoscope as ag
+        >>> run = ag.train("reverse", settings={"steps": 2}, runs_dir=tempfile.mkdtemp(), progress=False)
+        >>> ag.lenses.timeline(run, "weights")["steps"]
+        [0, 1, 2]
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     run = subject.origin
     if run is None or len(run.steps) < 2:
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
-    groups, facts = _asked(of)
-    groups = groups or ([] if facts else list(GROUPS))
+    groups, facts = _asked(of, measures or {})
     probe = probe_set_of(subject.task, by, n_inputs=n_inputs, per_class=per_class, seed=seed)
-    measures = _measures(groups, probe, role_inputs, seed)
-    followed = _followed(subject, facts)
+    of_groups = _group_measures(groups, probe, n_inputs_roles, seed)
+    of_facts = _fact_measure(run, facts, measures or {})
     steps, series = over_checkpoints(
-        subject, lambda model: _numbers(model, measures) | followed(model), progress=progress
+        subject, lambda model: {**_numbers(model, of_groups), **of_facts(model)}, progress=progress
     )
     if "frequencies" in groups and has_pairs(subject):
         series |= _frequencies(subject)
@@ -178,26 +196,25 @@ def timeline(
     )
 
 
-def _asked(of: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The groups and the facts that are followed."""
-    groups = [name for name in of if ":" not in name]
+def _asked(of: str | Sequence[str] | None, measures: Measures) -> tuple[list[str], list[tuple[str, str]]]:
+    """The groups to measure, and the facts to follow as (lens, path); every group where neither is named."""
+    names = [of] if isinstance(of, str) else list(of or ())
+    groups = [name for name in names if ":" not in name]
     for name in groups:
         if name not in GROUPS:
             raise UnknownNameError("group of measurements (or LENS:FACT)", name, GROUPS)
-    facts = [name for name in of if ":" in name]
-    for fact in facts:
-        split(fact)
-    return groups, facts
+    facts = [split(name, measures) for name in names if ":" in name]
+    return groups or ([] if facts else list(GROUPS)), facts
 
 
 # ---------------------------------------------------------------------- one checkpoint
 
 
-def _measures(groups: Sequence[str], probe: ProbeSet, role_inputs: int, seed: int) -> dict[str, Measure]:
-    """What is measured of each checkpoint, by what it is kept under."""
+def _group_measures(groups: Sequence[str], probe: ProbeSet, n_inputs: int, seed: int) -> dict[str, Measure]:
+    """The measures of the groups, by the name under which a run folder keeps their numbers."""
     known: dict[str, tuple[str, Measure]] = {
         "answers": (f"answers {dict(probe.coverage)}", lambda model: answer_numbers(model, probe)),
-        "heads": (f"heads n_inputs={role_inputs} seed={seed}", lambda model: role_numbers(model, role_inputs, seed)),
+        "heads": (f"heads n_inputs={n_inputs} seed={seed}", lambda model: role_numbers(model, n_inputs, seed)),
         "weights": ("weights", weight_numbers),
     }
     return dict(known[group] for group in groups if group in known)
@@ -233,21 +250,19 @@ def weight_numbers(subject: Subject) -> dict[str, float]:
     return entropy | stable | {"norm: all weights": squares**0.5}
 
 
-def _followed(subject: Subject, facts: Sequence[str]) -> Callable[[Subject], dict[str, float]]:
-    """What reads the facts off a checkpoint; each must be a number at the run's last."""
-    chosen = dict.fromkeys(split(fact)[0] for fact in facts)
-    assert subject.origin is not None
-    last = open_subject(f"run:{subject.origin.path}")
-    kept = {name: recalled(last, f"lens {name}", partial(numbers_of, name)) for name in chosen}
-    for fact in facts:
-        check(fact, kept[split(fact)[0]])
+def _fact_measure(run: Run, facts: Sequence[tuple[str, str]], measures: Measures) -> Measure:
+    """The measure that gives the followed facts of a checkpoint; each must be a number at the run's last."""
+    followed = {name: measure_of(name, measures) for name, _ in facts}
+    last = open_subject(f"run:{run.path}")
+    known = {name: recalled(last, f"lens {name}", partial(numbers_of, measure)) for name, measure in followed.items()}
+    for name, path in facts:
+        check(name, path, known[name])
 
-    def read(model: Subject) -> dict[str, float]:
-        said = {name: recalled(model, f"lens {name}", partial(numbers_or_none, name)) for name in chosen}
-        numbers = {f"{name}:{path}": value for name, paths in said.items() for path, value in paths.items()}
-        return {f"followed: {fact}": numbers.get(fact, float("nan")) for fact in facts}
+    def numbers(model: Subject) -> dict[str, float]:
+        kept = {name: recalled(model, f"lens {name}", partial(numbers_or_none, m)) for name, m in followed.items()}
+        return {f"followed: {name}:{path}": kept[name].get(path, float("nan")) for name, path in facts}
 
-    return read
+    return numbers
 
 
 def _frequencies(subject: Subject) -> Series:
@@ -299,7 +314,8 @@ def panels_of(steps: Steps, series: Series, curves: Mapping[str, Any] | None) ->
 
 
 def _panel(name: str, rows: Mapping[str, Float[np.ndarray, "step"]], step_axis: Axis, marks: tuple[Mark, ...]) -> Panel:
-    kind = KINDS.get(name) or _followed_kind(name)
+    followed = Kind(name, "as the lens gives it", "free", "", "", 3, f"The fact {name}, with default options.")
+    kind = KINDS.get(name, followed)
     values = np.stack(list(rows.values()))
 
     def word(value: float) -> str:
@@ -319,7 +335,7 @@ def _panel(name: str, rows: Mapping[str, Float[np.ndarray, "step"]], step_axis: 
         scale=kind.scale,
         marks=marks,
         words=np.vectorize(word, otypes=[object])(values),
-        caption=kind.caption,
+        caption=f"{kind.caption} Columns are checkpoints, which stand closer together at the beginning of training.",
     )
 
 
