@@ -9,8 +9,7 @@ import pytest
 
 import algoscope
 from algoscope.core.registry import Table
-from algoscope.doors.public import PUBLIC
-from algoscope.lenses.table import LENSES
+from algoscope.doors.public import PUBLIC, PUBLIC_LENSES
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "algoscope"
@@ -31,7 +30,7 @@ def promised(path: Path) -> dict[str, str]:
     return {name: imported[name] for name in kept} | {name: imported[of] for name, of in aliases.items()}
 
 
-@pytest.mark.parametrize(("file", "table"), [("doors/public.py", PUBLIC), ("lenses/__init__.py", LENSES)])
+@pytest.mark.parametrize(("file", "table"), [("doors/public.py", PUBLIC), ("lenses/__init__.py", PUBLIC_LENSES)])
 def test_what_a_type_checker_reads_is_what_is_loaded(file: str, table: Table) -> None:
     assert promised(SOURCE / file) == {name: entry.target for name, entry in table.items()}
 
@@ -52,7 +51,7 @@ def test_a_type_checker_sees_signatures_and_misspelt_names(tmp_path: Path) -> No
 
 def test_every_name_loads_and_another_is_an_attribute_error() -> None:
     assert all(getattr(algoscope, name) is not None for name in algoscope.__all__)
-    assert all(callable(getattr(algoscope.lenses, name)) for name in LENSES)
+    assert all(callable(getattr(algoscope.lenses, name)) for name in PUBLIC_LENSES)
     with pytest.raises(AttributeError, match="certyfi"):
         algoscope.certyfi  # noqa: B018
     with pytest.raises(AttributeError, match="no lens 'role'; it has answers"):

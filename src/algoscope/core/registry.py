@@ -64,7 +64,3 @@ class Table(Mapping[str, EntryT]):
 
     def load(self, name: str) -> Any:
         return self[name].load()
-
-    def add(self, name: str, entry: EntryT) -> None:
-        """A row from a layer above the table's own, which the table cannot name itself."""
-        self._entries[name] = entry

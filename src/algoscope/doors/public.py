@@ -3,10 +3,10 @@
 Editors and type checkers read the imports; at run time each name is loaded on first use, from its row of the table.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from algoscope.core.registry import Entry, Table
-from algoscope.lenses.over_training.followable import FOLLOWED
 from algoscope.lenses.table import LENSES
 
 if TYPE_CHECKING:
@@ -100,8 +100,12 @@ PUBLIC = Table(
         "AlgoscopeError": Entry("algoscope.core.errors:AlgoscopeError", "bad input, in one line"),
     },
 )
-for followed, entry in {**LENSES, "certify": PUBLIC["certify"]}.items():
-    FOLLOWED.add(followed, entry)
+PUBLIC_LENSES = Table(
+    "lens",
+    {**LENSES, "timeline": replace(LENSES["timeline"], target="algoscope.doors.timeline:timeline")},
+    renamed=LENSES.renamed,
+)
+"""`algoscope.lenses.NAME`: the lenses, of which the timeline can also follow verdicts."""
 
 
 if not TYPE_CHECKING:  # so that a name which is not there is an error to a type checker

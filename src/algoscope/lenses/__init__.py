@@ -1,10 +1,15 @@
-"""Layer 5, the lenses: ways to look inside a model. `algoscope.lenses.NAME` is the lens of that name."""
+"""Layer 5, the lenses: ways to look inside a model. `algoscope.lenses.NAME` is the lens of that name.
+
+This module itself is a public namespace, as `algoscope` is: it stands above the layers and resolves names on first use.
+"""
 
 from typing import TYPE_CHECKING, Any
 
+from algoscope.doors.public import PUBLIC_LENSES
 from algoscope.lenses.table import LENSES as LENSES
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time a lens is loaded on first use
+    from algoscope.doors.timeline import timeline as timeline
     from algoscope.lenses.heads.attention_by_part import attention_by_part as attention_by_part
     from algoscope.lenses.heads.attention_maps import attention as attention
     from algoscope.lenses.heads.head_roles import roles as roles
@@ -17,7 +22,6 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time a lens is 
     from algoscope.lenses.modular_arithmetic.clock_or_pizza import clock as clock
     from algoscope.lenses.modular_arithmetic.fourier_lens import fourier as fourier
     from algoscope.lenses.modular_arithmetic.progress_measures import progress_measures
-    from algoscope.lenses.over_training.timeline_lens import timeline as timeline
     from algoscope.lenses.parameters.embedding_geometry import embeddings as embeddings
     from algoscope.lenses.parameters.weight_spectra import weights as weights
     from algoscope.lenses.reading.answers import answers as answers
@@ -29,7 +33,7 @@ else:
 
     def __getattr__(name: str) -> Any:
         if name in LENSES:
-            return LENSES.load(name)
+            return PUBLIC_LENSES.load(name)
         raise AttributeError(f"module 'algoscope.lenses' has no lens {name!r}; it has {', '.join(LENSES)}")
 
 

@@ -15,9 +15,9 @@ import click
 from algoscope.core.finding import Finding
 from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, show_result
-from algoscope.lenses.table import LENSES
+from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
-PROVIDED = ("runs_dir", "progress")  # options of a lens that the command fills in
+PROVIDED = ("runs_dir", "progress", "measures")  # options of a lens that the command fills in
 SHORT = ("patch", "ablate")
 
 

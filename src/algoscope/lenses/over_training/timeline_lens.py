@@ -170,11 +170,9 @@ def timeline(
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
     groups, facts = _asked(of, measures or {})
     probe = probe_set_of(subject.task, by, n_inputs=n_inputs, per_class=per_class, seed=seed)
-    of_groups = _group_measures(groups, probe, n_inputs_roles, seed)
-    of_facts = _fact_measure(run, facts, measures or {})
-    steps, series = over_checkpoints(
-        subject, lambda model: {**_numbers(model, of_groups), **of_facts(model)}, progress=progress
-    )
+    kept = _group_measures(groups, probe, n_inputs_roles, seed)
+    followed = _fact_measure(run, facts, measures or {})
+    steps, series = over_checkpoints(subject, lambda m: {**_numbers(m, kept), **followed(m)}, progress=progress)
     if "frequencies" in groups and has_pairs(subject):
         series |= _frequencies(subject)
     curves = curves_of(run, int(steps[-1]))
