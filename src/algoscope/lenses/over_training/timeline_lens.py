@@ -160,7 +160,7 @@ def timeline(
     Example:
         >>> import tempfile
         >>> import algoscope as ag
-        >>> run = ag.train("reverse", settings={"steps": 2}, runs_dir=tempfile.mkdtemp(), progress=False)
+        >>> run = ag.train("reverse5", settings={"steps": 2}, runs_dir=tempfile.mkdtemp(), progress=False)
         >>> ag.lenses.timeline(run, "weights")["steps"]
         [0, 1, 2]
     """
