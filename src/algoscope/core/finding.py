@@ -70,9 +70,20 @@ def _read(cell: Cell) -> str:
 class Finding:
     """A result that prints well, draws itself, and goes to JSON and back.
 
-    `about` says what was measured and how to read it, in a paragraph that holds for any model; `claim` is what came
-    out for this one. `tables` are rows to read. `facts` holds the numbers that stand for themselves (JSON values),
-    `panels` the labelled arrays, `provenance` what it was run on: subject, weights hash, versions, inputs, seconds.
+    Args:
+        kind: what was asked: the name of a lens, "certify", "study".
+        claim: what came out for this model, in a sentence.
+        facts: the numbers that stand for themselves, as JSON values.
+        panels: labelled arrays.
+        provenance: what it was run on: subject, hash of the weights, versions, inputs, seconds.
+        about: what was measured and how to read it, in a paragraph that holds for any model.
+        tables: the main result as rows to read.
+
+    Example:
+        >>> import algoscope as ag
+        >>> finding = ag.Finding("count", "3 of 4 are right", {"right": 3})
+        >>> finding["right"], str(finding)
+        (3, '3 of 4 are right')
     """
 
     kind: str
@@ -97,11 +108,22 @@ class Finding:
         return self.claim
 
     def top(self, n: int = 5) -> list[tuple[str, tuple[Label, ...], float]]:
-        """The `n` cells of largest magnitude over all panels: (panel, labels, value), largest first."""
+        """The cells of largest magnitude over all panels.
+
+        Args:
+            n: how many.
+        Returns:
+            For each (name of the panel, labels along its axes, value), largest first.
+        """
         cells = [(panel.name, labels, value) for panel in self.panels for labels, value in panel.cells()]
         return sorted(cells, key=lambda cell: -abs(cell[2]))[:n]
 
     def to_dict(self) -> dict[str, Any]:
+        """The finding as JSON values.
+
+        Returns:
+            `finding` (its kind), `claim`, `about`, the facts by their names, `tables`, `panels` and `provenance`.
+        """
         return {
             "finding": self.kind,
             "claim": self.claim,
@@ -113,11 +135,22 @@ class Finding:
         }
 
     def to_json(self) -> str:
-        """One JSON document. The facts stand at its top level."""
+        """One JSON document, with the facts at its top level.
+
+        Returns:
+            The text that `from_json` reads.
+        """
         return json.dumps(self.to_dict(), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Finding":
+        """The finding that `to_json` wrote.
+
+        Args:
+            text: a JSON document.
+        Returns:
+            An equal finding.
+        """
         plain = json.loads(text)
         return cls(
             kind=plain["finding"],
@@ -130,7 +163,11 @@ class Finding:
         )
 
     def to_csv(self) -> str:
-        """Every cell of every panel, one a row: panel, unit, then axis=label pairs, then the value."""
+        """Every cell of every panel, one a row.
+
+        Returns:
+            CSV with the columns `panel`, `unit`, one for each name of an axis, and `value`.
+        """
         names = list(dict.fromkeys(axis.name for panel in self.panels for axis in panel.axes))
         out = io.StringIO()
         writer = csv.writer(out)
@@ -142,13 +179,24 @@ class Finding:
         return out.getvalue()
 
     def plot(self) -> Any:
-        """One Plotly figure with every panel and facet (a notebook shows it)."""
+        """Draw every panel and facet, with captions.
+
+        Returns:
+            One Plotly figure, which a notebook shows.
+        Raises:
+            DrawingError: where there is no panel to draw.
+        """
         return RENDERERS.load("figure")(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write `.html` (interactive, offline), `.png`, `.svg`, `.json` or `.csv`, by the ending.
+        """Write the finding to a file.
 
-        Raises DrawingError for another ending, and where an image needs a browser that is not there.
+        Args:
+            path: ending in `.html` (interactive, offline), `.png`, `.svg`, `.json` or `.csv`.
+        Returns:
+            The path.
+        Raises:
+            DrawingError: for another ending, and where an image needs a browser that is not there.
         """
         path = Path(path)
         if path.suffix not in SUFFIXES:

@@ -15,7 +15,7 @@ Texts = Shaped[np.ndarray, "..."]
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its name in the project's legend, a label for each index, and the title a figure gives it."""
+    """One axis: its name (`head`, `query`, `step`), a label for each index, and the title that a figure gives it."""
 
     name: str
     labels: tuple[Label, ...]
@@ -41,19 +41,38 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """Numbers with names. `values` has one dimension for each axis; NaN means "does not exist" (masked).
+    """An array with a name, a label for every index, a unit, and what 0 and 1 mean.
 
-    `view` says how it is drawn: a heatmap over the last two axes, lines or bars over the last one, a
-    scatter whose last axis is (x, y). Leading axes become separate facets. `scale` fixes the colours or
-    the ordinate: `unit` is 0 to 1 and never rescaled, `signed` is centred on 0, `log` is logarithmic (colours: of
-    1 + value). `span` is the lowest and the highest value that they cover at least; panels of one finding that share a
-    unit and a scale are drawn on one span. Neighbouring panels with the same `beside` are drawn next to each other,
-    facet by facet. `site` names the place in the model that the numbers are about, where there is one.
+    Args:
+        name: of what the numbers are, unique within a finding.
+        axes: one for each dimension of `values`.
+        values: the numbers; NaN means that there is none (masked).
+        unit: of the numbers.
+        zero: what 0 means.
+        one: what 1 means.
+        view: how it is drawn: a heatmap over the last two axes, lines or bars over the last one, a scatter whose last
+            axis is (x, y). Leading axes become separate facets.
+        scale: of the colours or the ordinate: `unit` is 0 to 1 and never rescaled, `signed` is centred on 0, `log` is
+            logarithmic (colours: of 1 + value).
+        title: of the figure; by default the name.
+        caption: explains the figure to a reader who sees nothing else: what is drawn, over what, and how to read it.
+            Its first sentence is shown in bold. Panels drawn next to each other share theirs.
+        marks: lines drawn across the figure.
+        beside: neighbouring panels with the same text here are drawn next to each other, facet by facet.
+        site: the place in the model that the numbers are about, where there is one.
+        quantity: what JSON calls the numbers.
+        span: the lowest and the highest value that colours and ordinate cover at least; panels of one finding that
+            share a unit and a scale are drawn on one span.
+        words: a text for each cell, written inside it where there is room.
+        hover: more text for each cell, for whoever points at it.
 
-    `caption` explains the figure to a reader who sees nothing else: what is drawn, over what, and how to read it. Its
-    first sentence is shown in bold. Panels drawn next to each other share theirs.
-
-    `words` has a text for each cell, written inside it where there is room; `hover` has more, for whoever points at it.
+    Example:
+        >>> import numpy as np
+        >>> import algoscope as ag
+        >>> from algoscope.core.panel import Axis
+        >>> panel = ag.Panel("share", (Axis("head", ("L0H0", "L0H1")),), np.array([0.25, 0.75]), "share of attention")
+        >>> panel.cells()
+        [(('L0H0',), 0.25), (('L0H1',), 0.75)]
     """
 
     name: str
@@ -69,7 +88,7 @@ class Panel:
     marks: tuple[Mark, ...] = ()
     beside: str = ""
     site: str = ""
-    quantity: str = "values"  # what JSON calls the numbers
+    quantity: str = "values"
     span: tuple[float, float] | None = None
     words: Texts | None = None
     hover: Texts | None = None

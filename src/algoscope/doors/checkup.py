@@ -1,4 +1,4 @@
-"""What `algoscope doctor` looks at."""
+"""Versions, devices, threads, and what is missing: `algoscope doctor`."""
 
 import os
 import platform
@@ -17,7 +17,18 @@ from algoscope.version import __version__
 
 
 def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
-    """One row for each thing looked at: `what`, what is `here`, and the `way_out` where something is missing."""
+    """What this machine and installation can do.
+
+    Args:
+        runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
+    Returns:
+        A row for each thing looked at: `what`, what is `here`, and the `way_out` where something is missing.
+
+    Example:
+        >>> import algoscope as ag
+        >>> [row["what"] for row in ag.checkup()][:3]
+        ['algoscope', 'python', 'torch']
+    """
     rows = [
         _row("algoscope", __version__),
         _row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -42,8 +53,8 @@ def _populations() -> str:
     cpu, config = torch.device("cpu"), add3()
     small = config.model_copy(update={"train": config.train.model_copy(update={"batch": 64})})
     stacked = {what: worth_stacking(cfg, cpu) for what, cfg in (("add3", config), ("add3 with batch 64", small))}
-    said = ", ".join(f"{what}: {'one by one' if n == 1 else f'{n} in a stack'}" for what, n in stacked.items())
-    return f"{free_cores()} processes of one thread each; {said}"
+    sizes = ", ".join(f"{what}: {'one by one' if n == 1 else f'{n} in a stack'}" for what, n in stacked.items())
+    return f"{free_cores()} processes of one thread each; {sizes}"
 
 
 def _row(what: str, here: str, way_out: str = "") -> dict[str, Any]:

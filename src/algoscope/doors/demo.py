@@ -17,10 +17,24 @@ NAME = "demo"
 
 
 def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
-    """Train `add3`, certify it on every sum, look inside, write the report.
+    """Train the three-digit adder, certify it on every sum, look inside, write the report.
 
-    Returns the `run`, the `verdict`, the path of the `report`, and `seconds` of each part. An earlier demo of the same
-    config is replaced: it would have the same weights. Raises RunFolderError where another run is called `demo`.
+    An earlier demo of the same config is replaced: it would have the same weights.
+
+    Args:
+        seed: of weights and data.
+        runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`. The run is called `demo`.
+        progress: show progress bars on standard error.
+    Returns:
+        The `run`, the `verdict`, the path of the `report`, and `seconds` {training, certification, report}.
+    Raises:
+        RunFolderError: where another run is called `demo`.
+
+    Example:
+        >>> import algoscope as ag
+        >>> done = ag.demo(progress=False)  # doctest: +SKIP
+        >>> done["verdict"]["wrong"]  # doctest: +SKIP
+        0
     """
     folder = runs_directory(runs_dir) / NAME
     earlier = Run(folder)

@@ -12,13 +12,23 @@ from algoscope.subjects.subject import Subject
 
 
 def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
-    """Parameters of a subject, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
+    """Parameters by component, and the model's size beside that of published ones.
 
-    Returns `total`, `components` ({name, parameters} in the order of the data's path) and `scale`: the totals of this
-    model and of the published shapes, with `times`, how many times this model they are. No weight is allocated for a
-    recipe, a shape or a config.
+    No weight is allocated for a recipe, a published shape or a config.
 
-    Raises UnknownNameError for a name that is none of these, and what `open_subject` raises.
+    Args:
+        what: a model, by name or opened, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
+        runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
+    Returns:
+        `total`; `components` [{name, parameters}] in the order of the data's path; `scale` [{name, total, times}]: this
+        model and the published shapes, smallest first, with how many times this model they are.
+    Raises:
+        UnknownNameError: for a name that is none of these.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.params("gpt2")["total"]
+        124439808
     """
     components = _counts(what, runs_dir)
     total = sum(components.values())

@@ -6,7 +6,7 @@
       checkpoints/step_00000100.safetensors
       state/step_00000100.safetensors   what a resume needs beside the weights; only the newest is kept
       findings/*.json                   findings of lenses and verdicts
-      timeline/*.json                   numbers of one measure at one checkpoint, kept so that none is measured twice
+      timeline/*.json                   values of one measure at one checkpoint, kept so that none is measured twice
       run.json                          seed, versions, weights hash, final numbers; written last: the run is finished
 
 Everything is written beside its target and renamed, so a killed process leaves the old file or the new one.
@@ -69,7 +69,17 @@ def read_config(path: Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk, finished or not."""
+    """A run folder on disk, finished or not.
+
+    Args:
+        path: the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import algoscope as ag
+        >>> ag.Run(Path("runs/nothing-here")).steps
+        []
+    """
 
     path: Path
 
@@ -102,7 +112,16 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "Run":
-        """A new folder with its config. Raises RunFolderError where a run is already there."""
+        """A new folder with its config.
+
+        Args:
+            path: the folder; its last part is the run's name.
+            config: everything that the run depends on.
+        Returns:
+            The run, which has no checkpoint yet.
+        Raises:
+            RunFolderError: where a run is there already, and for a name that is no file name.
+        """
         if not NAME.fullmatch(path.name):
             raise RunFolderError(f"{path.name!r} cannot name a run: use letters, digits, '.', '_' and '-'")
         run = cls(path)
@@ -117,6 +136,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the folder."""
         return self.path.name
 
     @property
@@ -126,6 +146,7 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
+        """`config.json`: everything that the run depends on. Raises RunFolderError where it cannot be read."""
         return read_config(self.path / CONFIG)
 
     @property
@@ -145,10 +166,16 @@ class Run:
 
     @property
     def newest_step(self) -> int | None:
+        """The last step that has a checkpoint; None where there is none."""
         return self.steps[-1] if self.steps else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The logged rows in the order of their steps; a last line cut short by a crash is left out."""
+        """What was logged; a last line cut short by a crash is left out.
+
+        Returns:
+            A row for each logged step, ascending: `step`, `loss` (nats), `train_accuracy` (share of whole answers right
+            in the batch), `lr`, `examples`, `seconds`, and at evaluations `test_loss` and `test_accuracy`.
+        """
         path = self.path / METRICS
         rows = []
         for line in path.read_text().splitlines() if path.is_file() else []:
@@ -159,9 +186,15 @@ class Run:
         return rows
 
     def model(self, step: int | None = None, device: torch.device | str = "cpu") -> Transformer:
-        """The model at a checkpoint, the newest unless `step` is given.
+        """The model at a checkpoint.
 
-        Raises CheckpointError where there is none, or it is truncated, or does not fit the config.
+        Args:
+            step: of the checkpoint; by default the newest.
+            device: where the weights go.
+        Returns:
+            The transformer with the weights of that step.
+        Raises:
+            CheckpointError: where there is none, it is truncated, or it does not fit the config.
         """
         wanted = self.newest_step if step is None else step
         if wanted is None or wanted not in self.steps:
@@ -171,11 +204,22 @@ class Run:
         return load_model(self.config, read_tensors(path), path).to(device)
 
     def findings(self) -> list[Finding]:
-        """What lenses and verdicts said about the newest weights."""
+        """The findings that are kept in the folder.
+
+        Returns:
+            What lenses and verdicts found about the newest weights, by kind.
+        """
         return [Finding.from_json(path.read_text()) for path in sorted(self.path.glob("findings/*.json"))]
 
     def numbers(self, measure: str, weights_sha256: str) -> dict[str, float] | None:
-        """What a measure said of these weights, by name (NaN: it said nothing), if it was kept."""
+        """The values of a measure at one checkpoint, if they were kept.
+
+        Args:
+            measure: its name with its options.
+            weights_sha256: of the checkpoint's weights.
+        Returns:
+            The values by name (NaN: there is none), or None where none were kept.
+        """
         try:
             kept = json.loads(self._numbers(measure, weights_sha256).read_text())
             if (kept["measure"], kept["weights_sha256"]) != (measure, weights_sha256):
@@ -185,14 +229,27 @@ class Run:
             return None  # absent, or not a file of ours: it is measured again
 
     def finding(self, kind: str, weights_sha256: str) -> Finding | None:
-        """What was found about these very weights, if it was kept."""
+        """The finding of one kind about some weights, if it was kept.
+
+        Args:
+            kind: such as "certify" or "roles".
+            weights_sha256: of the weights that it must be about.
+        Returns:
+            The finding, or None.
+        """
         kept = [f for f in self.findings() if f.kind == kind and f.provenance.get("weights_sha256") == weights_sha256]
         return kept[0] if kept else None
 
     # ------------------------------------------------------------------ writing
 
     def lock(self) -> FileLock:
-        """Held by the process that trains this run; freed by the system when the process dies."""
+        """Let no other process train this run.
+
+        Returns:
+            The lock, held; the system frees it when the process dies.
+        Raises:
+            RunFolderError: where another process holds it.
+        """
         lock = FileLock(self.path / ".lock", timeout=0)
         with disk_errors(self.path):
             try:
@@ -204,7 +261,13 @@ class Run:
         return lock
 
     def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:
-        """Weights, then what a resume needs; older states go only when both are on disk."""
+        """Write weights, then what a resume needs; older states go only when both are on disk.
+
+        Args:
+            step: that has been taken.
+            weights: of the model, by name.
+            state: of the optimisers and averages, by name.
+        """
         write_atomically(self._checkpoint(step), save({k: v.contiguous() for k, v in weights.items()}))
         path = self.path / "state" / self._checkpoint(step).name
         write_atomically(path, save({k: v.contiguous() for k, v in state.items()}))
@@ -213,7 +276,11 @@ class Run:
                 other.unlink()
 
     def resumable(self) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
-        """The newest step with both weights and state, and those two; None where the run never got so far."""
+        """Where a resume goes on.
+
+        Returns:
+            The newest step with both weights and state, and those two; None where the run never got so far.
+        """
         for path in sorted(self.path.glob("state/step_*.safetensors"), reverse=True):
             step = int(path.stem.removeprefix("step_"))
             if step in self.steps:
@@ -221,32 +288,59 @@ class Run:
         return None
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Log rows.
+
+        Args:
+            rows: what `metrics` gives back.
+        """
         path = self.path / METRICS
         with disk_errors(path), path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def cut_metrics(self, after: int) -> None:
-        """Forget the rows of steps that will be taken again."""
+        """Forget the rows of steps that will be taken again.
+
+        Args:
+            after: the last step whose row stays.
+        """
         rows = [row for row in self.metrics() if row["step"] <= after]
         write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
-        """Remove the checkpoints of the other steps."""
+        """Remove the checkpoints of the other steps.
+
+        Args:
+            keep: is the checkpoint of this step kept?
+        """
         for step in self.steps:
             if not keep(step):
                 self._checkpoint(step).unlink()
 
     def finish(self, summary: RunSummary) -> None:
-        """Write `run.json`: from now on the run is finished."""
+        """Write `run.json`: from now on the run is finished.
+
+        Args:
+            summary: what it ended with.
+        """
         write_atomically(self.path / SUMMARY, summary.model_dump_json(indent=2))
 
     def keep(self, finding: Finding) -> None:
-        """Write a finding into the folder, if it is about the weights that the run ended with."""
+        """Write a finding into the folder, if it is about the weights that the run ended with.
+
+        Args:
+            finding: any; one of its kind that is there is replaced.
+        """
         if self.is_whole and finding.provenance.get("weights_sha256") == self.summary.weights_sha256:
             write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
 
     def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
-        """Keep what a measure says of a checkpoint's weights; a number that is not finite is kept as none."""
+        """Keep the values of a measure at a checkpoint; one that is not finite is kept as none.
+
+        Args:
+            measure: its name with its options.
+            weights_sha256: of the checkpoint's weights.
+            numbers: the values by name.
+        """
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         kept = {"measure": measure, "weights_sha256": weights_sha256, "numbers": finite}
         write_atomically(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
