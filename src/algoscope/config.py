@@ -130,9 +130,9 @@ class ModelConfig(Section):
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
         if self.rank is not None and self.rank > self.full_rank:
             raise ValueError(f"rank {self.rank} is above {self.full_rank}, the smaller side of a matrix of the blocks")
-        given = self.rotary_frequencies
-        if given is not None and len(given) != self.rotary_size // 2:
-            raise ValueError(f"rotary_frequencies has {len(given)} values for {self.rotary_size // 2} pairs")
+        frequencies = self.rotary_frequencies
+        if frequencies is not None and len(frequencies) != self.rotary_size // 2:
+            raise ValueError(f"rotary_frequencies has {len(frequencies)} values for {self.rotary_size // 2} pairs")
         return self
 
 
@@ -241,7 +241,7 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _sizes_from_task(cls, fields: Any) -> Any:
+    def _sizes_from_task(cls, fields: object) -> object:
         if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping) and "task" in fields:
             task = _task(fields["task"])
             sizes = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx}
@@ -294,7 +294,7 @@ class RunConfig(Section):
             raise ValueError(f"data.shortest {shortest} is for data.source fresh: a fixed set has one width")
 
 
-def _task(plain: Any) -> Task:
+def _task(plain: object) -> Task:
     """The task of its kind. Its errors are raised under the names that the fields have in a RunConfig."""
     try:
         return TypeAdapter[Task](AnyTask).validate_python(plain)
@@ -311,7 +311,7 @@ SHORT = {"steps": "train.steps", "batch": "train.batch", "lr": "optim.lr", "n_di
 }
 
 
-def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
     """The config with some fields changed: what `--set` does.
 
     Args:
@@ -348,7 +348,7 @@ def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     return parse_config(plain)
 
 
-def _typed(value: Any) -> Any:
+def _typed(value: object) -> object:
     """`none` as None, `[0.9, 0.95]` as a list; other strings are left for the field's own type to read."""
     if isinstance(value, str) and value.lower() == "none":
         return None
@@ -371,7 +371,7 @@ def field_names(config: RunConfig) -> list[str]:
     return [*SHORT, *dotted]
 
 
-def parse_config(plain: Any) -> RunConfig:
+def parse_config(plain: object) -> RunConfig:
     """A RunConfig from plain JSON values. Raises ConfigError, naming the first field that is wrong."""
     try:
         return RunConfig.model_validate(plain)
@@ -379,7 +379,7 @@ def parse_config(plain: Any) -> RunConfig:
         raise _first_fault(error) from error
 
 
-def changed_task(task: Task, fields: Mapping[str, Any]) -> Task:
+def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
     """The task with some fields changed. Raises UnknownNameError for a field that it has not, ConfigError for a value
     that the field cannot take.
     """

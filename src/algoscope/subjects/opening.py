@@ -50,5 +50,5 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
         opener = FORMS.load(form)
     except ModuleNotFoundError as error:
         raise SubjectError(f"{name!r} needs the package {error.name}: pip install 'algoscope[{form}]'") from error
-    found: Subject = opener(name, rest, runs_directory(runs_dir), device)
-    return found
+    subject: Subject = opener(name, rest, runs_directory(runs_dir), device)
+    return subject

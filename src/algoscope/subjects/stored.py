@@ -16,7 +16,7 @@ from algoscope.tasks.base import Task
 def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A run by name or path, at its newest or a given checkpoint, asked its own task or another.
 
-    Asked another task, it has no `origin`: what the run folder keeps was said about its own.
+    Asked another task, it has no `origin`: what the run folder keeps is about its own.
     """
     rest, _, query = rest.partition("?")
     where, _, step = rest.partition("@")
@@ -31,7 +31,7 @@ def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
 
 
 def _note(config: RunConfig, task: Task) -> str:
-    """What was not trained, where the task is not the config's own."""
+    """What was not trained, where the task is another than the config's."""
     if task == config.task:
         return ""
     asked = [f"{field}={value}" for field, value in task.model_dump().items() if getattr(config.task, field) != value]

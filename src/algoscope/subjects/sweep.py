@@ -3,8 +3,8 @@
 The base run is computed once and kept. An edit joins where its site is: an edited residual stream before its block, an
 edited head between the two halves of one. From there its rows climb through the remaining blocks, and edits of higher
 blocks join the same stack on the way. In a causal model nothing changes before the first position that an edit touches,
-so a stack starts there, and looks back at the base run's keys and values. A patch touches only the positions at which
-its value is not the base run's: what two prompts share at their beginning is not computed again.
+so a stack starts there, and attends to the base run's keys and values before it. A patch touches only the positions at
+which its value is not the base run's: what two prompts share at their beginning is not computed again.
 """
 
 from collections import defaultdict
@@ -59,7 +59,7 @@ def run_each(
     memory runs out, the stacks are halved.
     """
     base = _Base(model, tokens, edits, at, among)
-    found: dict[int, Tensor] = {}
+    kept: dict[int, Tensor] = {}
     waiting = list(_stacks(base, edits))
     while waiting:
         start, numbers = waiting.pop()
@@ -72,8 +72,8 @@ def run_each(
             half = len(numbers) // 2
             waiting += [(start, numbers[:half]), (start, numbers[half:])]
             continue
-        found |= zip(numbers, values, strict=True)
-    return torch.stack([found[number] for number in range(len(edits))])
+        kept |= zip(numbers, values, strict=True)
+    return torch.stack([kept[number] for number in range(len(edits))])
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -100,7 +100,7 @@ def prompts_of(subject: Subject, clean: str | None = None, corrupt: str | None =
         return Prompts(clean, corrupt or task.neighbour(clean), other)
     if not clean:
         raise SubjectError(f"{subject.name} reads free text: name what to look at, --clean 'The capital of France is'")
-    return Prompts(clean, corrupt or "", corrupt or "")
+    return Prompts(clean, corrupt, corrupt)
 
 
 def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> dict[str, Callable[[], Finding]]:

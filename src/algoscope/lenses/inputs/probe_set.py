@@ -100,8 +100,8 @@ def answer_numbers(subject: Subject, probe: ProbeSet) -> dict[str, float]:
         hits.append(tokens_right(logits, targets))
     loss, right = torch.cat(losses)[: probe.n_plain].mean(dim=0), torch.cat(hits)
     whole, share = right.all(dim=1).double(), right[: probe.n_plain].double().mean(dim=0)
-    found = {"loss: all tokens": float(loss.mean())}
-    found |= {f"loss: {label}": value for label, value in zip(probe.labels, loss.tolist(), strict=True)}
-    found |= {"accuracy: whole answer": float(whole[: probe.n_plain].mean())}
-    found |= {f"accuracy: {label}": value for label, value in zip(probe.labels, share.tolist(), strict=True)}
-    return found | {f"class: {name}": float(whole[rows].mean()) for name, rows in probe.rows.items()}
+    numbers = {"loss: all tokens": float(loss.mean())}
+    numbers |= {f"loss: {label}": value for label, value in zip(probe.labels, loss.tolist(), strict=True)}
+    numbers |= {"accuracy: whole answer": float(whole[: probe.n_plain].mean())}
+    numbers |= {f"accuracy: {label}": value for label, value in zip(probe.labels, share.tolist(), strict=True)}
+    return numbers | {f"class: {name}": float(whole[rows].mean()) for name, rows in probe.rows.items()}

@@ -8,15 +8,15 @@ LARGE = 10_000_000  # parameters from which on a report does without a run for e
 @dataclass(frozen=True)
 class Prompts:
     """`clean` is the prompt that single inputs are shown with; `corrupt` has another answer; `other` is a second one to
-    compare attention on ("" for none).
+    compare attention on.
 
     A lens that a report may show has a function `for_report(subject, prompts)` beside it: the options to call it with,
     or None where it does not apply to the subject.
     """
 
     clean: str
-    corrupt: str = ""
-    other: str = ""
+    corrupt: str | None = None
+    other: str | None = None
 
     @property
     def compared(self) -> list[str]:

@@ -107,18 +107,20 @@ class Copying(Task):
         """The prompt meant by a pattern (`abc`), or by the beginning of a sequence that is longer than any pattern."""
         written = text.strip()
         letters = torch.tensor([self.encode(written)], dtype=torch.long)
-        said = f"{self.shortest} to {self.longest}" if len(self.lengths) > 1 else f"{self.longest}"
+        lengths = f"{self.shortest} to {self.longest}" if len(self.lengths) > 1 else f"{self.longest}"
         if letters.shape[1] <= self.longest:
             if letters.shape[1] < self.shortest:
-                raise VocabularyError(f"{written!r} has {letters.shape[1]} letters; a pattern has {said}")
+                raise VocabularyError(f"{written!r} has {letters.shape[1]} letters; a pattern has {lengths}")
             return self.decode(self._repeated(letters, self.prompt_length)[0].tolist())
         fitting = [n for n in self.lengths if bool(_repeats(letters, n))]
         if not fitting:
-            raise VocabularyError(f"{written!r} repeats no pattern of {said} letters: write one, such as {self._shown}")
+            raise VocabularyError(
+                f"{written!r} repeats no pattern of {lengths} letters: write one, such as {self._shown}"
+            )
         meant = {tuple(self._repeated(letters[:, :n], self.prompt_length)[0].tolist()) for n in fitting}
         if len(meant) > 1:
             raise VocabularyError(
-                f"{written!r} begins several sequences: write its pattern of {said} letters, or "
+                f"{written!r} begins several sequences: write its pattern of {lengths} letters, or "
                 f"{self.prompt_length} letters"
             )
         return self.decode(meant.pop())
