@@ -13,7 +13,7 @@ import jinja2
 
 from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
-from algoscope.core.files import write_atomically
+from algoscope.core.files import disk_errors, write_atomically
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.core.plots import NARROW, width_of
@@ -75,6 +75,9 @@ def report(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
+    path = Path(out or (origin.path if origin else Path()) / "report.html")
+    with disk_errors(path):  # before the work, not after it
+        path.parent.mkdir(parents=True, exist_ok=True)
     questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)
     findings: dict[str, Finding] = {}
     with Bar(f"report on {subject.name}", "sections") if progress else Watcher() as bar:
@@ -84,7 +87,6 @@ def report(
     if origin:
         for finding in findings.values():
             origin.keep(finding)
-    path = Path(out or (origin.path if origin else Path()) / "report.html")
     write_atomically(path, render(subject, findings))
     return path
 
