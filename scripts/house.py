@@ -1,0 +1,82 @@
+"""Prints the structure of the source as numbers: `python scripts/house.py [FOLDER WITH THE PACKAGE]`.
+
+Files, lines, modules with a single importer, checks of what kind of subject one has, imports between rooms, cycles.
+"""
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+
+def modules_of(source: Path) -> dict[str, Path]:
+    """Every module of the package by its dotted name; a package by that of its folder."""
+    found = {}
+    for path in sorted((source / "algoscope").rglob("*.py")):
+        parts = path.relative_to(source).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of the package that a file imports at run time or names in a table (`module:attribute`)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
+            found |= inner or {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"^(algoscope[\w.]*):\w+$", node.value))
+    return found & set(modules)
+
+
+def cycles(graph: dict[str, set[str]]) -> int:
+    """Imports that lead back to a module on the way to them."""
+    back, done = 0, set[str]()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        nonlocal back
+        if module in path:
+            back += 1
+        elif module not in done:
+            for other in graph[module]:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+    return back
+
+
+def main(source: Path) -> None:
+    modules = modules_of(source)
+    graph = {name: imports_of(path, modules) for name, path in modules.items() if name != "algoscope"}
+    graph = {name: {other for other in others if other != "algoscope"} for name, others in graph.items()}
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules.items()}
+    plain = {name: n for name, n in lines.items() if modules[name].name != "__init__.py"}
+    importers = defaultdict(set)
+    for name, others in graph.items():
+        for other in others:
+            importers[other].add(name)
+    rooms = {name: str(path.parent.relative_to(source)) for name, path in modules.items()}
+    text = "\n".join(path.read_text() for path in modules.values())
+    largest = max(plain, key=lambda name: plain[name])
+    public = [name for name in importers if len(importers[name]) == 1 and not name.rpartition(".")[2].startswith("_")]
+    print(f"files                         {len(plain)}")
+    print(f"lines                         {sum(lines.values()):,}")
+    print(f"median file, lines            {median(plain.values()):.0f}")
+    print(f"largest file, lines           {plain[largest]} ({largest})")
+    print(f"modules with one importer     {len(public)}")
+    print(f"isinstance checks of subjects {len(re.findall(r'isinstance.[^)]*Subject.', text))}")
+    print(f"rooms                         {len(set(rooms.values()))}")
+    crossing = [(a, b) for a, others in graph.items() for b in others if rooms[a] != rooms[b]]
+    print(f"imports between rooms         {len(crossing)} of {sum(map(len, graph.values()))}")
+    print(f"cycles                        {cycles({n: o - {'algoscope.core.draw'} for n, o in graph.items()})}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "src")
