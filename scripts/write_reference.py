@@ -22,8 +22,8 @@ options of a command, `help(algoscope.NAME)` shapes, units, errors and an exampl
 A SUBJECT is `run:NAME`, `run:NAME@STEP` (a checkpoint), `run:NAME?n_digits=50` (the same weights asked another task),
 `run:PATH`, `planted:NAME`, `hf:ID_OR_PATH` (a folder here, else the local cache, else the network unless
 `HF_HUB_OFFLINE` is set), `file:PATH.safetensors` (with its config beside it) or `foreign:PATH?task=T` (a checkpoint of
-another tool). Every command takes `--json` (one document on standard output), `--quiet` and `--help`. Exit codes: 0 done;
-1 done, and a verdict does not hold; 2 bad input, in one line; 3 interrupted. Tab completion:
+another tool). Every command takes `--json` (one document on standard output), `--quiet` and `--help`. Exit codes: 0
+done; 1 done, and a verdict does not hold; 2 bad input, in one line; 3 interrupted. Tab completion:
 `eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)"`.
 """
 
