@@ -5,7 +5,7 @@ from pathlib import Path
 
 from algoscope.core.registry import Entry
 from algoscope.doors.cli.main import COMMANDS
-from algoscope.doors.table import PUBLIC
+from algoscope.doors.public import PUBLIC
 from algoscope.lenses.table import LENSES
 from algoscope.planted.table import PLANTED
 from algoscope.recipes.table import RECIPES

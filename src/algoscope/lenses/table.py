@@ -27,22 +27,22 @@ LENSES = Table(
         ),
         "attention": LensEntry(
             "algoscope.lenses.heads.attention_maps:attention",
-            "where each head of each layer looks, for chosen inputs",
+            "the attention pattern of every head on chosen inputs",
             "Attention",
         ),
         "attention_by_part": LensEntry(
             "algoscope.lenses.heads.attention_by_part:attention_by_part",
-            "which part of the input each head looks at where the answer is read, over all inputs; entropy by layer",
+            "share of attention on each part of the input where the answer is read, over all inputs; entropy",
             "Attention by input part",
         ),
         "source_attention": LensEntry(
             "algoscope.lenses.heads.source_attention:source_attention",
-            "do heads look where the answer can be read, by position alone, and do they bring it from there",
+            "do heads attend to where the answer can be read, by position alone, and does the answer follow them",
             "Attention to the sources of the answer",
         ),
         "logit": LensEntry(
             "algoscope.lenses.reading.logit_lens:logit",
-            "what the model would say after the embedding and after every block",
+            "the unembedding applied to the residual stream after the embedding and after every block",
             "Logit lens",
         ),
         "attribution": LensEntry(
@@ -52,23 +52,23 @@ LENSES = Table(
         ),
         "patch": LensEntry(
             "algoscope.lenses.interventions.activation_patching:patch",
-            "copy activations between a clean and a corrupt run: which sites carry the answer",
+            "activation patching between a clean and a corrupt run: how much of the answer each site restores",
             "Activation patching",
         ),
         "path_patching": LensEntry(
             "algoscope.lenses.interventions.path_patching:path_patching",
-            "path patching: which heads and feed-forwards one receiver hears the answer from, directly",
+            "path patching: from which heads and feed-forwards one receiver gets the answer directly",
             "Path patching",
             reported=False,
         ),
         "roles": LensEntry(
             "algoscope.lenses.heads.head_roles:roles",
-            "what every head looks at over many inputs: the token before, an earlier copy, all alike",
+            "every head scored over many inputs: previous token, duplicate token, induction, uniform, sparse",
             "Head roles",
         ),
         "ablate": LensEntry(
             "algoscope.lenses.interventions.ablation:ablate",
-            "take away each head, feed-forward, layer and embedding: what is lost, by class of input",
+            "each head, feed-forward, layer and embedding ablated three ways: what is lost, by class of input",
             "Ablation",
         ),
         "embeddings": LensEntry(
@@ -83,12 +83,12 @@ LENSES = Table(
         ),
         "fourier": LensEntry(
             "algoscope.lenses.modular_arithmetic.fourier_lens:fourier",
-            "modular arithmetic and groups: the frequencies or representations that carry the answer, and their share",
+            "modular arithmetic and groups: key frequencies or representations, and their share of the logits",
             "Fourier components",
         ),
         "clock": LensEntry(
             "algoscope.lenses.modular_arithmetic.clock_or_pizza:clock",
-            "modular addition: clock or pizza, by gradients and by one circle at a time",
+            "modular addition: clock or pizza, by gradients and by keeping one circle of the embedding at a time",
             "Clock or pizza",
         ),
         "timeline": LensEntry(
@@ -103,7 +103,7 @@ LENSES = Table(
         ),
         "induction": LensEntry(
             "algoscope.lenses.induction_circuit.induction_heads:induction",
-            "repeated random tokens: which heads find what followed before, what feeds them, what they are worth",
+            "induction heads on repeated random tokens: scores, the head each depends on, and the loss without each",
             "Induction heads",
         ),
         "induction_phase": LensEntry(
