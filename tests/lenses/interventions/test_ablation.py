@@ -222,7 +222,7 @@ def test_nothing_is_needed_in_a_random_model_which_knows_nothing() -> None:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_models_of_hugging_face_have_every_component_once(family: str) -> None:
     subject = Subject(family, convert(make(family)), text=Numbers(D_VOCAB))
-    found = ablate(subject, kind=("zero", "mean"), n_texts=3)
+    found = ablate(subject, kind=("zero", "mean"), n_inputs=3)
     names = [part.name for part in components(subject)]
     assert names == [name for name, _, _ in parts_by_hand(subject)]
     assert [row["component"] for row in found["components"]] == [name for name in names for _ in range(2)]

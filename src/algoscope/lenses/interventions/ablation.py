@@ -11,16 +11,18 @@ from jaxtyping import Float, Int
 from scipy.stats import binomtest
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
+from algoscope.core.choices import checked_choices
+from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import in_cells
 from algoscope.core.panel import Axis, Panel
+from algoscope.core.renaming import renamed_options
 from algoscope.core.sites import Key
 from algoscope.data import seeded
 from algoscope.lenses.inputs.probe_set import members_by_class
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
-from algoscope.lenses.interventions.replacements import KINDS, Component, components, others
+from algoscope.lenses.interventions.replacements import EVERY_KIND, KINDS, Component, Kind, components, others
 from algoscope.lenses.measures import ACCURACY, Measure
 from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
 from algoscope.networks.parameters import count_parameters
@@ -28,10 +30,12 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Edit
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
 POOL = 100_000  # inputs among which those of each class are looked for; a domain no larger is looked through whole
 PORTION = 2**24  # numbers of one run that are kept at once
+N_INPUTS, N_TEXTS = 2000, 16  # reference inputs of a task, and rows of random tokens
 MOST = 5  # components named in `most_needed`
 PARTS = ("head", "feed-forward")  # what `most_needed` compares: the rest is made of them, or comes before them
 LISTED = 40  # components in the table
@@ -46,56 +50,76 @@ ABOUT = (
 )
 
 
+@renamed_options(n_texts="n_inputs")
+@checked_choices(kind="kind of ablation")
 def ablate(
     subject: str | Run | Subject,
     *,
-    kind: str | Sequence[str] = tuple(KINDS),
-    by: str = "",
-    n_inputs: int = 2000,
+    kind: Kind | Sequence[Kind] = EVERY_KIND,
+    by: str | None = None,
+    n_inputs: int | None = None,
     per_class: int = 200,
-    inputs: Sequence[str] = (),
-    n_texts: int = 16,
+    inputs: Texts = None,
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Take one component away at a time, in each of the ways `kind` names, and measure what is lost.
+    """Ablate one component at a time, with each replacement that `kind` names, and measure what it costs.
 
-    Components: each head (`L0H1`, its `z`), each feed-forward (`L0 MLP`), each attention (`L0 attention`, all heads and
-    the output's bias), each layer with a feed-forward (`L0`, both together), and the embeddings (`embed`, `pos_embed`).
-    What stands in their place: `zero`, zeros; `mean`, the mean over the reference inputs at each position; `resample`,
-    what it is on another of them. The three answer different questions: zeros are often nothing that the rest of the
-    model has ever seen. Positions are the same for every input, so only `zero` takes `pos_embed` away.
+    Components: each head (`L0H1`, its `z`), each MLP (`L0 MLP`), each attention (`L0 attention`, all heads and the
+    output's bias), each layer with an MLP (`L0`, both together), and the embeddings (`embed`, `pos_embed`). What
+    replaces them: `zero`, zeros; `mean`, the mean over the reference inputs at each position; `resample`, the output on
+    another of them. The three answer different questions: zeros are often nothing that the rest of the model has ever
+    met. Positions are the same for every input, so only `zero` ablates `pos_embed`.
 
-    With a task, the reference is `n_inputs` random inputs. An input is right where every answer position is, each given
-    the right answer before it. `accuracy` is over those inputs, with its 95 % Clopper-Pearson interval, and `drop` the
-    accuracy that is lost; `by_class` is over up to `per_class` inputs of each class of the scheme `by` (empty: the
-    task's first), looked for in the whole domain or in 100,000 draws from it.
+    With a task, the reference is random inputs. An input is right where every answer position is, each given the right
+    answer before it. `accuracy` is over those inputs, with its 95 % Clopper-Pearson interval, and `drop` the accuracy
+    that is lost; `by_class` is over inputs of each class, looked for in the whole domain or in 100,000 draws from it.
 
-    With free text, the reference is `inputs`, all cut to the length of the shortest so that positions can be compared,
-    or `n_texts` rows of random tokens in a block that comes twice. `loss_increase` (of the cross-entropy of the next
-    token) and `kl` (from the prediction without ablation) are in nats, means over all tokens predicted, or over those
-    of the second copy, which the first determines; `by_class` also has the first copy, which nothing determines.
+    With free text, the reference is the texts, or rows of random tokens in a block that comes twice. `loss_increase`
+    (of the cross-entropy of the next token) and `kl` (from the prediction without ablation) are in nats, means over all
+    tokens predicted, or over those of the second copy, which the first determines; `by_class` also has the first copy,
+    which nothing determines.
 
-    Panels, with a task: `overall` [component kind] and `KIND by class` [component class], accuracies. With free text:
-    `loss` and `kl` [component kind]. Facts: `baseline` without ablation, `components` (each in each way),
-    `most_needed` (for each way, the five heads and feed-forwards that cost most), `reference`, `kinds`.
+    Args:
+        subject: a causal model, by name or opened.
+        kind: what replaces the output of a component, one or several of zero, mean and resample.
+        by: the scheme that sorts a task's inputs into classes; by default the task's first.
+        n_inputs: how many reference inputs are drawn; by default 2,000 inputs of a task, or 16 rows of random tokens.
+        per_class: how many inputs of each class are tried, at most.
+        inputs: texts for a model of free text, two or more, all cut to the length of the shortest.
+        seed: draws the inputs, and the other input of `resample`.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Raises UnknownNameError for a kind or a scheme that there is not, ConfigError for fewer than two inputs or no kind,
-    and for `inputs` to a model with a task, SubjectError for a model that is not causal and so would see the answer.
+    Returns:
+        A finding with, for a task, the panels `overall` [component kind] and `KIND by class` [component class],
+        accuracies, 0 = none right, 1 = all; with free text `loss` and `kl` [component kind] in nats. Facts: `baseline`
+        without ablation, `components` (each with each replacement), `most_needed` (for each replacement, the five heads
+        and MLPs that cost most), `reference`, `kinds`.
+
+    Raises:
+        UnknownNameError: for another kind or scheme.
+        ConfigError: for fewer than two inputs or no kind, and for `inputs` to a model with a task.
+        SubjectError: for a model that is not causal and so would see the answer.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ablation = ag.lenses.ablate("planted:induction", kind="mean", n_inputs=4)
+        >>> ablation["most_needed"]["mean"][0]["component"]
+        'L0H1'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     kinds = (kind,) if isinstance(kind, str) else tuple(dict.fromkeys(kind))
-    for name in kinds:
-        if name not in KINDS:
-            raise UnknownNameError("kind of ablation", name, KINDS)
     if not kinds:
         raise ConfigError(f"ablation of no kind: give one or more of {', '.join(KINDS)}")
     if not subject.cfg.causal:
         raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+    texts = texts_of(inputs)
+    if subject.has_task and texts:
+        raise ConfigError(f"{subject.name} has a task, whose inputs are drawn: leave out {', '.join(texts)}")
     if subject.has_task:
-        trial = _of_task(subject, by, n_inputs, per_class, inputs, seed)
+        trial = _of_task(subject, by, N_INPUTS if n_inputs is None else n_inputs, per_class, seed)
     else:
-        trial = _of_text(subject, inputs, n_texts, seed)
+        trial = _of_text(subject, texts, N_TEXTS if n_inputs is None else n_inputs, seed)
     parts = components(subject)
     base_values, without = _measured(subject, trial, parts, kinds, seed)
     base, lost = trial.said(base_values), "drop" if trial.whole else "loss_increase"
@@ -177,10 +201,8 @@ class _Trial:
         return base["accuracy"] - without["accuracy"] if self.whole else without["loss"] - base["loss"]
 
 
-def _of_task(subject: Subject, by: str, n_inputs: int, per_class: int, inputs: Sequence[str], seed: int) -> _Trial:
+def _of_task(subject: Subject, by: str | None, n_inputs: int, per_class: int, seed: int) -> _Trial:
     task, everywhere = subject.task, slice(None)
-    if inputs:
-        raise ConfigError(f"{subject.name} has a task, whose inputs are drawn: leave out {', '.join(inputs)}")
     if n_inputs < 2 or per_class < 1:
         raise ConfigError(f"ablation needs 2 inputs or more and 1 of each class, not {n_inputs} and {per_class}")
     scheme = by or task.class_schemes[0]
@@ -203,12 +225,12 @@ def _of_task(subject: Subject, by: str, n_inputs: int, per_class: int, inputs: S
     )
 
 
-def _of_text(subject: Subject, inputs: Sequence[str], n_texts: int, seed: int) -> _Trial:
-    n, everywhere = len(inputs) or n_texts, slice(None)
+def _of_text(subject: Subject, texts: Sequence[str], n_inputs: int, seed: int) -> _Trial:
+    n, everywhere = len(texts) or n_inputs, slice(None)
     if n < 2:
         raise ConfigError(f"ablation needs 2 texts or more, so that there is another one to take from, not {n}")
-    if inputs:
-        rows = [subject.to_tokens(text)[0] for text in inputs]
+    if texts:
+        rows = [subject.to_tokens(text)[0] for text in texts]
         length = min(map(len, rows))
         if length < 2:
             raise ConfigError("a text of 1 token predicts nothing: give texts of 2 tokens or more")

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.choices import checked_choices
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import (
-    DIRECTIONS,
     Cell,
+    Direction,
     Pair,
     Scale,
     by_effect,
@@ -22,16 +23,21 @@ from algoscope.lenses.interventions.contrast_pairs import (
     half_way,
     is_critical,
 )
-from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
-SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, and what is patched one at a time
+Sweep = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp", "head", "head_position",
+    "q", "k", "v", "pattern", "neuron",
+]  # fmt: skip
+SWEEPS: dict[Sweep, tuple[str, tuple[str, ...]]] = {  # the kind of site, and what is patched one at a time
     "resid_pre": ("resid_pre", ("position",)),
     "resid_mid": ("resid_mid", ("position",)),
     "resid_post": ("resid_post", ("position",)),
@@ -46,7 +52,7 @@ SWEEPS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: the kind of site, an
     "pattern": ("pattern", ("head",)),
     "neuron": ("post", ("unit",)),
 }
-USUAL = ("resid_pre", "attn_out", "mlp_out", "head")
+USUAL: tuple[Sweep, ...] = ("resid_pre", "attn_out", "mlp_out", "head")
 SHOWN = 20  # components in the table and the bars
 ABOUT = (
     "Two inputs with different answers, clean and corrupt. Denoising runs the corrupt input and copies in one "
@@ -57,45 +63,69 @@ ABOUT = (
 )
 
 
+@checked_choices(sites="sweep")
 def patch(
     subject: str | Run | Subject,
-    clean: str | Sequence[str],
-    corrupt: str | Sequence[str],
+    clean: Texts,
+    corrupt: Texts,
     *,
-    sites: Sequence[str] = USUAL,
-    direction: str = "denoise",
-    metric: str = "logit_diff",
-    target: str = "",
-    rival: str = "",
+    sites: Sequence[Sweep] = USUAL,
+    direction: Direction = "denoise",
+    metric: MetricName = "logit_diff",
+    target: str | None = None,
+    rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Copy one activation at a time from one run into the other, and see how far the answer follows.
+    """Copy one activation at a time from one run into the other, and measure how far the answer follows.
 
-    `denoise` runs the corrupt input and puts clean activations in: what restores the answer is sufficient.
-    `noise` runs the clean input and puts corrupt ones in: what breaks it is necessary. Both are read on one scale,
+    `denoise` runs the corrupt input and copies clean activations in: what restores the answer is sufficient. `noise`
+    runs the clean input and copies corrupt ones in: what breaks it is necessary. Both are read on one scale,
     `recovered` = (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run; values outside
     are possible and are not clipped. With a task the metric is read at the first answer position at which the right
     answers of the two inputs differ (up to there both runs are given the right answer, which is the same) and compares
-    the two right tokens. Without one it is read at the last position and compares what the model itself says in the
-    two runs. `target` and `rival` name other tokens.
+    the two right tokens. Without one it is read at the last position and compares what the model itself predicts in the
+    two runs.
 
-    `sites` names sweeps: resid_pre, resid_mid, resid_post, attn_out, mlp_out by layer and position; head, q, k, v,
-    pattern by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
-    ones those are made that the model has. One panel each, [layer, position | head | ...], the mean over the pairs, and
-    the panel `strongest`: the cells that move the answer most.
+    Args:
+        subject: a causal model, by name or opened.
+        clean: the inputs whose answers are to be restored, one or several.
+        corrupt: as many inputs with other answers, each as long in tokens as its clean one.
+        sites: sweeps: resid_pre, resid_mid, resid_post, attn_out, mlp_out by layer and position; head, q, k, v, pattern
+            by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
+            ones those are made that the model has.
+        direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
+        metric: what is read off the logits: the logit difference of target and rival, the target's probability, the KL
+            divergence from the clean run in nats, or whether the target is the top token.
+        target: one token in place of the clean input's answer.
+        rival: one token in place of the corrupt input's answer.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Facts: `baselines` {clean, corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's cells
-    for every pair), `raw` (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach half
-    of the gap: recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is more
-    than one pair and the task sorts its inputs: the mean over the pairs of each class.
+    Returns:
+        A finding with one panel for each sweep [layer, position | head | ...], the share of the gap recovered, the mean
+        over the pairs, and the panel `strongest`: the cells that move the answer most. Facts: `baselines` {clean,
+        corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's cells for every pair), `raw`
+        (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach half of the gap:
+        recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is more than one
+        pair and the task sorts its inputs: the mean over the pairs of each class.
 
-    Raises PairingError where the numbers or the lengths of inputs differ, where a pair has the same answer, and where
-    the metric does not tell the two runs apart (a gap below 1e-4 would only amplify noise); SubjectError for a model
-    that is not causal, which would see the answer; ConfigError for no sites; UnknownNameError for a sweep, direction or
-    metric that there is not; VocabularyError for a target that is not one token.
+    Raises:
+        PairingError: where the numbers or the lengths of inputs differ, where a pair has the same answer, and where the
+            metric does not tell the two runs apart (a gap below 1e-4 would only amplify noise).
+        SubjectError: for a model that is not causal, which would see the answer.
+        ConfigError: for no sites.
+        UnknownNameError: for another sweep, direction or metric.
+        VocabularyError: for a target or rival that is not one token.
+
+    Source:
+        Heimersheim and Nanda, How to use and interpret activation patching, arXiv 2404.15255.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.patch("planted:induction", "abcda", "cbada")["strongest"].axes[0].labels[0]
+        'attn_out L1 a_4'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    sites = _chosen(subject, sites, direction, metric)
+    sites = _available(subject, sites)
     pair = Pair(subject, clean, corrupt, target, rival)
     (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
         subject.run(tokens, record=_recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
@@ -133,33 +163,28 @@ def patch(
     )
 
 
-def _chosen(subject: Subject, sites: Sequence[str], direction: str, metric: str) -> Sequence[str]:
+def _available(subject: Subject, sites: Sequence[Sweep]) -> Sequence[Sweep]:
     """The sweeps to make: what is asked for, and of the default what the model has."""
     if not sites:
         raise ConfigError(f"patching at no sites: give one or more of {', '.join(SWEEPS)}")
-    for kind, given, known in (
-        *(("sweep", name, SWEEPS) for name in sites),
-        ("direction", direction, DIRECTIONS),
-        ("metric", metric, METRICS),
-    ):
-        if given not in known:
-            raise UnknownNameError(kind, given, known)
     present = {site.kind for site in subject.sites}
     return [name for name in sites if tuple(sites) != USUAL or SWEEPS[name][0] in present]
 
 
-def _recorded(subject: Subject, sites: Sequence[str]) -> list[tuple[str, int]]:
+def _recorded(subject: Subject, sites: Sequence[Sweep]) -> list[tuple[str, int]]:
     kinds = {SWEEPS[name][0] for name in sites}
     return [(kind, layer) for kind in sorted(kinds) for layer in range(subject.cfg.n_layers)]
 
 
 def _swept(
-    sites: Sequence[str], values: ActivationCache, base: Tokens, pair: Pair, scale: Scale
-) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, Any]]:
+    sites: Sequence[Sweep], values: ActivationCache, base: Tokens, pair: Pair, scale: Scale
+) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, list[Any]]]:
     """For each sweep: its panel, the share recovered for every pair, and the mean of the metric itself."""
     subject = pair.subject
     labels = subject.token_labels(base[0])
-    panels, examples, raw = [], {}, {}
+    panels = []
+    examples: dict[str, Float[np.ndarray, "_pair *_cell"]] = {}
+    raw: dict[str, list[Any]] = {}
     for name in sites:
         axes, edits = _sweep(subject, name, values, labels)
         shape = tuple(len(axis.labels) for axis in axes)
@@ -174,23 +199,23 @@ def _swept(
 
 
 def _sweep(
-    subject: Subject, name: str, values: ActivationCache, labels: tuple[str, ...]
+    subject: Subject, name: Sweep, values: ActivationCache, labels: tuple[str, ...]
 ) -> tuple[tuple[Axis, ...], list[Patch]]:
     """The axes of a sweep and one patch for each cell, in the order of the axes."""
     kind, along = SWEEPS[name]
     shape = dict(zip(KINDS[kind].axes, values[kind, 0].shape, strict=True))
-    choices: dict[str, Axis] = {}
+    indexed: dict[str, Axis] = {}
     for part in along:
         if part == "position":
-            choices["pos"] = Axis("position", labels, "position patched")
+            indexed["pos"] = Axis("position", labels, "position patched")
         elif part == "head":
             n = shape.get("head", shape.get("kv_head", 0))
-            choices["head"] = Axis("head", tuple(range(n)), "head")
+            indexed["head"] = Axis("head", tuple(range(n)), "head")
         else:
-            choices["unit"] = Axis("unit", tuple(range(shape["d_mlp"])), "neuron")
-    axes = (Axis("layer", tuple(range(subject.cfg.n_layers)), "layer"), *choices.values())
+            indexed["unit"] = Axis("unit", tuple(range(shape["d_mlp"])), "neuron")
+    axes = (Axis("layer", tuple(range(subject.cfg.n_layers)), "layer"), *indexed.values())
     edits = [
-        Patch((kind, layer), value=values[kind, layer], **dict(zip(choices, picks, strict=True)))
+        Patch((kind, layer), value=values[kind, layer], **dict(zip(indexed, picks, strict=True)))
         for layer, *picks in product(*(range(len(axis.labels)) for axis in axes))
     ]
     return axes, edits
@@ -215,7 +240,7 @@ def _named(panel: Panel, labels: Sequence[object]) -> str:
     return f"{panel.name} {where}"
 
 
-def _strongest(cells: Sequence[Cell], direction: str) -> Panel:
+def _strongest(cells: Sequence[Cell], direction: Direction) -> Panel:
     """The bar view: the cells that move the answer most, and the line at half of the gap."""
     names, values = zip(*cells, strict=True)
     return RECOVERED.panel(
@@ -248,7 +273,7 @@ def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict
     }
 
 
-def _claim(best: Cell, direction: str, metric: str, pair: Pair) -> str:
+def _claim(best: Cell, direction: Direction, metric: str, pair: Pair) -> str:
     verb = "restores" if direction == "denoise" else "leaves"
     return f"{pair.title}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"
 

@@ -1,6 +1,7 @@
 """Clean and corrupt inputs side by side: what both runs read, where the metric is read, which tokens it compares."""
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -9,14 +10,15 @@ from torch import Tensor
 from algoscope.core.errors import PairingError, SubjectError, VocabularyError
 from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
-from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, Reading
+from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, MetricName, Reading
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
-DIRECTIONS = ("denoise", "noise")
 HALF = 0.5  # the share of the gap from which a component is called critical
 SMALLEST_GAP = 1e-4
 
+Direction = Literal["denoise", "noise"]
 Cell = tuple[str, float]
 """What was patched, and the share of the gap that it recovers."""
 
@@ -26,15 +28,13 @@ class Pair:
 
     With a task, both runs are given the right answers up to the first position at which these differ, and the metric
     compares the right tokens there. Without one it is read at the last position and compares what the model itself
-    says there in the two runs, or the tokens `target` and `rival`.
+    predicts there in the two runs, or the tokens `target` and `rival`.
     """
 
-    def __init__(
-        self, subject: Subject, clean: str | Sequence[str], corrupt: str | Sequence[str], target: str, rival: str
-    ) -> None:
+    def __init__(self, subject: Subject, clean: Texts, corrupt: Texts, target: str | None, rival: str | None) -> None:
         if not subject.cfg.causal:
             raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
-        self.cleans, self.corrupts = ([text] if isinstance(text, str) else list(text) for text in (clean, corrupt))
+        self.cleans, self.corrupts = (list(texts_of(texts)) for texts in (clean, corrupt))
         if not self.cleans or len(self.cleans) != len(self.corrupts):
             raise PairingError(
                 f"{len(self.cleans)} clean and {len(self.corrupts)} corrupt inputs: give one corrupt for each clean"
@@ -45,7 +45,7 @@ class Pair:
         else:
             self._of_free_text()
         for name, token in (("target", target), ("rival", rival)):
-            if token:
+            if token is not None:
                 setattr(self, name, torch.full_like(self.target, one_token(subject, token)))
 
     def _of_a_task(self) -> None:
@@ -121,7 +121,7 @@ class Scale:
     Raises PairingError where the metric does not tell the two runs apart: the gap would only amplify noise.
     """
 
-    def __init__(self, name: str, pair: Pair, reading: Reading) -> None:
+    def __init__(self, name: MetricName, pair: Pair, reading: Reading) -> None:
         self.measure: Metric = METRICS[name]
         self.among: Int[Tensor, "some"] | None = None
         if name in PAIRWISE:
@@ -151,17 +151,17 @@ class Scale:
         return (patched - self.bottom) / self.gap
 
 
-def is_critical(recovered: float, direction: str) -> bool:
+def is_critical(recovered: float, direction: Direction) -> bool:
     """Does it move the answer by half of the gap? Denoising starts at 0 and noising at 1."""
     return recovered >= HALF if direction == "denoise" else recovered <= HALF
 
 
-def by_effect(cells: Iterable[Cell], direction: str) -> list[Cell]:
+def by_effect(cells: Iterable[Cell], direction: Direction) -> list[Cell]:
     """What moves the answer most first."""
     return sorted(cells, key=lambda cell: -cell[1] if direction == "denoise" else cell[1])
 
 
-def effects_table(cells: Sequence[Cell], direction: str, *, title: str, column: str, caption: str) -> ResultTable:
+def effects_table(cells: Sequence[Cell], direction: Direction, *, title: str, column: str, caption: str) -> ResultTable:
     """What was patched, how much of the gap it recovers, and whether it is critical."""
     return ResultTable(
         title=title,
@@ -172,7 +172,7 @@ def effects_table(cells: Sequence[Cell], direction: str, *, title: str, column: 
     )
 
 
-def half_way(direction: str) -> Mark:
+def half_way(direction: Direction) -> Mark:
     """The line from which bars are critical."""
     return Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -44,13 +45,14 @@ def exact_match(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
     return tokens_right(logits, reading.target).to(logits.dtype)
 
 
-METRICS: dict[str, Metric] = {
+MetricName = Literal["logit_diff", "probability", "kl", "exact_match"]
+METRICS: dict[MetricName, Metric] = {
     "logit_diff": logit_diff,
     "probability": probability,
     "kl": kl,
     "exact_match": exact_match,
 }
-PAIRWISE = ("logit_diff",)  # those that read no logit but the target's and the rival's
+PAIRWISE: tuple[MetricName, ...] = ("logit_diff",)  # those that read no logit but the target's and the rival's
 
 
 def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:

@@ -3,18 +3,20 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.choices import checked_choices
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.lenses.interventions.contrast_pairs import (
-    DIRECTIONS,
+    Direction,
     Pair,
     Scale,
     by_effect,
@@ -22,17 +24,18 @@ from algoscope.lenses.interventions.contrast_pairs import (
     half_way,
     is_critical,
 )
-from algoscope.lenses.interventions.metrics import METRICS
+from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
 STACK = 2**13  # tokens that are read side by side
-MLPS = ("frozen", "free")
+Mlps = Literal["frozen", "free"]
 SHOWN = 20  # senders in the table
 ABOUT = (
     "Path patching changes one path at a time: the output of one sender (a head or an MLP) is taken from the other "
@@ -43,50 +46,70 @@ ABOUT = (
 )
 
 Stream = Float[Tensor, "batch pos d_model"]
-Heard = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its own value, or the logits where they are read
+Input = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its value, or the logits where they are read
 
 
+@checked_choices()
 def path_patching(
     subject: str | Run | Subject,
-    clean: str | Sequence[str],
-    corrupt: str | Sequence[str],
+    clean: Texts,
+    corrupt: Texts,
     *,
     receiver: str = "logits",
-    mlps: str = "frozen",
-    direction: str = "denoise",
-    metric: str = "logit_diff",
-    target: str = "",
-    rival: str = "",
+    mlps: Mlps = "frozen",
+    direction: Direction = "denoise",
+    metric: MetricName = "logit_diff",
+    target: str | None = None,
+    rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Send one head's or feed-forward's output from the other run to one receiver alone, and see how far the answer
-    follows.
+    """Send the other run's output of one head or MLP to one receiver alone, and measure how far the answer follows.
 
-    For each sender, the base input is run with the sender's output from the other input, while every other head and
-    feed-forward keeps what it wrote in the base run; what then enters the receiver is kept. A second run of the base
-    input changes nothing but that. So only the direct path counts, from the sender's output through the residual stream
-    to the receiver. With `mlps` "free", feed-forwards between the two are computed again, and paths through them count.
-    Source: Wang and others, arXiv 2211.00593.
+    For each sender, the base input is run with the sender's output from the other input, while every other head and MLP
+    keeps its output of the base run; what then enters the receiver is kept. A second run of the base input changes
+    nothing but that. So only the direct path counts, from the sender's output through the residual stream to the
+    receiver. The options are those of activation patching: `denoise` runs the corrupt input and sends clean outputs,
+    `noise` runs the clean input and sends corrupt ones, and `recovered` = (patched - corrupt) / (clean - corrupt):
+    0 = as the corrupt run, 1 = as the clean run.
 
-    `receiver` is `L1H0.q`, `L1H0.k` or `L1H0.v` (of k and v the key/value head, where they are grouped), `L1 MLP`, or
-    `logits`. `direction`, `metric`, the texts, `target` and `rival` are those of the patching lens: `denoise` runs the
-    corrupt input and sends clean outputs, `noise` runs the clean input and sends corrupt ones, and `recovered` =
-    (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run.
+    Args:
+        subject: a causal model, by name or opened.
+        clean: the inputs whose answers are to be restored, one or several.
+        corrupt: as many inputs with other answers, each as long in tokens as its clean one.
+        receiver: `L1H0.q`, `L1H0.k` or `L1H0.v` (of k and v the key/value head, where they are grouped), `L1 MLP`, or
+            `logits`.
+        mlps: whether MLPs between sender and receiver are frozen, or computed again (free): then paths through them
+            count.
+        direction: which run is the base: the corrupt one (denoise) or the clean (noise).
+        metric: what is read off the logits: the logit difference of target and rival, the target's probability, the KL
+            divergence from the clean run in nats, or whether the target is the top token.
+        target: one token in place of the clean input's answer.
+        rival: one token in place of the corrupt input's answer.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Panels, the mean over the pairs: `paths` [layer sender], NaN where a sender does not come before the receiver, and
-    `in a row` [sender], the same as bars. Facts: `receiver`, `mlps`, `baselines` {clean, corrupt} (means of the
-    metric), `senders` ({sender, recovered, per_example}), `largest` (the sender that moves the answer furthest from the
-    base run) and `critical` (those that carry half of the gap: recovered at least 0.5 when denoising, at most 0.5 when
-    noising).
+    Returns:
+        A finding with the panels, means over the pairs, `paths` [layer sender], the share of the gap recovered, NaN
+        where a sender does not come before the receiver, and `in a row` [sender], the same as bars. Facts: `receiver`,
+        `mlps`, `baselines` {clean, corrupt} (means of the metric), `senders` ({sender, recovered, per_example}),
+        `largest` (the sender that moves the answer furthest from the base run) and `critical` (those that carry half of
+        the gap: recovered at least 0.5 when denoising, at most 0.5 when noising).
 
-    Raises ConfigError for a receiver that the model has not or that nothing comes before, PairingError for inputs that
-    cannot be compared, SubjectError for a model that is not causal, UnknownNameError for a metric, a direction or a
-    choice of `mlps` that there is not, VocabularyError for a target that is not one token.
+    Raises:
+        ConfigError: for a receiver that the model has not or that nothing comes before.
+        PairingError: for inputs that cannot be compared.
+        SubjectError: for a model that is not causal.
+        UnknownNameError: for another metric, direction or choice of `mlps`.
+        VocabularyError: for a target or rival that is not one token.
+
+    Source:
+        Wang et al., arXiv 2211.00593.
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.path_patching("planted:induction", "abcda", "cbada", receiver="L1H0.k")["largest"]["sender"]
+        'L0H1'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    for kind, given, known in (("mlps", mlps, MLPS), ("direction", direction, DIRECTIONS), ("metric", metric, METRICS)):
-        if given not in known:
-            raise UnknownNameError(kind, given, known)
     where = Receiver.parse(subject, receiver)
     senders = where.senders(subject)
     pair = Pair(subject, clean, corrupt, target, rival)
@@ -98,20 +121,19 @@ def path_patching(
     tokens, base, other = (
         (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
     )
-    heard = _heard_directly if mlps == "frozen" else _heard_through_mlps
+    inputs_of = _direct_inputs if mlps == "frozen" else _inputs_through_mlps
     patched = []
     for chunk in _chunks(senders, tokens):
-        values = heard(subject, where, chunk, tokens, base, other, pair.read)
+        values = inputs_of(subject, where, chunk, tokens, base, other, pair.read)
         patched.append(_answers(subject, where, values, tokens, pair, scale))
     recovered = scale.recovered(torch.cat(patched)).double().cpu().numpy()  # [sender batch]
-    return _finding(
-        subject, where, senders, recovered, pair, scale, {"mlps": mlps, "direction": direction, "metric": metric}
-    )
+    choices: dict[str, str] = {"mlps": mlps, "direction": direction, "metric": metric}
+    return _finding(subject, where, senders, recovered, pair, scale, direction, choices)
 
 
 @dataclass(frozen=True)
 class Sender:
-    """A head, or a layer's feed-forward where `head` is None."""
+    """A head, or a layer's MLP where `head` is None."""
 
     layer: int
     head: int | None
@@ -127,7 +149,7 @@ class Sender:
 
 @dataclass(frozen=True)
 class Receiver:
-    """What listens: the `q`, `k` or `v` of a head, `mlp_out` of a layer, or the `logits`."""
+    """What receives: the `q`, `k` or `v` of a head, `mlp_out` of a layer, or the `logits`."""
 
     kind: str
     layer: int
@@ -168,13 +190,11 @@ class Receiver:
     def senders(self, subject: Subject) -> list[Sender]:
         """All that has written into that stream, in order. Raises ConfigError where nothing has."""
         cfg = subject.cfg
-        last = self.layer + (self.stream(subject)[0] == "resid_mid")  # it hears the heads of its own layer
+        last = self.layer + (self.stream(subject)[0] == "resid_mid")  # it reads the heads of its own layer
         heads = [Sender(layer, head) for layer in range(last) for head in range(cfg.n_heads)]
         mlps = [Sender(layer, None) for layer in range(self.layer) if cfg.d_mlp is not None]
         if not heads:
-            raise ConfigError(
-                f"no head and no feed-forward comes before {self.name}: choose a receiver in a later layer"
-            )
+            raise ConfigError(f"no head and no MLP comes before {self.name}: choose a receiver in a later layer")
         return sorted([*heads, *mlps], key=lambda sender: (sender.layer, sender.head is None, sender.head))
 
 
@@ -190,7 +210,7 @@ def _chunks(senders: Sequence[Sender], tokens: Tokens) -> Iterator[Sequence[Send
     yield from (senders[i : i + size] for i in range(0, len(senders), size))
 
 
-def _heard_directly(
+def _direct_inputs(
     subject: Subject,
     where: Receiver,
     senders: Sequence[Sender],
@@ -198,9 +218,9 @@ def _heard_directly(
     base: ActivationCache,
     other: ActivationCache,
     read: slice,
-) -> Heard:
+) -> Input:
     """What enters the receiver when all else is frozen: its stream changes by just what the sender's output does, so
-    one run of many rows tells it of all senders.
+    one run of many rows gives it for all senders.
     """
     stream = where.stream(subject)
     changed = torch.stack([base[stream] + sender.wrote(other) - sender.wrote(base) for sender in senders])
@@ -213,7 +233,7 @@ def _heard_directly(
     return values[site].unflatten(0, (len(senders), -1))
 
 
-def _heard_through_mlps(
+def _inputs_through_mlps(
     subject: Subject,
     where: Receiver,
     senders: Sequence[Sender],
@@ -221,28 +241,28 @@ def _heard_through_mlps(
     base: ActivationCache,
     other: ActivationCache,
     read: slice,
-) -> Heard:
-    """What enters the receiver when the heads are frozen and feed-forwards are computed again: one run for each."""
+) -> Input:
+    """What enters the receiver when the heads are frozen and MLPs are computed again: one run for each."""
     site = (where.kind, where.layer)
     heads = [Patch(("result", layer), value=base["result", layer]) for layer in range(subject.cfg.n_layers)]
-    heard = []
+    inputs = []
     for sender in senders:
         kind = "mlp_out" if sender.head is None else "result"
         sent = Patch((kind, sender.layer), value=other[kind, sender.layer], head=sender.head)
         record = [] if where.kind == "logits" else [site]
         logits, values = subject.run(tokens, record=record, edits=[*heads, sent], at=read)
-        heard.append(logits if where.kind == "logits" else values[site])
-    return torch.stack(heard)
+        inputs.append(logits if where.kind == "logits" else values[site])
+    return torch.stack(inputs)
 
 
 def _answers(
-    subject: Subject, where: Receiver, heard: Heard, tokens: Tokens, pair: Pair, scale: Scale
+    subject: Subject, where: Receiver, inputs: Input, tokens: Tokens, pair: Pair, scale: Scale
 ) -> Float[Tensor, "sender batch"]:
-    """The metric of base runs in which the receiver alone hears something else."""
+    """The metric of base runs in which the input of the receiver alone is another."""
     if where.kind == "logits":
-        logits = pair.at(heard)
+        logits = pair.at(inputs)
         return scale.of(logits if scale.among is None else logits[..., scale.among])
-    edits = [Patch((where.kind, where.layer), value=value, head=where.head) for value in heard]
+    edits = [Patch((where.kind, where.layer), value=value, head=where.head) for value in inputs]
     return subject.run_each(
         tokens, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
     )
@@ -258,11 +278,11 @@ def _finding(
     recovered: Float[np.ndarray, "sender batch"],
     pair: Pair,
     scale: Scale,
+    direction: Direction,
     choices: dict[str, str],
 ) -> Finding:
     values = recovered.mean(axis=1)
     names = [sender.name for sender in senders]
-    direction = choices["direction"]
     denoise = direction == "denoise"
     best = int(values.argmax() if denoise else values.argmin())
     rows = [
@@ -297,7 +317,11 @@ def _finding(
 
 
 def _panels(
-    subject: Subject, where: Receiver, senders: Sequence[Sender], values: Float[np.ndarray, "sender"], direction: str
+    subject: Subject,
+    where: Receiver,
+    senders: Sequence[Sender],
+    values: Float[np.ndarray, "sender"],
+    direction: Direction,
 ) -> tuple[Panel, Panel]:
     """The grid of senders, and the same in a row."""
     cfg = subject.cfg

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -12,7 +13,9 @@ from algoscope.data import seeded
 from algoscope.subjects.edits import Edit, Patch, Zero
 from algoscope.subjects.subject import Subject
 
-KINDS = {
+Kind = Literal["zero", "mean", "resample"]
+EVERY_KIND: tuple[Kind, ...] = get_args(Kind)
+KINDS: dict[str, str] = {
     "zero": "zeros",
     "mean": "its mean over the reference inputs, position by position",
     "resample": "what it is on another of the reference inputs, drawn at random",

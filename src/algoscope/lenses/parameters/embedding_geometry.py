@@ -15,6 +15,7 @@ from algoscope.lenses.measures import Measure
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 
 Vectors = Float[np.ndarray, "point d_model"]
 Sets = Mapping[str, Mapping[str, Vectors]]
@@ -33,26 +34,38 @@ VARIANCE = Measure("share of the variance", "none of the variance", "all of the 
 COSINE = Measure("cosine", "orthogonal", "same direction", "signed")
 
 
-def embeddings(subject: str | Run | Subject, inputs: Sequence[str] = (), *, runs_dir: str | None = None) -> Finding:
+def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: str | None = None) -> Finding:
     """PCA, cosine similarity and effective dimension of the embeddings, beside those at step 0 where it is known.
 
-    For tokens and for positions, each with a leading axis `when` (before, after). Tokens are those that occur in the
-    task's sequences (similarity: those that stand for quantities); of a model of free text, those that occur in the
-    `inputs`, or all of a small vocabulary. Positions of free text: the first 128.
+    Tokens are those that occur in the task's sequences (similarity: those that stand for quantities); of a model of
+    free text, those that occur in the inputs, or all of a small vocabulary. Positions of free text: the first 128.
 
-    - `... PCA` [when point component]: coordinates on the first two principal components of the centred vectors;
-    - `... explained variance` [when component]: share of the variance on each component, summing to 1;
-    - `... similarity` [when point other]: cosine of the angle at the origin, 0 = orthogonal, 1 = same direction.
+    Args:
+        subject: a model, by name or opened.
+        inputs: texts whose tokens are compared, one or several, for a model of free text; by default the whole
+            vocabulary, where it has at most 200 tokens.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Facts: `effective_dimension`, the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on
-    a line, n = n directions alike.
+    Returns:
+        A finding with three panels each for `token` and `position`, with a leading axis `when` (before, after):
+        `... PCA` [when point component], coordinates on the first two principal components of the centred vectors;
+        `... explained variance` [when component], the share of the variance on each component, summing to 1;
+        `... similarity` [when point other], the cosine of the angle at the origin, 0 = orthogonal, 1 = same direction.
+        Fact `effective_dimension`: the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on
+        a line, n = n directions alike.
 
-    Raises ConfigError for a model of free text with more than 200 tokens and no `inputs`.
+    Raises:
+        ConfigError: for a model of free text with more than 200 tokens and no inputs.
+
+    Example:
+        >>> import algoscope as ag
+        >>> round(ag.lenses.embeddings("planted:carry-adder")["effective_dimension"]["position"]["after"])
+        11
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     before = subject.before_training()
     models = {"before": before, "after": subject} if before is not None else {"after": subject}
-    rows, compared_tokens = _tokens(subject, inputs)
+    rows, compared_tokens = _tokens(subject, texts_of(inputs))
     labels = tuple(subject.text.token(row) for row in rows)
     sets: dict[str, tuple[tuple[Label, ...], list[int], dict[str, Vectors]]] = {
         "token": (

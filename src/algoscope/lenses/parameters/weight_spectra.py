@@ -76,17 +76,28 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
     positions are left out of the circuits. Weights kept as factors or with an update count as the matrix they make.
 
     Effective rank: the exponential of the entropy of the singular values as shares of their sum; n = n directions
-    alike, 1 = one direction, 0 = a zero matrix (Roy and Vetterli 2007). Stable rank: the squared Frobenius norm over
-    the squared largest singular value; it hears only directions about as strong as the strongest.
+    alike, 1 = one direction, 0 = a zero matrix. Stable rank: the squared Frobenius norm over the squared largest
+    singular value; it counts only directions about as strong as the strongest.
 
-    - `effective rank` and `stable rank` [when matrix] of the whole matrices; with a step 0, `when` ends with the change
-      that training made of each;
-    - `effective rank of heads` [when part head];
-    - `spectra` [when matrix value]: singular values over the largest, 0 = nothing, 1 = as strong as the strongest;
-    - `spectra of circuits` [circuit when value]: the singular values themselves.
+    Args:
+        subject: a model, by name or opened.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Facts: `matrices` {matrix, layer, head, shape, full_rank, after, before, change}; the last three (null where there
-    is none) hold `norm` (Frobenius), `effective_rank`, `stable_rank` and `rank` (singular values above rounding).
+    Returns:
+        A finding with the panels `effective rank` and `stable rank` [when matrix] of the whole matrices (with a step 0,
+        `when` ends with the change that training made of each); `effective rank of heads` [when part head]; `spectra`
+        [when matrix value], singular values over the largest, 0 = nothing, 1 = as strong as the strongest; `spectra of
+        circuits` [circuit when value], the singular values themselves. Fact `matrices` {matrix, layer, head, shape,
+        full_rank, after, before, change}; the last three (null where there is none) hold `norm` (Frobenius),
+        `effective_rank`, `stable_rank` and `rank` (singular values above rounding).
+
+    Source:
+        Roy and Vetterli, The effective rank (2007).
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.weights("planted:reversal")["matrices"][0]["matrix"]
+        'W_E'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     before = subject.before_training()

@@ -1,6 +1,5 @@
 """The answer lens: the model's own greedy answers, token by token, and the probability of each right token."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,14 @@ from torch import Tensor
 
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
+from algoscope.core.renaming import renamed_options
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import PROBABILITY
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
 RANDOM_SEED = 7
@@ -26,35 +27,53 @@ ABOUT = (
 )
 
 
+@renamed_options(n_random="n_inputs")
 def answers(
-    subject: str | Run | Subject, inputs: Sequence[str] = (), *, n_random: int = 200, runs_dir: str | None = None
+    subject: str | Run | Subject, inputs: Texts = None, *, n_inputs: int = 200, runs_dir: str | None = None
 ) -> Finding:
-    """Decode the task's edge cases and the given inputs greedily, and count `n_random` uniform draws.
+    """Decode the task's edge cases, the inputs and random ones greedily, and count how many are right.
 
-    Every answer is decoded for real, each token fed back. Panel `probability` [case digit]: the probability that the
-    model gave to the right token at each answer position when it reached it, 0 = ruled out, 1 = certain. Facts:
-    `cases` (input, expected, got, right), `edge_cases_right` of `edge_cases`, `random_right` of `random`.
+    Every answer is decoded for real, each token fed back.
 
-    Raises VocabularyError for an input that is not a prompt of the task.
+    Args:
+        subject: a model of a task, by name or opened.
+        inputs: prompts of the task to decode as well, one or several, such as `123+456`; none by default.
+        n_inputs: how many random inputs are drawn, uniformly from the task's domain.
+        runs_dir: where run folders are looked for; by default the usual place.
+
+    Returns:
+        A finding with the panel `probability` [case digit]: the probability of the right token at each position of the
+        answer when the model reached it, 0 = ruled out, 1 = certain. Facts: `cases` (input, expected, got, right),
+        `edge_cases_right` of `edge_cases`, `random_right` of `random`.
+
+    Raises:
+        VocabularyError: for an input that is not a prompt of the task.
+        TaskMismatchError: for a model of free text, which has no right answers.
+
+    Example:
+        >>> import algoscope as ag
+        >>> answers = ag.lenses.answers("planted:carry-adder", "7+8", n_inputs=20)
+        >>> answers["cases"][-1]["got"], answers["random_right"]
+        ('5100<EOS>', 20)
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     task = subject.task
     edge = task.edge_cases().to(subject.device)
-    asked = [torch.tensor([task.sequence(text)], device=subject.device) for text in inputs]
+    asked = [torch.tensor([task.sequence(text)], device=subject.device) for text in texts_of(inputs)]
     cases = torch.cat([edge, *asked])
     got = _decode(subject, cases)
-    random = task.sample(n_random, seeded(subject.device, RANDOM_SEED))
+    random = task.sample(n_inputs, seeded(subject.device, RANDOM_SEED))
     random_right = int((_decode(subject, random) == random[:, task.prompt_length :]).all(dim=1).sum())
     rows = [_row(subject, case, answer) for case, answer in zip(cases, got, strict=True)]
     edge_right = sum(row["right"] for row in rows[: len(edge)])
     return subject.finding(
         "answers",
-        f"{edge_right}/{len(edge)} edge cases and {random_right}/{n_random} random inputs decoded right",
+        f"{edge_right}/{len(edge)} edge cases and {random_right}/{n_inputs} random inputs decoded right",
         {
             "cases": rows,
             "edge_cases": len(edge),
             "edge_cases_right": edge_right,
-            "random": n_random,
+            "random": n_inputs,
             "random_right": random_right,
         },
         [_panel(subject, cases, got, rows)],

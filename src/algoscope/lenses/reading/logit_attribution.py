@@ -22,6 +22,7 @@ from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
 Vectors = Float[Tensor, "part d_model"]
@@ -38,17 +39,17 @@ ABOUT = (
 
 def attribution(
     subject: str | Run | Subject,
-    inputs: Sequence[str],
+    inputs: Texts,
     *,
-    target: str = "",
-    rival: str = "",
+    target: str | None = None,
+    rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
     """Split the logit difference target - rival into what each part of the residual stream adds to it.
 
     The last residual stream is the sum of the embedding, the position embedding, each head's `result`, attention's
-    output biases and each feed-forward's output. With the final norm's scale s frozen at that of the run, the rest is
-    linear, so the parts h_i, each centred where the norm centres, add up to the difference:
+    output biases and each MLP's output. With the final norm's scale s frozen at that of the run, the rest is linear, so
+    the parts h_i, each centred where the norm centres, add up to the difference:
 
         contribution_i = (h_i - mean(h_i)) / s . (gamma * (W_U[target] - W_U[rival]))
 
@@ -56,24 +57,41 @@ def attribution(
 
     With a task, each input is completed by the model's own greedy answer, every answer position is split, the target is
     the right token and the rival the mean of the task's other ordinals (of the other digits). On a text the last
-    position is split, the target is what the model says and the rival its runner-up. `target` and `rival` name one
-    token each instead.
+    position is split, the target is what the model predicts and the rival its runner-up.
 
-    Panels, the mean over the inputs: `each part` [answer component] and `by layer` [answer layer component], both the
-    logits that a component adds to the difference: 0 = nothing, positive = it speaks for the target. Facts, of the
-    first input's first answer position: `position`, `target`, `rivals`, `parts` ({component, contribution}), their
-    `sum`, the `logit_difference` of the run, and `largest`, the part of largest magnitude; the same for every input
-    and answer position in `answers`.
+    Args:
+        subject: a model, by name or opened.
+        inputs: prompts of the task, or texts, one or several.
+        target: one token that is the target at all positions.
+        rival: one token that is the rival at all positions.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Raises ConfigError without inputs, VocabularyError for a text that cannot be read and for a target or a rival that
-    is not one token.
+    Returns:
+        A finding with the panels, means over the inputs, `each part` [answer component] and `by layer` [answer layer
+        component]: the logits that a component adds to the difference, 0 = nothing, positive = it raises the target.
+        Facts, of the first input's first answer position: `position`, `target`, `rivals`, `parts` ({component,
+        contribution}), their `sum`, the `logit_difference` of the run, and `largest`, the part of largest magnitude;
+        the same for every input and answer position in `answers`.
+
+    Raises:
+        ConfigError: without inputs.
+        VocabularyError: for a text that cannot be read, and for a target or a rival that is not one token.
+
+    Source:
+        Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
+
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.attribution("planted:induction", "qwertyq")["largest"]["component"]
+        'L1H0'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    if not inputs:
+    texts = texts_of(inputs)
+    if not texts:
         raise ConfigError("the attribution lens needs at least one input, such as --input 123+456")
     named = target_and_rival(subject, target, rival)
     names = _components(subject)
-    splits = [_split(subject, text, named, names) for text in inputs]
+    splits = [_split(subject, text, named, names) for text in texts]
     documents = [split.document() for answers in splits for split in answers]
     mean = np.mean([[split.contributions for split in answers] for answers in splits], axis=0)
     answers = _answers(splits)

@@ -1,7 +1,7 @@
 """The logit lens: what the model would predict if it stopped after the embedding, or after any block."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 
 FINAL = "the final prediction"
 GRIDS: dict[str, tuple[str, Measure, str]] = {  # title, measure, and the first sentence of the caption
@@ -65,50 +66,62 @@ Grid = Float[np.ndarray, "layer pos"]
 
 def logit(
     subject: str | Run | Subject,
-    inputs: Sequence[str],
+    inputs: Texts,
     *,
-    target: str = "",
-    rival: str = "",
+    target: str | None = None,
+    rival: str | None = None,
     top: int = 5,
     runs_dir: str | None = None,
 ) -> Finding:
     """Read the residual stream with the final norm and the unembedding, after the embedding and after every block.
 
-        logits = W_U norm(stream) + b_U                              nostalgebraist, "interpreting GPT: the logit lens"
+    logits = W_U norm(stream) + b_U. With a task, each input is completed by the model's own greedy answer. The target
+    at a position is the token that the model predicts there in the end, and at the answer positions of a task the right
+    token; the rival is the best other token in the end. Probabilities are computed in float64.
 
-    With a task, each input is completed by the model's own greedy answer. The target at a position is the token that
-    the model itself says there in the end, and at the answer positions of a task the right token; the rival is the
-    best other token in the end. `target` and `rival` name one token each, for all positions.
+    Args:
+        subject: a model, by name or opened.
+        inputs: prompts of the task, or texts, one or several.
+        target: one token that is the target at all positions.
+        rival: one token that is the rival at all positions.
+        top: how many tokens are listed at each layer and position.
+        runs_dir: where run folders are looked for; by default the usual place.
 
-    Panels [layer position] for each input, the first row being the embedding (with learned positions added), each with
-    the token that is first there in the cell and the `top` first on pointing at it:
+    Returns:
+        A finding with five panels [layer position] for each input, the first row being the embedding (with learned
+        positions added): `probability ...` of the target, 0 = ruled out, 1 = certain; `rank ...`, how many tokens stand
+        before the target, 0 = it is first (of equals the lower number is first); `entropy ...` of the prediction in
+        nats, 0 = certain, log(d_vocab) = all tokens equally likely; `kl ...`, KL(final || lens) in nats, 0 = the same
+        prediction; `difference ...`, the target's logit minus the rival's. And by layer, over the answer positions of a
+        task (all positions of a text) of all inputs: `agreement by layer`, the share at which the top token is the
+        final one, and `mean kl by layer`.
 
-    - `probability ...` of the target, 0 = ruled out, 1 = certain;
-    - `rank ...` of the target: how many tokens stand before it, 0 = it is first; of equals the lower number is first;
-    - `entropy ...` of the prediction in nats, 0 = certain, log(d_vocab) = every token alike;
-    - `kl ...`: KL(final || lens) in nats, 0 = the same prediction as in the end;
-    - `difference ...`: the target's logit minus the rival's.
+        Facts: `agreement` and `mean_kl` [layer], and for the first input `tokens`, `layers`, `target` and `rival` (by
+        position), `first_answer` (the position that predicts the first token of the answer), `readable_after` (the
+        layer from which on the target is first at every answer position, None where it is not in the end), and
+        [layer][position] lists `top` ({token, probability}, first first), `probability`, `rank`, `entropy`, `kl`,
+        `difference`. Several inputs have each such a document in `inputs`.
 
-    And by layer, over the answer positions of a task (all positions of a text) of all inputs: `agreement by layer`,
-    the share at which the first token is that of the end, and `mean kl by layer`. Probabilities are computed in
-    float64.
+    Raises:
+        ConfigError: without inputs, or for a `top` outside the vocabulary.
+        VocabularyError: for a text that cannot be read, and for a target or a rival that is not one token.
 
-    Facts: `agreement` and `mean_kl` [layer], and for the first input `tokens`, `layers`, `target` and `rival` (by
-    position), `first_answer` (the position that predicts the first token of the answer), `readable_after` (the layer
-    from which on the target is first at every answer position, None where it is not in the end), and [layer][position]
-    lists `top` ({token, probability}, first first), `probability`, `rank`, `entropy`, `kl`, `difference`. Several
-    inputs have each such a document in `inputs`.
+    Source:
+        nostalgebraist, "interpreting GPT: the logit lens" (2020).
 
-    Raises ConfigError without inputs or for a `top` outside the vocabulary, VocabularyError for a text that cannot be
-    read and for a target or a rival that is not one token.
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.logit("planted:induction", "qwertyq", target="w")["readable_after"]
+        1
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    if not inputs:
+    texts = texts_of(inputs)
+    if not texts:
         raise ConfigError("the logit lens needs at least one input, such as --input 123+456")
     if not 1 <= top <= subject.cfg.n_logits:
         raise ConfigError(f"top is {top}: choose from 1 to the {subject.cfg.n_logits} tokens of {subject.name}")
     named = target_and_rival(subject, target, rival)
-    readings = [_read(subject, text, named, top) for text in inputs]
+    readings = [_read(subject, text, named, top) for text in texts]
     agreement, mean_kl = (
         np.concatenate([values[:, one.counted] for values, one in zip(grids, readings, strict=True)], axis=1).mean(
             axis=1
@@ -132,14 +145,14 @@ def logit(
     )
 
 
-def target_and_rival(subject: Subject, target: str, rival: str) -> tuple[int | None, int | None]:
-    """The tokens that a user names; None for an empty text. Raises VocabularyError where one is not one token, or
+def target_and_rival(subject: Subject, target: str | None, rival: str | None) -> tuple[int | None, int | None]:
+    """The tokens that a user names, None where none is. Raises VocabularyError where one is not one token, or
     where both are the same.
     """
-    found = [one_token(subject, text) if text else None for text in (target, rival)]
-    if found[0] is not None and found[0] == found[1]:
+    tokens = [None if text is None else one_token(subject, text) for text in (target, rival)]
+    if tokens[0] is not None and tokens[0] == tokens[1]:
         raise VocabularyError(f"target and rival are both {target!r}: name two tokens that can be told apart")
-    return found[0], found[1]
+    return tokens[0], tokens[1]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ CARRIES = "987+654"  # every column carries: before the carries are known, no di
 
 def answers_are_right(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
     """Every edge case and every random input is answered right."""
-    facts = lens(subject, n_random=50).facts
+    facts = lens(subject, n_inputs=50).facts
     return facts["edge_cases_right"] == facts["edge_cases"] and facts["random_right"] == facts["random"]
 
 
