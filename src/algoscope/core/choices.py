@@ -20,7 +20,7 @@ def checked_choices(**kinds: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        listed = {name: _names(parameter.annotation) for name, parameter in signature.parameters.items()}
+        listed = {name: dict.fromkeys(_names(parameter.annotation)) for name, parameter in signature.parameters.items()}
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -279,6 +279,7 @@ def test_texts_are_cut_to_the_shortest() -> None:
         ("planted:clock", {"per_class": 0}, ConfigError, "not 2000 and 0"),
         ("planted:clock", {"inputs": ["1+2"]}, ConfigError, r"has a task, .* leave out 1\+2"),
         ("planted:induction", {"inputs": ["abc"]}, ConfigError, "2 texts or more, .* not 1"),
+        ("planted:induction", {"inputs": "abc"}, ConfigError, "2 texts or more, .* not 1"),
         ("planted:induction", {"inputs": ["abc", "a"]}, ConfigError, "1 token predicts nothing"),
         ("planted:induction", {"inputs": ["abc", "AB"]}, VocabularyError, "'A'"),
     ],

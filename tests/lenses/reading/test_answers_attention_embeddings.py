@@ -212,6 +212,35 @@ def test_no_lens_changes_the_model(name: str, adds_modulo_7: ag.Run, small_run: 
     assert weights_hash(subject.model.state_dict()) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "subject", "text"),
+    [
+        ("answers", "planted:carry-adder", "7+8"),
+        ("logit", "planted:carry-adder", "7+8"),
+        ("attribution", "planted:induction", "qwertyq"),
+        ("embeddings", "planted:induction", "abcabc"),
+    ],
+)
+def test_one_text_is_a_list_of_one(name: str, subject: str, text: str) -> None:
+    lens = getattr(ag.lenses, name)
+    assert lens(subject, text).to_dict() == lens(subject, [text]).to_dict()
+
+
+@pytest.mark.parametrize("name", ["answers", "logit", "attribution", "embeddings", "weights", "ablate"])
+def test_findings_explain_themselves(name: str) -> None:
+    arguments = ["123+456"] if name in ("logit", "attribution") else []
+    finding = getattr(ag.lenses, name)("planted:carry-adder", *arguments)
+    assert finding.about
+    assert all(panel.caption for panel in finding.panels)
+    assert all(0 < len(table.rows) <= 60 and table.caption for table in finding.tables)
+    assert finding.tables
+
+
+def test_former_names_of_options_warn() -> None:
+    with pytest.warns(FutureWarning, match="'n_random' is now called 'n_inputs'"):
+        assert ag.lenses.answers("planted:carry-adder", n_random=3)["random"] == 3
+
+
 def test_bad_input_is_named() -> None:
     subject = subject_of(shape())
     with pytest.raises(ConfigError, match="at least one input"):
