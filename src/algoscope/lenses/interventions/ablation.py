@@ -1,30 +1,25 @@
 """The ablation lens: what is lost without each head, MLP, attention, layer and embedding?"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy.stats import binomtest
+from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.choices import checked_choices
-from algoscope.core.errors import ConfigError, SubjectError
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import in_cells
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.renaming import renamed_options
 from algoscope.core.sites import Key
-from algoscope.data import seeded
-from algoscope.lenses.inputs.probe_set import members_by_class
 from algoscope.lenses.inputs.prompts import LARGE, Prompts
-from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
+from algoscope.lenses.interventions._ablation_trials import Trial, trial_of
 from algoscope.lenses.interventions.replacements import EVERY_KIND, KINDS, Component, Kind, components, others
 from algoscope.lenses.measures import ACCURACY, Measure
-from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
 from algoscope.networks.parameters import count_parameters
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Edit
@@ -33,9 +28,7 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
-POOL = 100_000  # inputs among which those of each class are looked for; a domain no larger is looked through whole
 PORTION = 2**24  # numbers of one run that are kept at once
-N_INPUTS, N_TEXTS = 2000, 16  # reference inputs of a task, and rows of random tokens
 MOST = 5  # components named in `most_needed`
 PARTS = ("head", "feed-forward")  # what `most_needed` compares: the rest is made of them, or comes before them
 LISTED = 40  # components in the table
@@ -111,143 +104,41 @@ def ablate(
     kinds = (kind,) if isinstance(kind, str) else tuple(dict.fromkeys(kind))
     if not kinds:
         raise ConfigError(f"ablation of no kind: give one or more of {', '.join(KINDS)}")
-    if not subject.cfg.causal:
-        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
-    texts = texts_of(inputs)
-    if subject.has_task and texts:
-        raise ConfigError(f"{subject.name} has a task, whose inputs are drawn: leave out {', '.join(texts)}")
-    if subject.has_task:
-        trial = _of_task(subject, by, N_INPUTS if n_inputs is None else n_inputs, per_class, seed)
-    else:
-        trial = _of_text(subject, texts, N_TEXTS if n_inputs is None else n_inputs, seed)
+    trial = trial_of(subject, by, n_inputs, per_class, texts_of(inputs), seed)
     parts = components(subject)
-    base_values, without = _measured(subject, trial, parts, kinds, seed)
-    base, lost = trial.said(base_values), "drop" if trial.whole else "loss_increase"
-    rows = []
+    facts = _facts(trial, parts, kinds, *_measured(subject, trial, parts, kinds, seed), seed)
+    panels, tables = _panels(facts, trial), [_table(facts, trial.cost)]
+    return subject.finding("ablate", _claim(facts, trial), facts, panels, about=ABOUT, tables=tables, seed=seed)
+
+
+def _facts(
+    trial: Trial,
+    parts: Sequence[Component],
+    kinds: Sequence[str],
+    whole: Float[np.ndarray, "batch place measure"],
+    without: Mapping[str, Float[np.ndarray, "component batch place measure"]],
+    seed: int,
+) -> dict[str, Any]:
+    base, rows = trial.summary(whole), []
     for i, part in enumerate(parts):
-        for name in kinds:
-            said = trial.said(without[name][i])
-            row = {"component": part.name, "group": part.group, "kind": name, **said}
-            rows.append(row | {lost: trial.lost(base, said)})
-    facts = {
-        "kinds": {name: KINDS[name] for name in kinds},
+        for kind in kinds:
+            ablated = trial.summary(without[kind][i])
+            row = {"component": part.name, "group": part.group, "kind": kind, **ablated}
+            rows.append(row | {trial.cost: trial.lost(base, ablated)})
+    return {
+        "kinds": {kind: KINDS[kind] for kind in kinds},
         "reference": {"n": trial.n_reference, "meaning": trial.meaning, "seed": seed},
         "baseline": base,
         "components": rows,
-        "most_needed": {name: _most_needed(rows, name, lost) for name in kinds},
+        "most_needed": {kind: _most_needed(rows, kind, trial.cost) for kind in kinds},
     }
-    return subject.finding(
-        "ablate",
-        _claim(facts, trial),
-        facts,
-        _panels(facts, trial),
-        about=ABOUT,
-        tables=[_table(facts, lost)],
-        seed=seed,
-    )
-
-
-# ---------------------------------------------------------------------- what is measured
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """What the model is tried on: whole sequences, of which the first `n_reference` are the reference inputs."""
-
-    tokens: Tokens
-    n_reference: int
-    meaning: str
-    at: slice  # positions whose logits are read
-    whole: bool  # is an answer right only as a whole, or does each token count?
-    classes: Mapping[str, tuple[slice, slice]]  # rows and places that each takes together; the first counts most
-
-    @property
-    def targets(self) -> Int[Tensor, "batch read"]:
-        return self.tokens[:, 1:][:, self.at]
-
-    def read(
-        self,
-        logits: Float[Tensor, "edit batch read d_vocab"],
-        targets: Int[Tensor, "batch read"],
-        base: Float[Tensor, "batch read d_vocab"],
-    ) -> Float[Tensor, "edit batch place measure"]:
-        """Is the answer right (1 or 0)? Or, for each token, the loss, and the divergence from the whole model's
-        prediction, whose logits are `base`.
-        """
-        targets = targets.expand(len(logits), -1, -1)
-        if self.whole:
-            return answers_right(logits, targets)[..., None, None].to(logits.dtype)
-        return torch.stack([cross_entropy(logits, targets), kl_divergence(base.expand_as(logits), logits)], dim=-1)
-
-    def said(self, values: Float[np.ndarray, "batch place measure"]) -> dict[str, Any]:
-        """The measures of the class that counts most, and those of each class."""
-        means = {name: values[where].mean(axis=(0, 1)).tolist() for name, where in self.classes.items()}
-        if not self.whole:
-            by_class = [{"class": name, "loss": loss, "kl": kl} for name, (loss, kl) in means.items()]
-            return {"loss": by_class[0]["loss"], "kl": by_class[0]["kl"], "by_class": by_class}
-        first, *names = means
-        n_right = int(values[self.classes[first]].sum())
-        bounds = binomtest(n_right, self.n_reference).proportion_ci(0.95, method="exact")
-        return {
-            "accuracy": n_right / self.n_reference,
-            "interval_95": [float(bounds.low), float(bounds.high)],
-            "by_class": [
-                {"class": name, "n": len(values[self.classes[name]]), "accuracy": means[name][0]} for name in names
-            ],
-        }
-
-    def lost(self, base: Mapping[str, Any], without: Mapping[str, Any]) -> float:
-        """What one ablation costs: accuracy, or nats for each token."""
-        return base["accuracy"] - without["accuracy"] if self.whole else without["loss"] - base["loss"]
-
-
-def _of_task(subject: Subject, by: str | None, n_inputs: int, per_class: int, seed: int) -> _Trial:
-    task, everywhere = subject.task, slice(None)
-    if n_inputs < 2 or per_class < 1:
-        raise ConfigError(f"ablation needs 2 inputs or more and 1 of each class, not {n_inputs} and {per_class}")
-    scheme = by or task.class_schemes[0]
-    plain = task.sample(n_inputs, seeded(subject.device, seed, 0))
-    if task.domain_size <= POOL:
-        pool = task.at(torch.arange(task.domain_size, device=subject.device))
-    else:
-        pool = task.sample(POOL, seeded(subject.device, seed, 3))
-    order = torch.randperm(len(pool), generator=seeded(torch.device("cpu"), seed, 2)).to(subject.device)
-    chosen = members_by_class(task, scheme, pool[order], per_class)
-    ends = np.cumsum([n_inputs, *map(len, chosen.values())]).tolist()
-    rows = {name: (slice(ends[i], ends[i + 1]), everywhere) for i, name in enumerate(chosen) if len(chosen[name])}
-    return _Trial(
-        tokens=torch.cat([plain, *chosen.values()]),
-        n_reference=n_inputs,
-        meaning=f"{n_inputs:,} random inputs of {task.kind}",
-        at=task.answer_slice,
-        whole=True,
-        classes={"": (slice(0, n_inputs), everywhere), **rows},
-    )
-
-
-def _of_text(subject: Subject, texts: Sequence[str], n_inputs: int, seed: int) -> _Trial:
-    n, everywhere = len(texts) or n_inputs, slice(None)
-    if n < 2:
-        raise ConfigError(f"ablation needs 2 texts or more, so that there is another one to take from, not {n}")
-    if texts:
-        rows = [subject.to_tokens(text)[0] for text in texts]
-        length = min(map(len, rows))
-        if length < 2:
-            raise ConfigError("a text of 1 token predicts nothing: give texts of 2 tokens or more")
-        cut = torch.stack([row[:length] for row in rows])
-        classes = {"all tokens": (everywhere, everywhere)}
-        return _Trial(cut, n, f"{n:,} texts of {length} tokens", everywhere, whole=False, classes=classes)
-    [tokens] = repeated_blocks(subject, n, seed, n_lengths=1)
-    start = (tokens.shape[1] + len(subject.text.encode(""))) // 2  # of the second copy
-    classes = {"second copy": (everywhere, slice(start, None)), "first copy": (everywhere, slice(None, start))}
-    return _Trial(tokens, n, f"{n:,} rows of random tokens, each block twice", everywhere, False, classes)
 
 
 # ---------------------------------------------------------------------- runs
 
 
 def _measured(
-    subject: Subject, trial: _Trial, parts: Sequence[Component], kinds: Sequence[str], seed: int
+    subject: Subject, trial: Trial, parts: Sequence[Component], kinds: Sequence[str], seed: int
 ) -> tuple[Float[np.ndarray, "batch place measure"], dict[str, Float[np.ndarray, "component batch place measure"]]]:
     """The measures of every input without ablation, and for each kind without each component."""
     sites = sorted({site for part in parts for site in part.sites}, key=str)
@@ -308,7 +199,7 @@ def _most_needed(rows: Sequence[Mapping[str, Any]], kind: str, cost: str) -> lis
     ]
 
 
-def _claim(facts: Mapping[str, Any], trial: _Trial) -> str:
+def _claim(facts: Mapping[str, Any], trial: Trial) -> str:
     base, needed = facts["baseline"], []
     for kind, parts in facts["most_needed"].items():
         if trial.whole:
@@ -340,7 +231,7 @@ def _table(facts: Mapping[str, Any], cost: str) -> ResultTable:
     )
 
 
-def _panels(facts: Mapping[str, Any], trial: _Trial) -> tuple[Panel, ...]:
+def _panels(facts: Mapping[str, Any], trial: Trial) -> tuple[Panel, ...]:
     """With a task accuracies, the whole model's in the first row; else the increase of the loss, and the divergence."""
     base, kinds = facts["baseline"], tuple(facts["kinds"])
     by_kind = [[row for row in facts["components"] if row["kind"] == kind] for kind in kinds]

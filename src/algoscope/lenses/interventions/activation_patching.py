@@ -102,15 +102,14 @@ def patch(
 
     Returns:
         A finding with one panel for each sweep [layer, position | head | ...], the share of the gap recovered, the mean
-        over the pairs, and the panel `strongest`: the cells that move the answer most. Facts: `baselines` {clean,
-        corrupt} (means of the metric), `target` and `rival`, `per_example` (each panel's cells for every pair), `raw`
-        (the metric itself in each cell, mean over the pairs), `critical` (the cells that reach half of the gap:
-        recovered at least 0.5 when denoising, at most 0.5 when noising), and `by_class` where there is more than one
-        pair and the task sorts its inputs: the mean over the pairs of each class.
+        over the pairs, and the panel `strongest`, the cells that move the answer most. Facts: `baselines` {clean,
+        corrupt} and `raw` (means of the metric itself), `target`, `rival`, `per_example` (the cells for every pair),
+        `critical` (the cells that reach half of the gap: recovered at least 0.5 when denoising, at most 0.5 when
+        noising), and `by_class`, the mean over the pairs of each class of a task's inputs.
 
     Raises:
-        PairingError: where the numbers or the lengths of inputs differ, where a pair has the same answer, and where the
-            metric does not tell the two runs apart (a gap below 1e-4 would only amplify noise).
+        PairingError: where the inputs differ in number or length, have the same answer, or are not told apart by the
+            metric (a gap below 1e-4 would only amplify noise).
         SubjectError: for a model that is not causal, which would see the answer.
         ConfigError: for no sites.
         UnknownNameError: for another sweep, direction or metric.
@@ -132,9 +131,20 @@ def patch(
     )
     scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
     base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
-    panels, examples, raw = _swept(sites, values, base, pair, scale)
+    return _finding(pair, scale, direction, metric, *_swept(sites, values, base, pair, scale))
+
+
+def _finding(
+    pair: Pair,
+    scale: Scale,
+    direction: Direction,
+    metric: MetricName,
+    panels: Sequence[Panel],
+    examples: dict[str, Float[np.ndarray, "_pair *_cell"]],
+    raw: dict[str, list[Any]],
+) -> Finding:
     cells = by_effect(((_named(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
-    return subject.finding(
+    return pair.subject.finding(
         "patch",
         _claim(cells[0], direction, metric, pair),
         {
