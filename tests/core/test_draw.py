@@ -152,7 +152,7 @@ def test_a_cell_that_does_not_exist_is_grey_and_says_so() -> None:
     assert masked["customdata"][0][1].endswith("<b>none</b>")
     axes = (Axis("query", ("a",)), Axis("key", ("a", "b")))
     masked, _ = drawn(Panel("p", axes, np.array([[1.0, np.nan]]), "share", scale="unit"))["data"]
-    assert "cannot look ahead" in masked["customdata"][0][1]
+    assert "a later position" in masked["customdata"][0][1]
 
 
 # ---------------------------------------------------------------------- bars

@@ -143,8 +143,8 @@ def to_image(finding: Finding, kind: str) -> bytes:
 
 def find_browser() -> str | None:
     """Path of the Chrome or Chromium that draws images, or None."""
-    found = Chromium.find_browser(skip_local=False)
-    return None if found is None else str(found)
+    path = Chromium.find_browser(skip_local=False)
+    return None if path is None else str(path)
 
 
 def script() -> str:
@@ -154,12 +154,12 @@ def script() -> str:
 
 def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tuple[int, int], dict[str, Any]]:
     """By (row, column), the colour bar right of the first row that has a heatmap on its scale."""
-    found: dict[tuple[str, str], tuple[int, int]] = {}
+    last_of: dict[tuple[str, str], tuple[int, int]] = {}
     for r, row in enumerate(rows):
         last = {(plot.unit, plot.scale): (r, c) for c, plot in enumerate(row) if plot.view == "heatmap"}
-        found = last | found
+        last_of = last | last_of
     bars = {}
-    for r, c in found.values():
+    for r, c in last_of.values():
         axes = fig.get_subplot(r + 1, c + 1)
         low, high = axes.yaxis.domain
         place = {"x": axes.xaxis.domain[1], "xpad": 8, "y": high, "yanchor": "top", "ypad": 0}

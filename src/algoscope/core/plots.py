@@ -155,12 +155,12 @@ def _heatmap(panel: Panel, colour_bar: dict[str, Any] | None) -> list[go.Heatmap
 
 
 def _notes(panel: Panel) -> list[Any]:
-    """What is said of each cell to whoever points at it: where it is, its value, and its own texts."""
+    """What hovering over each cell shows: where it is, its value, and its own texts."""
     notes = np.empty(panel.values.shape, dtype=object)
     for index, value in np.ndenumerate(panel.values):
         lines = [f"{axis.name} {shown(axis.labels[i])}" for axis, i in zip(panel.axes, index, strict=True)]
         if np.isnan(value):
-            lines.append("<b>masked</b>: it cannot look ahead" if panel.axes[-1].name == "key" else "<b>none</b>")
+            lines.append("<b>masked</b>: a later position" if panel.axes[-1].name == "key" else "<b>none</b>")
         else:
             lines.append(f"<b>{value:.8g}</b> {panel.unit}")
         lines += [f"<i>{shown(panel.words[index])}</i>"] if panel.words is not None else []

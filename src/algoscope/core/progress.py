@@ -40,7 +40,7 @@ class Bar(Watcher):
             console=self.console,
         )
         self.task = self.bar.add_task(title, total=1, unit=unit, note="", rate="")
-        self.began = self.said = time.perf_counter()
+        self.began = self.printed = time.perf_counter()
         self.first: int | None = None
 
     def __enter__(self) -> "Bar":
@@ -59,8 +59,8 @@ class Bar(Watcher):
         rate = (done - self.first) / seconds if seconds > 0 else 0.0
         if self.live:
             self.bar.update(self.task, completed=done, total=total, note=note, rate=f"{rate:,.0f} {self.unit}/s")
-        elif now - self.said > PIPED_EVERY:
-            self.said = now
+        elif now - self.printed > PIPED_EVERY:
+            self.printed = now
             left = (total - done) / rate if rate > 0 else float("inf")
             print(  # noqa: T201  # plain progress for a terminal that is none
                 f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left",

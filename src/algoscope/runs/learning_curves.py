@@ -92,8 +92,8 @@ def read_curves(rows: Sequence[Row]) -> Finding:
 
 
 def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
-    """Where test accuracy first reaches 0.5 (`step`), the last evaluation before it that found 0.1 or less (`from`;
-    `step` where none did), and the first after it that found 0.9 or more (`to`; the last where none did).
+    """Where test accuracy first reaches 0.5 (`step`), the last evaluation before it with 0.1 or less (`from`;
+    `step` where none did), and the first after it with 0.9 or more (`to`; the last where none did).
 
     None when it never does. Between evaluations the step is the later one.
     """

@@ -1,7 +1,5 @@
 """Commands that check: this installation (doctor), and the lenses on models whose mechanism is known (selfcheck)."""
 
-from typing import Any
-
 import click
 
 from algoscope.doors import public
@@ -12,11 +10,11 @@ from algoscope.doors.cli.common import common, show_json, show_result, show_tabl
 @common
 def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Versions, devices, measured threads, and what is missing and how to get it."""
-    found: list[dict[str, Any]] = public.checkup(runs_dir)
+    rows = public.checkup(runs_dir)
     if as_json:
-        show_json(found)
+        show_json(rows)
     else:
-        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in found])
+        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in rows])
 
 
 @click.command()
@@ -34,13 +32,13 @@ def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir
     """Put every lens to planted models, where it must find what is there, and to N shuffled and N random ones, where it
     must not. Exit code 1 when something planted is missed, or more than one answer in twenty is a false alarm.
     """
-    found = public.selfcheck(copies=copies, progress=not quiet)
+    finding = public.selfcheck(copies=copies, progress=not quiet)
     if out is not None:
-        found.save(out)
+        finding.save(out)
     if as_json:
-        click.echo(found.to_json())
+        click.echo(finding.to_json())
     else:
-        for table in found.tables:
+        for table in finding.tables:
             show_result(table)
-        click.echo(f"{found.claim}; in the last three columns false alarms")
-    return 0 if found["holds"] else 1
+        click.echo(f"{finding.claim}; false alarms in the last three columns")
+    return 0 if finding["holds"] else 1

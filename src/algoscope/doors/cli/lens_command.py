@@ -96,14 +96,14 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
     kinds = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
     required = parameter.default is parameter.empty
     default = None if required else parameter.default
-    given: dict[str, Any] = {"help": _sentence(description) or None, "required": required}
+    shared: dict[str, Any] = {"help": _sentence(description) or None, "required": required}
     if any(get_origin(kind) in (Sequence, list, tuple) for kind in kinds):
         if isinstance(default, tuple) and default:
             listed = {"default": ",".join(default), "show_default": True, "metavar": "NAME,...", "callback": _listed}
-            return click.Option([flag], **given | listed)
-        given["help"] = " ".join([given["help"] or "", "May be repeated."]).strip()
-        given["callback"] = lambda ctx, param, value: value or (() if required else default)
-        return click.Option([flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", **given)
+            return click.Option([flag], **shared | listed)
+        shared["help"] = " ".join([shared["help"] or "", "May be repeated."]).strip()
+        shared["callback"] = lambda ctx, param, value: value or (() if required else default)
+        return click.Option([flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", **shared)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     if choices:
         kind: Any = click.Choice(list(map(str, choices)))
@@ -111,7 +111,7 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
         flag, kind = f"{flag}/--no-{flag.removeprefix('--')}", bool
     else:
         kind = next((kind for kind in (int, float) if kind in kinds), Path if kinds == [Path] else str)
-    return click.Option([flag, parameter.name], type=kind, default=default, show_default=default is not None, **given)
+    return click.Option([flag, parameter.name], type=kind, default=default, show_default=default is not None, **shared)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -119,8 +119,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _listed(ctx: click.Context, param: click.Parameter, given: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in given.split(","))
+def _listed(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(","))
 
 
 def _hidden(former: str, option: click.Option) -> click.Option:

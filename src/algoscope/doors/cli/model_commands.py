@@ -155,15 +155,15 @@ def generate(
 @common
 def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Count parameters by component, from the config alone, and set the model beside GPT-2 small and Llama 3 8B."""
-    found = public.params(what, runs_dir=runs_dir)
+    counts = public.params(what, runs_dir=runs_dir)
     if as_json:
-        show_json(found)
+        show_json(counts)
         return
     rows = [
-        (row["name"], row["parameters"], f"{row['parameters'] / found['total']:.1%}") for row in found["components"]
+        (row["name"], row["parameters"], f"{row['parameters'] / counts['total']:.1%}") for row in counts["components"]
     ]
-    total = ("total", found["total"], "100.0%")
+    total = ("total", counts["total"], "100.0%")
     show_table("", ["component", "parameters", "share"], [*rows, total], numeric=["parameters", "share"])
     click.echo()
-    scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in found["scale"]]
+    scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in counts["scale"]]
     show_table("", ["scale", "parameters", "times this model"], scale, numeric=["parameters", "times this model"])

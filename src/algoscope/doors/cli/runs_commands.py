@@ -45,18 +45,18 @@ def train(
     where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
     if seeds is None:
         run = public.train(recipe, seed=seed, name=name, settings=changes, **where)
-        _say_trained([run], as_json, alone=True)
+        _show_trained([run], as_json, alone=True)
         return
     config = public.override(RECIPES.load(recipe)(), changes)
     members = {f"{name or recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
-    found = public.train_many(members, workers=workers, **where)
-    _say_trained(found.runs.values(), as_json, alone=False)
-    if found.failed:
-        why = "; ".join(f"{name}: {reason}" for name, reason in found.failed.items())
-        raise DivergedError(f"{len(found.failed)} of {len(members)} runs failed: {why}")
+    population = public.train_many(members, workers=workers, **where)
+    _show_trained(population.runs.values(), as_json, alone=False)
+    if population.failed:
+        why = "; ".join(f"{name}: {reason}" for name, reason in population.failed.items())
+        raise DivergedError(f"{len(population.failed)} of {len(members)} runs failed: {why}")
 
 
-def _say_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
+def _show_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
     done = [ended(run) for run in runs]
     if as_json:
         show_json(done[0] if alone else done)

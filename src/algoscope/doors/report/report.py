@@ -51,7 +51,7 @@ def report(
     """Write the page and return its path.
 
     A model with a task is certified first; a verdict that the run folder already holds for these weights is used again.
-    Then every lens looks at it whose `for_report` has options for it. Findings about a run are kept in its folder.
+    Then every lens is applied whose `for_report` has options for it. Findings about a run are kept in its folder.
 
     Args:
         subject: a model, by name or opened.
