@@ -28,6 +28,13 @@ def seeded(device: torch.device, *numbers: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
+def all_or_sample(task: Task, at_most: int, generator: torch.Generator) -> Tokens:
+    """Every input of the task where there are at most so many, else so many random ones; on the generator's device."""
+    if task.domain_size <= at_most:
+        return task.at(torch.arange(task.domain_size, device=generator.device))
+    return task.sample(at_most, generator)
+
+
 def held_out(task: Task, data: DataConfig, seed: int, device: torch.device) -> Tokens:
     """The test inputs: `data.n_test` distinct uniform draws; a fifth of the domain where that would leave too few to
     train on. `seed` is the run's.

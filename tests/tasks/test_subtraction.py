@@ -52,6 +52,15 @@ def test_text_and_tokens_are_inverse_at_every_width(n_digits: int, data: st.Data
     assert text.split("=")[1] == f"{(a - b) % 10 ** (n_digits + 1):0{n_digits + 1}d}"[::-1] + "<EOS>"
 
 
+def test_it_has_what_addition_has_besides() -> None:
+    task = Subtraction(n_digits=25, operands_reversed=True)
+    first, second = 7 * 10**24 + 13, 4 * 10**23 + 999
+    text = f"{str(first)[::-1]}-{str(second).zfill(25)[::-1]}"
+    assert task.expected(text) == str(first - second).zfill(26)[::-1] + "<EOS>"
+    assert task.of_width(3).significance == Addition(n_digits=3, operands_reversed=True).significance
+    assert task.of_width(1).answer_names == ("units", "tens", "end")
+
+
 def test_enumeration_holds_every_input_once_in_order() -> None:
     task = Subtraction(n_digits=2)
     tokens = task.at(torch.arange(task.domain_size))

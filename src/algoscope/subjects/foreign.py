@@ -10,6 +10,7 @@ import torch
 
 from algoscope.config import RunConfig
 from algoscope.core.errors import SubjectError
+from algoscope.data import all_or_sample
 from algoscope.formats.model_building import file_to_model
 from algoscope.networks.evaluation import evaluate
 from algoscope.networks.shared_prefixes import shared_logits
@@ -96,9 +97,7 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
 def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
     """Loss in nats per answer position and the share of whole answers that are right, over all inputs or a sample."""
     task = config.task
-    some = torch.arange(task.domain_size) if task.domain_size <= ASKED else None
-    draw = torch.Generator().manual_seed(0)
-    tokens = task.sample(ASKED, draw) if some is None else task.at(some)
+    tokens = all_or_sample(task, ASKED, torch.Generator().manual_seed(0))
     at = task.answer_slice
     loss, accuracy = evaluate(task, tokens, lambda some: shared_logits(model, some[:, :-1], at), at, config.train)
     return {"loss": loss, "test_accuracy": accuracy}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
-from algoscope.data import seeded
+from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
 from algoscope.lenses.heads.head_panels import (
     head_name,
@@ -136,9 +136,8 @@ def inputs_of(subject: Subject, at_most: int, seed: int) -> tuple[Tokens, str]:
     task = subject.task
     if at_most < 2:
         raise ConfigError(f"at_most is {at_most}: what heads do over inputs takes at least 2")
-    if task.domain_size <= at_most:
-        return task.at(torch.arange(task.domain_size, device=subject.device)), "exhaustive"
-    return task.sample(at_most, seeded(subject.device, seed)), "sampled"
+    method = "exhaustive" if task.domain_size <= at_most else "sampled"
+    return all_or_sample(task, at_most, seeded(subject.device, seed)), method
 
 
 def _default_inputs(task: Task) -> list[str]:

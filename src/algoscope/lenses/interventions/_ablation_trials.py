@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, SubjectError
-from algoscope.data import seeded
+from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.inputs.probe_set import members_by_class
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
 from algoscope.networks.evaluation import answers_right, cross_entropy, kl_divergence
@@ -96,10 +96,7 @@ def _of_task(subject: Subject, by: str | None, n_inputs: int, per_class: int, se
         raise ConfigError(f"ablation needs 2 inputs or more and 1 of each class, not {n_inputs} and {per_class}")
     scheme = by or task.class_schemes[0]
     plain = task.sample(n_inputs, seeded(subject.device, seed, 0))
-    if task.domain_size <= POOL:
-        pool = task.at(torch.arange(task.domain_size, device=subject.device))
-    else:
-        pool = task.sample(POOL, seeded(subject.device, seed, 3))
+    pool = all_or_sample(task, POOL, seeded(subject.device, seed, 3))
     order = torch.randperm(len(pool), generator=seeded(torch.device("cpu"), seed, 2)).to(subject.device)
     chosen = members_by_class(task, scheme, pool[order], per_class)
     ends = np.cumsum([n_inputs, *map(len, chosen.values())]).tolist()
