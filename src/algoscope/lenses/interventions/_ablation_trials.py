@@ -47,7 +47,7 @@ class Trial:
         logits: Float[Tensor, "edit batch read d_vocab"],
         targets: Int[Tensor, "batch read"],
         base: Float[Tensor, "batch read d_vocab"],
-    ) -> Float[Tensor, "edit batch place measure"]:
+    ) -> Float[Tensor, "edit batch token measure"]:
         """Is the answer right (1 or 0)? Or, for each token, the loss, and the divergence from the whole model's
         prediction, whose logits are `base`.
         """
@@ -56,7 +56,7 @@ class Trial:
             return answers_right(logits, targets)[..., None, None].to(logits.dtype)
         return torch.stack([cross_entropy(logits, targets), kl_divergence(base.expand_as(logits), logits)], dim=-1)
 
-    def summary(self, values: Float[np.ndarray, "batch place measure"]) -> dict[str, Any]:
+    def summary(self, values: Float[np.ndarray, "batch token measure"]) -> dict[str, Any]:
         """The measures of the class that counts most, and those of each class."""
         means = {name: values[where].mean(axis=(0, 1)).tolist() for name, where in self.classes.items()}
         if not self.whole:

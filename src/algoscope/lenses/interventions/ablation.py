@@ -115,8 +115,8 @@ def _facts(
     trial: Trial,
     parts: Sequence[Component],
     kinds: Sequence[str],
-    whole: Float[np.ndarray, "batch place measure"],
-    without: Mapping[str, Float[np.ndarray, "component batch place measure"]],
+    whole: Float[np.ndarray, "batch token measure"],
+    without: Mapping[str, Float[np.ndarray, "component batch token measure"]],
     seed: int,
 ) -> dict[str, Any]:
     base, rows = trial.summary(whole), []
@@ -139,7 +139,7 @@ def _facts(
 
 def _measured(
     subject: Subject, trial: Trial, parts: Sequence[Component], kinds: Sequence[str], seed: int
-) -> tuple[Float[np.ndarray, "batch place measure"], dict[str, Float[np.ndarray, "component batch place measure"]]]:
+) -> tuple[Float[np.ndarray, "batch token measure"], dict[str, Float[np.ndarray, "component batch token measure"]]]:
     """The measures of every input without ablation, and for each kind without each component."""
     sites = sorted({site for part in parts for site in part.sites}, key=str)
     read, targets, cfg = trial.tokens[:, :-1], trial.targets, subject.cfg
@@ -147,7 +147,7 @@ def _measured(
     size = max(1, PORTION // (read.shape[1] * max(cfg.d_vocab, 4 * cfg.n_layers * cfg.d_model)))
     means = _means(subject, read[: trial.n_reference], sites, size) if "mean" in kinds else None
     bases: list[Tensor] = []
-    found: dict[str, list[Tensor]] = {name: [] for name in kinds}
+    ablated: dict[str, list[Tensor]] = {name: [] for name in kinds}
     for rows in torch.arange(len(read), device=read.device).split(size):
         logits = subject.run(read[rows], at=trial.at)[0]
         measure = partial(trial.read, targets=targets[rows], base=logits)
@@ -157,22 +157,22 @@ def _measured(
             if name == "resample":
                 reference = _recorded(subject, read[another[rows]], sites)
             edits = [part.edits(reference) for part in parts]
-            found[name].append(_without_each(subject, read[rows], edits, trial.at, measure))
-    together = {name: torch.cat(values, dim=1).cpu().double().numpy() for name, values in found.items()}
+            ablated[name].append(_without_each(subject, read[rows], edits, trial.at, measure))
+    together = {name: torch.cat(values, dim=1).cpu().double().numpy() for name, values in ablated.items()}
     return torch.cat(bases).cpu().double().numpy(), together
 
 
 def _without_each(
     subject: Subject, tokens: Tokens, edits: Sequence[list[Edit]], at: slice, measure: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "component batch place measure"]:
+) -> Float[Tensor, "component batch token measure"]:
     """One run for each component, all edits of that component made in it."""
     single = [i for i, members in enumerate(edits) if len(members) == 1]
     each = subject.run_each(tokens, [edits[i][0] for i in single], at=at, reduce=measure)
-    found = dict(zip(single, each, strict=True))
+    measured = dict(zip(single, each, strict=True))
     for i, members in enumerate(edits):
-        if i not in found:
-            found[i] = measure(subject.run(tokens, edits=members, at=at)[0][None])[0]
-    return torch.stack([found[i] for i in range(len(edits))])
+        if i not in measured:
+            measured[i] = measure(subject.run(tokens, edits=members, at=at)[0][None])[0]
+    return torch.stack([measured[i] for i in range(len(edits))])
 
 
 def _recorded(subject: Subject, tokens: Tokens, sites: Sequence[Key]) -> Mapping[Key, Tensor]:
@@ -209,8 +209,8 @@ def _claim(facts: Mapping[str, Any], trial: Trial) -> str:
         needed.append(f"{parts[0]['component']} ({kind}: {cost})")
     whole = f"{base['accuracy']:.1%} right" if trial.whole else f"loss {base['loss']:.3g} nats"
     which = "" if trial.whole else f" per token, {next(iter(trial.classes))}"
-    given = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; whole model {whole}{which}"
-    return f"{given}; most needed head or MLP: {', '.join(needed)}"
+    setting = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; whole model {whole}{which}"
+    return f"{setting}; most needed head or MLP: {', '.join(needed)}"
 
 
 def _table(facts: Mapping[str, Any], cost: str) -> ResultTable:

@@ -179,8 +179,8 @@ def half_way(direction: Direction) -> Mark:
 
 def one_token(subject: Subject, text: str) -> int:
     """The number of the token that a text is. Raises VocabularyError where it is none, or several."""
-    found = subject.text.encode(text)[len(subject.text.encode("")) :]  # without what a tokenizer puts first
-    if len(found) != 1:
-        shown = [subject.text.token(number) for number in found]
-        raise VocabularyError(f"{text!r} is {len(found)} tokens of {subject.name}, not one: {shown}")
-    return found[0]
+    ids = subject.text.encode(text)[len(subject.text.encode("")) :]  # without what a tokenizer puts first
+    if len(ids) != 1:
+        shown = [subject.text.token(number) for number in ids]
+        raise VocabularyError(f"{text!r} is {len(ids)} tokens of {subject.name}, not one: {shown}")
+    return ids[0]

@@ -159,15 +159,15 @@ class Receiver:
     def parse(cls, subject: Subject, text: str) -> "Receiver":
         """Raises ConfigError for one that the model has not."""
         cfg = subject.cfg
-        found = re.fullmatch(r"L(\d+)(?:H(\d+)\.([qkv])|[ .]?MLP)", text.strip(), flags=re.IGNORECASE)
+        match = re.fullmatch(r"L(\d+)(?:H(\d+)\.([qkv])|[ .]?MLP)", text.strip(), flags=re.IGNORECASE)
         if text.strip().lower() == "logits":
             return cls("logits", cfg.n_layers)
-        if found and int(found[1]) < cfg.n_layers:
-            if found[2] is None and cfg.d_mlp is not None:
-                return cls("mlp_out", int(found[1]))
-            kind = (found[3] or "").lower()
-            if kind and int(found[2]) < (cfg.n_heads if kind == "q" else cfg.kv_heads):
-                return cls(kind, int(found[1]), int(found[2]))
+        if match and int(match[1]) < cfg.n_layers:
+            if match[2] is None and cfg.d_mlp is not None:
+                return cls("mlp_out", int(match[1]))
+            kind = (match[3] or "").lower()
+            if kind and int(match[2]) < (cfg.n_heads if kind == "q" else cfg.kv_heads):
+                return cls(kind, int(match[1]), int(match[2]))
         last = cfg.n_layers - 1
         mlps = f", L0 MLP to L{last} MLP" if cfg.d_mlp is not None else ""
         raise ConfigError(

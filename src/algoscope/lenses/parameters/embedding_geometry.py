@@ -99,7 +99,7 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
 
 
 def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The tokens to look at, and which of them to compare with each other."""
+    """The tokens that are shown, and which of them are compared with each other."""
     if subject.has_task:
         task = subject.task
         used = task.used_tokens

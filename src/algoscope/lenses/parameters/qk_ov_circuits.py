@@ -66,12 +66,12 @@ class Factors:
 
 
 class Circuits:
-    """The weights of a subject as its heads use them: norms folded in, what writes and what is said centred.
+    """The weights of a subject as its heads use them: norms folded in, writing weights and unembedding centred.
 
-    Token vectors are W_E, each divided by the scale that a norm would divide it by, where the model has norms; nothing
-    is said of positions, of feed-forwards, nor of the scale of a norm in between. Rotary positions are left out of
-    W_Q W_K^T, which is then that of a query and a key at the same position. `tokens`: those among which circuits are
-    looked at: all that a task uses, or of a large vocabulary 1,024, drawn by `seed`.
+    Token vectors are W_E, each divided by the scale that a norm would divide it by, where the model has norms.
+    Position embeddings, MLPs and the scale of a norm in between are left out, and so are rotary positions: W_Q W_K^T is
+    that of a query and a key at the same position. `tokens` are the rows and columns of the circuits: all that a task
+    uses, or of a large vocabulary 1,024, drawn by `seed`.
     """
 
     def __init__(self, subject: Subject, seed: int = 0) -> None:
@@ -99,12 +99,12 @@ class Circuits:
 
     # ------------------------------------------------------------------ what a head copies
 
-    def ov(self, layer: int, head: int) -> Float[Tensor, "token said"]:
+    def ov(self, layer: int, head: int) -> Float[Tensor, "token output"]:
         """W_E W_V W_O W_U: by how many logits attending to a token raises each token."""
         heads = self.layer(layer)
         return self._ov(heads.W_V[head], heads.W_O[head])
 
-    def _ov(self, w_v: Wide, w_o: Wide) -> Float[Tensor, "token said"]:
+    def _ov(self, w_v: Wide, w_o: Wide) -> Float[Tensor, "token output"]:
         return (self.embedding @ w_v) @ (self.unembedding @ w_o).mT
 
     def copying_eigenvalues(self, layer: int) -> Float[Tensor, "head"]:
@@ -141,10 +141,10 @@ class Circuits:
         """
         if self.model.W_pos is None:
             return None
-        place = self.model.W_pos.detach().double()[:n]
+        positions = self.model.W_pos.detach().double()[:n]
         writes, reads = self.layer(sender[0]), self.layer(receiver[0])
-        written = (place @ writes.W_V[sender[1]]) @ (writes.W_O[sender[1]].mT @ reads.W_Q[receiver[1]])
-        return written @ (place @ reads.W_K[receiver[1]]).mT
+        written = (positions @ writes.W_V[sender[1]]) @ (writes.W_O[sender[1]].mT @ reads.W_Q[receiver[1]])
+        return written @ (positions @ reads.W_K[receiver[1]]).mT
 
     def pointing_top1(self, sender: Head, receiver: Head, n: int, block: int) -> float | None:
         """The share of the positions of a first block of `block` tokens, its last left out, for which the key scored

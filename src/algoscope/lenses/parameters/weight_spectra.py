@@ -102,12 +102,12 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
     subject = open_subject(subject, runs_dir=runs_dir)
     before = subject.before_training()
     models = ({} if before is None else {"before": before.model}) | {"after": subject.model}
-    found = {when: spectra(model) for when, model in models.items()}
+    spectra_at = {when: spectra(model) for when, model in models.items()}
     if before is not None:
-        found["change"] = _changes(before.model, subject.model)
-    rows = [_row(name, found) for name in found["after"]]
+        spectra_at["change"] = _changes(before.model, subject.model)
+    rows = [_row(name, spectra_at) for name in spectra_at["after"]]
     return subject.finding(
-        "weights", _claim(rows), {"matrices": rows}, tuple(_panels(found)), about=ABOUT, tables=[_table(rows)]
+        "weights", _claim(rows), {"matrices": rows}, tuple(_panels(spectra_at)), about=ABOUT, tables=[_table(rows)]
     )
 
 
@@ -121,20 +121,20 @@ def spectra(model: Transformer) -> dict[str, Spectrum]:
 
 def matrices(model: Transformer) -> dict[str, Float[Tensor, "out in"]]:
     """The whole matrices by name, in the order of the data's path: [out in], embeddings one row a token."""
-    found = {"W_E": model.embed.weight}
+    named = {"W_E": model.embed.weight}
     if model.pos_embed is not None:
-        found["W_pos"] = model.pos_embed.weight
+        named["W_pos"] = model.pos_embed.weight
     for layer in range(model.cfg.n_layers):
         attn, mlp = model.block(layer).attn, model.block(layer).mlp
-        named = {"W_Q": attn.q, "W_K": attn.k, "W_V": attn.v, "W_O": attn.o}
+        modules = {"W_Q": attn.q, "W_K": attn.k, "W_V": attn.v, "W_O": attn.o}
         if mlp is not None and mlp.w_linear is not None:
-            named |= {"W_gate": mlp.w_in, "W_in": mlp.w_linear, "W_out": mlp.w_out}
+            modules |= {"W_gate": mlp.w_in, "W_in": mlp.w_linear, "W_out": mlp.w_out}
         elif mlp is not None:
-            named |= {"W_in": mlp.w_in, "W_out": mlp.w_out}
-        found |= {f"L{layer} {part}": module.weight for part, module in named.items()}
+            modules |= {"W_in": mlp.w_in, "W_out": mlp.w_out}
+        named |= {f"L{layer} {part}": module.weight for part, module in modules.items()}
     if model.unembed is not None:
-        found["W_U"] = model.unembed.weight
-    return {name: matrix.detach() for name, matrix in found.items()}
+        named["W_U"] = model.unembed.weight
+    return {name: matrix.detach() for name, matrix in named.items()}
 
 
 def _spectrum(name: str, matrix: Float[Tensor, "out in"], dtype: torch.dtype) -> Spectrum:
@@ -151,10 +151,10 @@ def _heads(attn: Attention, layer: int, dtype: torch.dtype) -> Iterator[Spectrum
     q, k, v = (rearrange(w, "(head d_head) d_model -> head d_head d_model", d_head=attn.d_head) for w in (q, k, v))
     k, v = (w.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0) for w in (k, v))
     o = rearrange(o, "d_model (head d_head) -> head d_model d_head", d_head=attn.d_head)
-    own = {"W_Q": q, "W_K": k, "W_V": v, "W_O": o}
-    values = {part: torch.linalg.svdvals(w).cpu() for part, w in own.items()}
+    factors = {"W_Q": q, "W_K": k, "W_V": v, "W_O": o}
+    values = {part: torch.linalg.svdvals(w).cpu() for part, w in factors.items()}
     values |= {"QK": spectrum_of_product(q.mT, k).cpu(), "OV": spectrum_of_product(o, v).cpu()}
-    shapes = {part: (w.shape[1], w.shape[2]) for part, w in own.items()}
+    shapes = {part: (w.shape[1], w.shape[2]) for part, w in factors.items()}
     for head in range(cfg.n_heads):
         for part in OF_A_HEAD:
             shape = shapes.get(part, (cfg.d_model, cfg.d_model))
@@ -168,9 +168,12 @@ def _changes(before: Transformer, after: Transformer) -> dict[str, Spectrum]:
     return {name: _spectrum(name, matrix - first[name], dtype) for name, matrix in last.items()}
 
 
-def _row(name: str, found: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, Any]:
-    last = found["after"][name]
-    ranks = {when: found[when][name].facts if name in found.get(when, {}) else None for when in ("before", "change")}
+def _row(name: str, spectra_at: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, Any]:
+    last = spectra_at["after"][name]
+    ranks = {
+        when: spectra_at[when][name].facts if name in spectra_at.get(when, {}) else None
+        for when in ("before", "change")
+    }
     return {
         "matrix": name,
         "layer": last.layer,
@@ -184,16 +187,18 @@ def _row(name: str, found: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, An
 
 def _claim(rows: Sequence[Mapping[str, Any]]) -> str:
     """The mean effective rank of the circuits, before and after."""
-    said = []
+    changes = []
     for part in CIRCUITS:
-        own = [row for row in rows if row["head"] is not None and row["matrix"].endswith(part)]
+        of_heads = [row for row in rows if row["head"] is not None and row["matrix"].endswith(part)]
         means = {
-            when: float(np.mean([row[when]["effective_rank"] for row in own]))
+            when: float(np.mean([row[when]["effective_rank"] for row in of_heads]))
             for when in ("before", "after")
-            if own[0][when] is not None
+            if of_heads[0][when] is not None
         }
-        said.append(f"{part} {' to '.join(format(mean, '.1f') for mean in means.values())} of {own[0]['full_rank']}")
-    return f"effective rank of the circuits, mean over heads: {', '.join(said)}"
+        changes.append(
+            f"{part} {' to '.join(format(mean, '.1f') for mean in means.values())} of {of_heads[0]['full_rank']}"
+        )
+    return f"effective rank of the circuits, mean over heads: {', '.join(changes)}"
 
 
 # ---------------------------------------------------------------------- table and panels
@@ -224,25 +229,25 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
     )
 
 
-def _panels(found: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]:
-    whole = [name for name, spectrum in found["after"].items() if spectrum.head is None]
+def _panels(spectra_at: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]:
+    whole = [name for name, spectrum in spectra_at["after"].items() if spectrum.head is None]
     matrix = Axis("matrix", tuple(whole))
     for what, counts in (("effective rank", "directions alike"), ("stable rank", "as strong as the strongest")):
         key = what.replace(" ", "_")
         yield replace(DIRECTIONS, unit=f"directions ({counts})").panel(
             what,
-            [Axis("when", tuple(WHEN[when] for when in found)), matrix],
-            np.array([[each[name].facts[key] for name in whole] for each in found.values()]),
+            [Axis("when", tuple(WHEN[when] for when in spectra_at)), matrix],
+            np.array([[each[name].facts[key] for name in whole] for each in spectra_at.values()]),
             caption=f"{what.capitalize()} of each weight matrix; before training, and of the change that training "
             "made, where the weights at step 0 are known. 0 = a zero matrix, 1 = one direction.",
             view="bars",
         )
-    models = {when: each for when, each in found.items() if when != "change"}
+    models = {when: each for when, each in spectra_at.items() if when != "change"}
     when = Axis("when", tuple(WHEN[when] for when in models))
     yield _of_heads(models, when)
     yield SHARE.panel(
         "spectra",
-        [when, matrix, _places(max(len(found["after"][name].singular) for name in whole))],
+        [when, matrix, _places(max(len(spectra_at["after"][name].singular) for name in whole))],
         np.stack([_padded([_shares(each[name].singular) for name in whole]) for each in models.values()]),
         caption="Singular values of each matrix, largest first, divided by the largest: 1 = as strong as the strongest "
         "direction, 0 = nothing. Grey: the matrix has no more of them.",
