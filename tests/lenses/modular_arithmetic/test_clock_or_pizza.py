@@ -257,6 +257,24 @@ def test_panels_say_what_the_facts_say(found: dict[str, ag.Finding]) -> None:
     assert pizza.values.std(axis=1).max() < 0.3 * pizza.values.std()
 
 
+def test_every_figure_is_explained_and_tables_hold_the_facts(found: dict[str, ag.Finding]) -> None:
+    for finding in found.values():
+        assert finding.about
+        assert all(panel.caption for panel in finding.panels)
+        tests, circles = finding.tables
+        values = {row[0]: row[1] for row in tests.rows}
+        assert values["gradient symmetricity s_g"] == finding["symmetricity"]
+        assert values["one circle at a time: pizza"] == finding["isolated"]["pizza"]
+        assert [(row[0], row[-1]) for row in circles.rows] == [
+            (row["frequency"], row["reads_as"]) for row in finding["circles"]
+        ]
+
+
+def test_the_former_name_of_the_number_of_triples_works_and_warns() -> None:
+    with pytest.warns(FutureWarning, match="n_inputs"):
+        assert ag.lenses.clock("planted:pizza", n_triples=50)["triples"] == 50
+
+
 @pytest.mark.parametrize("name", ["clock", "pizza"])
 def test_shuffled_and_random_models_have_not_learned_it(name: str) -> None:
     planted = PLANTED.load(name)()

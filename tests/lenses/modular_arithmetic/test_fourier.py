@@ -177,6 +177,16 @@ def test_the_mechanism_of_the_planted_clock_proves_every_answer(clock):
     assert bound["others"] > 0
 
 
+def test_every_figure_is_explained_and_tables_hold_the_facts(clock):
+    assert clock.about
+    assert all(panel.caption for panel in clock.panels)
+    keys, checks, replaced = clock.tables
+    assert [row[:4] for row in keys.rows] == [tuple(key.values()) for key in clock["keys"]]
+    assert [row[-1] for row in checks.rows] == list(clock["checks"].values()) == [True] * 4
+    assert [row[0] for row in replaced.rows] == [row["replaced"] for row in clock["replacements"]]
+    assert keys.rows[0][4] == of(clock, "restricted", [KEYS[0]])["loss"]
+
+
 def test_replacing_neurons_of_the_planted_clock_by_the_mechanism_costs_nothing(clock):
     changes = [row["change"] for row in clock["replacements"]]
     left = changes.pop(3)  # all neurons by what is left without W_L's directions

@@ -103,6 +103,16 @@ def test_every_curve_carries_the_phases_and_goes_to_json(formed):
     assert json.loads(Finding.from_json(formed.to_json()).to_json()) == json.loads(formed.to_json())
 
 
+def test_every_figure_is_explained_and_the_table_holds_the_phases(formed):
+    assert formed.about
+    assert all(panel.caption for panel in formed.panels)
+    [table] = formed.tables
+    assert [row[2] for row in table.rows] == [
+        step if step is not None else "never" for step in formed["phases"].values()
+    ]
+    assert table.rows[0][3] == "the first checkpoint with training accuracy at least 99 %"
+
+
 # ---------------------------------------------------------------------- phases
 
 

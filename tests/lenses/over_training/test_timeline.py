@@ -319,6 +319,21 @@ def test_one_figure_on_one_axis_of_steps(small_run: ag.Run) -> None:
     assert len(domains) == 1
 
 
+def test_every_figure_is_explained_and_the_table_holds_what_formed(small_run: ag.Run) -> None:
+    found = ag.lenses.timeline(small_run, ["answers", "weights", "certify:wrong"])
+    assert found.about
+    assert all(panel.caption for panel in found.panels)
+    [table] = found.tables
+    formed = {row["series"]: row["step"] for row in found["formed"] if row["rule"] is not None}
+    steps = {row[0]: None if row[2] == "never" else row[2] for row in table.rows if not row[0].startswith("curves")}
+    assert steps == formed
+
+
+def test_the_former_name_of_an_option_works_and_warns(small_run: ag.Run) -> None:
+    with pytest.warns(FutureWarning, match="n_inputs_roles"):
+        assert ag.lenses.timeline(small_run, "weights", role_inputs=16)["steps"] == small_run.steps
+
+
 def test_the_command_prints_the_table_and_takes_its_options(small_run: ag.Run, run) -> None:
     code, out, err = run("lens", "timeline", f"run:{small_run.path}", "--of", "answers", "--of", "certify:wrong")
     assert (code, err) == (0, "")

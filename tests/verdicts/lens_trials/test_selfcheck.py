@@ -32,6 +32,11 @@ def test_the_rates_are_those_of_the_checks(found: ag.Finding) -> None:
     assert panel.axes[0].labels == tuple(dict.fromkeys(row["lens"] for row in found["checks"]))
     assert (panel.values[:, 0] == 1).all()
     assert (panel.values[:, 1:3] == 0).all()
+    assert found.about
+    assert panel.caption
+    trials, rates = found.tables
+    assert [row[0] for row in trials.rows] == [trial.lens for trial in module.TRIALS]
+    assert {row[0]: row[1] for row in rates.rows} == dict.fromkeys(panel.axes[0].labels, 1.0)
 
 
 @pytest.mark.parametrize("answer", [True, False])

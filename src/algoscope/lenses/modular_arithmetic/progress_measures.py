@@ -97,11 +97,11 @@ def progress_measures(
         Nanda et al., arXiv 2301.05217.
 
     Example:
+        >>> import tempfile
         >>> import algoscope as ag
-        >>> ag.lenses.progress("planted:clock")
-        Traceback (most recent call last):
-        algoscope.core.errors.SubjectError: planted:clock has no checkpoints to compare: give a run that was trained,
-        run:NAME
+        >>> run = ag.train("grok59", settings={"steps": 1}, runs_dir=tempfile.mkdtemp(), progress=False)
+        >>> ag.lenses.progress(run)["phases"]["generalised"] is None
+        True
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     pairs = pairs_of(subject)
@@ -229,7 +229,7 @@ def _phase_table(phases: Mapping[str, int | None], learned: float) -> ResultTabl
                 number,
                 WORDS[name],
                 "never" if step is None else step,
-                PHASES[name].replace("`learned`", f"{learned:.0%}"),
+                PHASES[name].replace("`learned`", f"{100 * learned:g} %"),
             )
             for number, (name, step) in enumerate(phases.items(), start=1)
         ),
