@@ -1,4 +1,4 @@
-"""The census: the same model written otherwise is the same, others are told apart, and chance foretells nothing."""
+"""The census: copies with permuted heads and neurons are the same, others are told apart, chance predicts nothing."""
 
 import json
 from collections.abc import Sequence
@@ -18,11 +18,12 @@ from algoscope.networks.transformer import Transformer
 from algoscope.planted.handwritten import Stream, plant_by_position
 from algoscope.planted.models import carry_adder, induction, letters_model, reversal
 from algoscope.runs.run_folder import weights_hash
+from algoscope.runs.summary import RunSummary
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.verdicts.census.early_features import deciding
-from algoscope.verdicts.census.head_matching import differences, distance, distances, matched, signature_of
-from algoscope.verdicts.census.outcome_prediction import Question, foretell
+from algoscope.verdicts.census.head_matching import differences, distance, distances, matched, profile_of
+from algoscope.verdicts.census.outcome_prediction import Question, predict_outcome
 from algoscope.verdicts.census.solution_clusters import count_by_threshold, medoid, solutions, steadiest
 
 COPYING = ag.Copying(n_symbols=26, length=12, shortest=4, longest=4)
@@ -44,7 +45,9 @@ def planted_run(folder: Path, name: str, seed: int, model: Transformer, task: Ta
     run.save_checkpoint(4, model.state_dict(), {})
     rows = [{"step": step, "loss": 1.0, "train_accuracy": float(step == 4), "test_accuracy": 1.0} for step in (2, 4)]
     run.append_metrics(rows)
-    run.finish({"weights_sha256": weights_hash(model.state_dict()), "loss": 1.0, "test_accuracy": 1.0})
+    n = sum(parameter.numel() for parameter in model.parameters())
+    results = {"steps": 4, "examples": 16, "seconds": 1.0, "loss": 1.0, "test_accuracy": 1.0, "parameters": n}
+    run.finish(RunSummary.of(config, **results, weights_sha256=weights_hash(model.state_dict())))
     return run
 
 
@@ -71,9 +74,9 @@ def found(copiers: list[ag.Run]) -> ag.Finding:
     return ag.census(copiers, n_inputs=64, sample=100)
 
 
-def signatures(models: Sequence[Transformer], task: Task, n: int = 64) -> list:
+def profiles(models: Sequence[Transformer], task: Task, n: int = 64) -> list:
     tokens = task.sample(n, torch.Generator().manual_seed(0))
-    return [signature_of(Subject("model", model, task), tokens) for model in models]
+    return [profile_of(Subject("model", model, task), tokens) for model in models]
 
 
 # ---------------------------------------------------------------------- the same, otherwise written
@@ -97,11 +100,11 @@ def test_another_order_of_heads_and_neurons_computes_the_same(kv_heads: int) -> 
 
 def test_a_copy_in_another_order_is_at_no_distance_and_its_heads_are_matched() -> None:
     plain = carry_adder()
-    own, other = signatures([plain.model, permuted(plain.model, 1)], plain.task)
+    own, other = profiles([plain.model, permuted(plain.model, 1)], plain.task)
     assert distance(own, other) < 1e-6
     swapped = [seed for seed in range(6) if not np.array_equal(_order(plain.model, seed), np.arange(4))]
     assert swapped, "some seed exchanges heads"
-    one = signatures([permuted(plain.model, swapped[0])], plain.task)[0]
+    one = profiles([permuted(plain.model, swapped[0])], plain.task)[0]
     assert matched(differences(own, one), 2).tolist() == _order(plain.model, swapped[0]).tolist()
 
 
@@ -154,7 +157,7 @@ def test_the_tokens_that_heads_look_at_are_told(tmp_path: Path) -> None:
 def test_the_same_work_in_other_layers_is_another_solution_unless_layers_do_not_count() -> None:
     task = reversal().task
     below, above = _reverser(0), _reverser(1)
-    own, other = signatures([below, above], task)
+    own, other = profiles([below, above], task)
     assert distance(own, other) > 0.2
     assert distance(own, other, within_layers=False) < 1e-6
 
@@ -177,15 +180,15 @@ def test_a_head_that_nothing_depends_on_may_look_anywhere() -> None:
     idle = other.block(1).attn
     idle.q.weight.copy_(torch.randn(idle.q.weight.shape, generator=torch.Generator().manual_seed(0)))
     idle.k.weight.copy_(torch.randn(idle.k.weight.shape, generator=torch.Generator().manual_seed(1)))
-    own, changed = signatures([adder.model, other], adder.task)
-    assert np.abs(own.looks - changed.looks).max() > 0.5
+    own, changed = profiles([adder.model, other], adder.task)
+    assert np.abs(own.attention - changed.attention).max() > 0.5
     assert distance(own, changed) == 0
 
 
 def test_random_models_are_far_from_each_other_and_none_is_like_the_adder() -> None:
     adder = carry_adder()
     cfg = adder.model.cfg.model_copy(update={"init_embed_std": 1.0, "init_matrix_std": 0.5})
-    apart = distances(signatures([adder.model, *(build(cfg, seed) for seed in range(3))], adder.task))
+    apart = distances(profiles([adder.model, *(build(cfg, seed) for seed in range(3))], adder.task))
     assert (apart[np.triu_indices(4, 1)] > 0.1).all()
     assert np.array_equal(apart, apart.T)
 
@@ -207,7 +210,7 @@ def test_solutions_are_numbered_by_size_and_bounded_by_the_threshold() -> None:
     assert steadiest(np.zeros((3, 3))) is None
 
 
-# ---------------------------------------------------------------------- foretelling
+# ---------------------------------------------------------------------- prediction
 
 
 def features(n: int, seed: int) -> tuple[list[str], np.ndarray, np.random.Generator]:
@@ -215,29 +218,29 @@ def features(n: int, seed: int) -> tuple[list[str], np.ndarray, np.random.Genera
     return [f"feature {i}" for i in range(40)], generator.normal(size=(n, 40)), generator
 
 
-def test_what_foretells_is_named() -> None:
+def test_what_predicts_is_named() -> None:
     names, x, generator = features(24, 0)
     outcome = 100 + 10 * x[:, 7] + generator.normal(size=24)
-    said = foretell(Question(outcome, kinds=False), names, x)
-    assert said["verdict"] == "foretold"
+    said = predict_outcome(Question(outcome, kinds=False), names, x)
+    assert said["verdict"] == "predicted"
     assert said["strongest"][0]["feature"] == "feature 7"
     assert said["strongest"][0]["p"] < 0.01
     assert said["error"] < said["trivial_error"] / 2
     assert said["shuffled_claims"] <= 2
     kinds = (x[:, 3] > 0).astype(float)
-    said = foretell(Question(kinds, kinds=True), names, x)
-    assert (said["verdict"], said["strongest"][0]["feature"]) == ("foretold", "feature 3")
+    said = predict_outcome(Question(kinds, kinds=True), names, x)
+    assert (said["verdict"], said["strongest"][0]["feature"]) == ("predicted", "feature 3")
     assert said["error"] < said["trivial_error"]
 
 
 @pytest.mark.parametrize("kinds", [False, True])
-def test_chance_foretells_nothing_however_many_features_are_tried(kinds: bool) -> None:
+def test_chance_predicts_nothing_however_many_features_are_tried(kinds: bool) -> None:
     claims = []
     for seed in range(8):
         names, x, generator = features(20, seed)
         outcome = generator.integers(0, 2, 20).astype(float) if kinds else generator.normal(size=20)
-        said = foretell(Question(outcome, kinds=kinds), names, x)
-        claims.append(said["verdict"] == "foretold")
+        said = predict_outcome(Question(outcome, kinds=kinds), names, x)
+        claims.append(said["verdict"] == "predicted")
         alone = pearsonr(rankdata(x[:, names.index(said["strongest"][0]["feature"])]), rankdata(outcome))
         assert alone.pvalue < 0.05, "taken alone, the strongest of forty looks significant"
     assert sum(claims) <= 1
@@ -246,8 +249,8 @@ def test_chance_foretells_nothing_however_many_features_are_tried(kinds: bool) -
 def test_a_feature_that_never_varies_says_nothing() -> None:
     names, x, _ = features(12, 0)
     x[:] = 1.0
-    said = foretell(Question(np.arange(12.0), kinds=False), names, x)
-    assert said["verdict"] == "nothing does"
+    said = predict_outcome(Question(np.arange(12.0), kinds=False), names, x)
+    assert said["verdict"] == "not predicted"
     assert {row["strength"] for row in said["strongest"]} == {0.0}
 
 
@@ -278,7 +281,7 @@ def test_a_census_of_trained_runs_is_the_same_twice_and_goes_to_json(tmp_path: P
     assert json.loads(out) == json.loads(first.to_json())
     assert {row["seed"] for row in first["runs"]} == set(range(8))
     jumps = [row["jump"] for row in first["runs"] if row["jump"] is not None]
-    assert first["foretold"]["steps"] == [step for step in (1, 2, 4, 8) if step < min([*jumps, 12])]
+    assert first["predicted"]["steps"] == [step for step in (1, 2, 4, 8) if step < min([*jumps, 12])]
     assert ag.Finding.from_json(out).claim == first.claim
 
 

@@ -3,7 +3,7 @@
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, show_table
+from algoscope.doors.cli.common import common, complete_run, show_result
 from algoscope.doors.cli.runs_commands import parse_seeds
 
 
@@ -27,9 +27,9 @@ def census(
     runs_dir: str | None,
 ) -> int:
     """Compare runs that differ in their seed: outcomes, heads matched across seeds, how many distinct solutions, and
-    what in the first steps foretold them. A recipe's name stands for all its runs.
+    whether anything in the first steps predicts them. A recipe's name stands for all its runs.
     """
-    found = public.census(
+    finding = public.census(
         names,
         seeds=() if seeds is None else parse_seeds(seeds),
         threshold=threshold,
@@ -39,22 +39,23 @@ def census(
         progress=not quiet,
     )
     if out is not None:
-        found.save(out)
+        finding.save(out)
     if as_json:
-        click.echo(found.to_json())
+        click.echo(finding.to_json())
     else:
-        table = found["table"]
-        show_table("", table["columns"], table["rows"], numeric=["wrong", "jump", "loss", "solution", "from typical"])
+        for table in finding.tables:
+            show_result(table)
         for outcome in ("jump", "solution"):
-            click.echo(_foretelling(outcome, found["foretold"][outcome]))
-        click.echo(found.claim)
-    return 0 if found["holds"] else 1
+            click.echo(_prediction(outcome, finding["predicted"][outcome]))
+        click.echo(finding.claim)
+    return 0 if finding["holds"] else 1
 
 
-def _foretelling(outcome: str, said: dict[str, object]) -> str:
-    if "strongest" not in said:
-        return f"{outcome}: {said['verdict']}"
+def _prediction(outcome: str, result: dict[str, object]) -> str:
+    if "strongest" not in result:
+        return f"{outcome}: {result['verdict']}"
     return (
-        f"{outcome}: {said['verdict']}; left-out runs are missed by {said['error']:.3g}, trivially by "
-        f"{said['trivial_error']:.3g}; {said['shuffled_claims']} of {said['shuffled_trials']} shuffled outcomes claimed"
+        f"{outcome}: {result['verdict']}; leave-one-out error {result['error']:.3g} (baseline "
+        f"{result['trivial_error']:.3g}); {result['shuffled_claims']} of {result['shuffled_trials']} shuffled outcomes "
+        "claimed"
     )

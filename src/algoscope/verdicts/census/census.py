@@ -1,4 +1,4 @@
-"""The census: in how many ways did seeds of one recipe learn it, which head does what in each, and was it foretold?"""
+"""The census: in how many ways did seeds of one recipe learn it, which head does what in each, can it be predicted?"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,6 @@ from algoscope.core.finding import Finding
 from algoscope.core.progress import Bar, Watcher
 from algoscope.data import seeded
 from algoscope.lenses.heads.head_roles import roles
-from algoscope.lenses.inputs.probe_set import probe_set_of
-from algoscope.lenses.over_training.checkpoint_series import recalled
 from algoscope.networks.head_permutations import permuted
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.learning_curves import read_curves
@@ -25,19 +23,29 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
 from algoscope.training.population import train_many
-from algoscope.verdicts.census.census_panels import census_panels
-from algoscope.verdicts.census.early_features import deciding, early_numbers
-from algoscope.verdicts.census.head_matching import Signature, differences, distance, distances, matched, signature_of
-from algoscope.verdicts.census.outcome_prediction import Features, Question, foretell
+from algoscope.verdicts.census.census_panels import census_panels, census_tables
+from algoscope.verdicts.census.early_features import deciding, early_features
+from algoscope.verdicts.census.head_matching import Profile, differences, distance, distances, matched, profile_of
+from algoscope.verdicts.census.outcome_prediction import Question, predict_outcome
 from algoscope.verdicts.census.solution_clusters import THRESHOLDS, count_by_threshold, medoid, solutions, steadiest
 from algoscope.verdicts.certification.certify import certify
 from algoscope.verdicts.certification.kept import kept_or_certified
 
 EARLY = range(1, 65)  # steps that count as the first
 ENOUGH = 8  # runs that a prediction is asked of
-OF_A_KIND = 3  # runs that a solution must have to be foretold
+OF_A_KIND = 3  # runs that a solution must have to be predicted
 SAME = 0.01  # copies with heads and neurons in another order may differ by this: rounding
-PROBE_INPUTS = 512
+ABOUT = (
+    "Heads have no common numbering across seeds, so they are matched by what they do on the same random inputs: where "
+    "they attend to from the answer positions, as far as the answer depends on it, and which answer tokens change when "
+    "their output is replaced by its mean (mean ablation). The distance of two runs is the mean difference of their "
+    "matched parts: 0, every part works alike on every input; 1, nothing in common. Runs of which any two are no "
+    "further apart than the threshold are one solution. Three controls go with it: copies with permuted heads and "
+    "neurons compute the same and must be at no distance, must not add a solution, and untrained models show how far "
+    "apart models without a common task are. Whether numbers of the first 64 training steps predict the outcome is "
+    "judged by p-values corrected for their number, and by the error on runs left out, beside a baseline that ignores "
+    "them."
+)
 
 
 def census(
@@ -51,43 +59,64 @@ def census(
     progress: bool = False,
 ) -> Finding:
     """Compare runs of one config that differ in their seed: outcomes, the heads' work matched across seeds, how many
-    distinct solutions there are, and what in the first steps foretold them.
+    distinct solutions there are, and whether anything in the first steps predicts them.
 
-    `runs` are names or runs; the name of a recipe stands for all its members `RECIPE-s<seed>`. With `seeds`, those of
-    one recipe, trained first where they are not there yet. `sample` inputs are certified where not all shall be.
+    Two models differ by what their parts do on the same random inputs (`head_matching.distance`: 0 = alike on every
+    one, 1 = nothing in common), heads matched within their layers by optimal assignment. A solution is a group of runs
+    of which any two differ by at most `threshold`.
 
-    Two models differ by what their parts do on the same `n_inputs` random inputs (`distance` says how: 0 = alike on
-    every one, 1 = nothing in common), heads matched within their layers by optimal assignment. A solution is a group of
-    runs of which any two differ by at most `threshold`.
+    Args:
+        runs: runs or their names; the name of a recipe stands for all its runs `RECIPE-s<seed>`.
+        seeds: these seeds of one recipe, trained first where they are not there yet.
+        threshold: the largest distance that still counts as the same solution.
+        n_inputs: how many random inputs the models are compared on.
+        sample: certify this many random inputs of each run; by default as `certify` does, and kept verdicts are used.
+        runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
+        progress: show a bar on standard error.
+    Returns:
+        A finding with `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}.
+        `from_typical` is the distance from the typical run, that which differs least from all; `heads` stand in the
+        order of its heads, {slot, name, role, score, effects, deciding, from_typical}: `effects` are the shares of
+        answers that change without the head, `deciding` its mean attention to the prompt tokens that decide the answer
+        (in a sum, the digits of its column), both by answer token. `solutions` (how many), `by_threshold`, `steadiest`
+        (the number that holds over the widest range of thresholds), `in_any_layer` (how many where heads may be matched
+        across layers). `controls`: `permuted`, the largest distance of a run from its own copy with permuted heads and
+        neurons; `with_copies`, the number of solutions with those copies among the runs; `untrained`, the median
+        distance from the models at step 0. `holds`: the copies are found to be the same. `predicted`: for the `jump`
+        and the `solution` what `predict_outcome` says of numbers at checkpoints of steps 1 to 64, all before the first
+        jump, or why it was not asked.
+    Raises:
+        ConfigError: for fewer than two runs, for configs that differ in more than the seed, for seeds without a recipe.
+        RunFolderError: for a run that is not there, or not finished.
 
-    Facts: `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}: `from_typical`
-    is the distance from the typical run, that which differs least from all; `heads` stand in the order of its heads,
-    {slot, name, role, score, effects, deciding, from_typical}: by answer token the share of answers that change without
-    the head, and the mean attention to the prompt tokens that decide it (in a sum, the digits of its column).
-    `solutions` (how many), `threshold`, `by_threshold`, `steadiest` (the number that holds over the widest range of
-    thresholds), `in_any_layer` (how many where heads may be matched across layers). `controls`: `permuted`, the largest
-    distance of a run from its own copy with heads and neurons in another order; `with_copies`, the number of solutions
-    with those copies among the runs; `untrained`, the median distance from the models at step 0. `holds`: the copies
-    are found to be the same. `foretold`: for the `jump` and the `solution` what `foretell` says of numbers at
-    checkpoints of steps 1 to 64, all before the first jump, or why it was not asked. `table`: what is printed.
-
-    Raises ConfigError for fewer than two runs, for configs that differ in more than the seed, and for seeds without a
-    recipe; RunFolderError for a run that is not there or not whole, and what `certify` raises.
+    Example:
+        >>> import algoscope as ag
+        >>> from tempfile import mkdtemp
+        >>> folder, tiny = mkdtemp(), {"n_digits": 1, "steps": 2, "data.n_test": 4}
+        >>> for seed in (0, 1):
+        ...     run = ag.train("add3", seed=seed, settings=tiny, runs_dir=folder, progress=False)
+        >>> finding = ag.census(["add3"], n_inputs=8, runs_dir=folder)
+        >>> [row["seed"] for row in finding["runs"]], finding["holds"]
+        ([0, 1], True)
     """
     if not 0 < threshold < 1:
         raise ConfigError(f"threshold is {threshold}: distances lie between 0 and 1, give one in between")
     members = _members(runs, seeds, runs_directory(runs_dir), progress)
+    return _compared(members, threshold, n_inputs, sample, progress)
+
+
+def _compared(members: Sequence[Run], threshold: float, n_inputs: int, sample: int | None, progress: bool) -> Finding:
     task = members[0].config.task
     tokens, decides = task.sample(n_inputs, seeded(torch.device("cpu"), 0)), deciding(task)
-    rows, signed, copies = _measured(members, tokens, sample, progress)
-    apart = distances(signed)
+    rows, profiles, copies = _measured(members, tokens, sample, progress)
+    apart = distances(profiles)
     labels = solutions(apart, threshold)
     typical = medoid(apart, np.arange(len(members)))
     for i, row in enumerate(rows):
         row |= {"solution": int(labels[i]), "from_typical": float(apart[i, typical])}
-        row["heads"] = _heads(members[i], signed[i], signed[typical], decides)
+        row["heads"] = _heads(members[i], profiles[i], profiles[typical], decides)
     order = np.lexsort((apart[typical], labels))
-    controls = _controls(members, signed, copies, tokens, threshold)
+    controls = _controls(members, profiles, copies, tokens, threshold)
     facts: dict[str, Any] = {
         "recipe": members[0].config.recipe,
         "runs": [rows[i] for i in order],
@@ -96,35 +125,36 @@ def census(
         "threshold": threshold,
         "by_threshold": count_by_threshold(apart),
         "steadiest": steadiest(apart),
-        "in_any_layer": int(solutions(distances(signed, within_layers=False), threshold).max()),
+        "in_any_layer": int(solutions(distances(profiles, within_layers=False), threshold).max()),
         "controls": controls,
         "holds": controls["permuted"] <= SAME and controls["with_copies"] == int(labels.max()),
-        "foretold": _foretold(members, rows, decides),
+        "predicted": _predicted(members, rows, decides),
         "inputs": n_inputs,
     }
-    facts["table"] = _table(facts["runs"])
     return Finding(
         kind="census",
         claim=_claim(facts),
         facts=facts,
-        panels=census_panels(facts, apart[np.ix_(order, order)], [signed[i] for i in order], task),
+        panels=census_panels(facts, apart[np.ix_(order, order)], [profiles[i] for i in order], task),
         provenance={"runs": [run.name for run in members], "weights_sha256": [row["weights_sha256"] for row in rows]},
+        about=ABOUT,
+        tables=census_tables(facts),
     )
 
 
 def _measured(
     members: Sequence[Run], tokens: Tokens, sample: int | None, progress: bool
-) -> tuple[list[dict[str, Any]], list[Signature], list[Signature]]:
-    """Of each run what became of it, its signature, and that of its copy with heads and neurons in another order."""
-    rows, signed, copies = [], [], []
+) -> tuple[list[dict[str, Any]], list[Profile], list[Profile]]:
+    """Of each run what became of it, its profile, and that of its copy with heads and neurons in another order."""
+    rows, profiles, copies = [], [], []
     with Bar("census", "runs") if progress else Watcher() as bar:
         for done, run in enumerate(members):
             subject = open_subject(run)
             rows.append(_outcome(run, sample))
-            signed.append(signature_of(subject, tokens))
-            copies.append(signature_of(subject.with_model(permuted(subject.model, done)), tokens))
+            profiles.append(profile_of(subject, tokens))
+            copies.append(profile_of(subject.with_model(permuted(subject.model, done)), tokens))
             bar.advance(done + 1, len(members), f"{rows[-1]['wrong']:,} wrong")
-    return rows, signed, copies
+    return rows, profiles, copies
 
 
 # ---------------------------------------------------------------------- who is asked
@@ -132,19 +162,19 @@ def _measured(
 
 def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, progress: bool) -> list[Run]:
     """The runs meant, each once, by seed. They are of one config, and whole."""
-    found: dict[Path, Run] = {}
+    by_path: dict[Path, Run] = {}
     if seeds:
         if len(runs) != 1 or not isinstance(runs[0], str) or runs[0] not in RECIPES:
             raise ConfigError(f"seeds belong to one recipe, and {runs[0] if runs else 'nothing'!r} is none: name one")
         config = RECIPES.load(runs[0])()
         wanted = {f"{runs[0]}-s{seed}": config.model_copy(update={"seed": seed}) for seed in seeds}
         trained = train_many(wanted, runs_dir=directory, resume=True, progress=progress)
-        found = {run.path: run for run in trained.runs.values()}
+        by_path = {run.path: run for run in trained.runs.values()}
     else:
         for name in runs:
             several = _named(name, directory) if isinstance(name, str) else [name]
-            found |= {run.path: run for run in several}
-    members = sorted(found.values(), key=lambda run: (run.config.seed, run.name))
+            by_path |= {run.path: run for run in several}
+    members = sorted(by_path.values(), key=lambda run: (run.config.seed, run.name))
     if len(members) < 2:
         raise ConfigError(
             f"a census compares runs, and here is {len(members)}: train more, `algoscope train R --seeds`"
@@ -211,21 +241,21 @@ def jump_of(run: Run) -> int | None:
     return None if jump is None else int(jump["step"])
 
 
-def _heads(run: Run, own: Signature, other: Signature, decides: Bool[Tensor, "read key"]) -> list[dict[str, Any]]:
+def _heads(run: Run, profile: Profile, typical: Profile, decides: Bool[Tensor, "read key"]) -> list[dict[str, Any]]:
     """The heads in the order of those of the typical run that they are matched with."""
-    differing = differences(other, own)
-    slots = matched(differing, own.n_layers)
-    said = roles(run, n_inputs=64)["heads"]
-    names = [f"L{i // own.n_heads}H{i % own.n_heads}" for i in range(len(slots))]
+    differing = differences(typical, profile)
+    slots = matched(differing, profile.n_layers)
+    scores = roles(run, n_inputs=64)["heads"]
+    names = [f"L{i // profile.n_heads}H{i % profile.n_heads}" for i in range(len(slots))]
     where, decided = decides.numpy(), decides.any(dim=1).tolist()
-    share = (own.looks.mean(axis=1)[..., : where.shape[1]] * where).sum(axis=-1)
+    share = (profile.attention.mean(axis=1)[..., : where.shape[1]] * where).sum(axis=-1)
     return [
         {
             "slot": names[i],
-            "name": said[j]["name"],
-            "role": said[j]["role"],
-            "score": said[j]["score"],
-            "effects": own.effects[j].tolist(),
+            "name": scores[j]["name"],
+            "role": scores[j]["role"],
+            "score": scores[j]["score"],
+            "effects": profile.effects[j].tolist(),
             "deciding": [float(x) if there else None for x, there in zip(share[j], decided, strict=True)],
             "from_typical": float(differing[i, j]),
         }
@@ -237,25 +267,25 @@ def _heads(run: Run, own: Signature, other: Signature, decides: Bool[Tensor, "re
 
 
 def _controls(
-    members: Sequence[Run], signed: list[Signature], copies: list[Signature], tokens: Tokens, threshold: float
+    members: Sequence[Run], profiles: list[Profile], copies: list[Profile], tokens: Tokens, threshold: float
 ) -> dict[str, Any]:
     starts = [open_subject(run).before_training() for run in members]
     away = [
-        distance(own, signature_of(start, tokens))
-        for own, start in zip(signed, starts, strict=True)
+        distance(profile, profile_of(start, tokens))
+        for profile, start in zip(profiles, starts, strict=True)
         if start is not None
     ]
     return {
-        "permuted": max(distance(own, copy) for own, copy in zip(signed, copies, strict=True)),
-        "with_copies": int(solutions(distances([*signed, *copies]), threshold).max()),
+        "permuted": max(distance(profile, copy) for profile, copy in zip(profiles, copies, strict=True)),
+        "with_copies": int(solutions(distances([*profiles, *copies]), threshold).max()),
         "untrained": float(np.median(away)) if away else None,
     }
 
 
-# ---------------------------------------------------------------------- what foretold it
+# ---------------------------------------------------------------------- what predicts it
 
 
-def _foretold(
+def _predicted(
     members: Sequence[Run], rows: Sequence[Mapping[str, Any]], decides: Bool[Tensor, "read key"]
 ) -> dict[str, Any]:
     """For the jump and the solution: what the first steps say of it, or in one line why that was not asked."""
@@ -273,60 +303,19 @@ def _foretold(
         return {"steps": steps, "jump": {"verdict": f"not asked: {why}"}, "solution": {"verdict": f"not asked: {why}"}}
     names, features = early_features(members, steps, decides)
     outcome = np.array([late if jump is None else jump for jump in jumped], dtype=float)
-    found: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all jumped at the same step"}}
+    predicted: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all jumped at the same step"}}
     if np.ptp(outcome) > 0:
-        found["jump"] = foretell(Question(outcome, kinds=False), names, features)
+        predicted["jump"] = predict_outcome(Question(outcome, kinds=False), names, features)
     kind = np.array([row["solution"] for row in rows], dtype=float)
     often = [k for k, n in zip(*np.unique(kind, return_counts=True), strict=True) if n >= OF_A_KIND]
     some = np.isin(kind, often)
-    found["solution"] = {"verdict": f"not asked: no two solutions have {OF_A_KIND} runs"}
+    predicted["solution"] = {"verdict": f"not asked: no two solutions have {OF_A_KIND} runs"}
     if len(often) > 1:
-        found["solution"] = foretell(Question(kind[some], kinds=True), names, features[some])
-    return found
+        predicted["solution"] = predict_outcome(Question(kind[some], kinds=True), names, features[some])
+    return predicted
 
 
-def early_features(
-    members: Sequence[Run], steps: Sequence[int], decides: Bool[Tensor, "read key"]
-) -> tuple[list[str], Features]:
-    """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
-    lacks is left out. Kept in the run folders, as a timeline's are.
-    """
-    task = members[0].config.task
-    probe = probe_set_of(task, n_inputs=PROBE_INPUTS, per_class=1)
-    tokens = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1))
-    rows = []
-    for run in members:
-        row: dict[str, float] = {}
-        for step in steps:
-            said = recalled(
-                open_subject(f"run:{run.path}@{step}"),
-                f"first steps n_inputs={PROBE_INPUTS}",
-                lambda model: early_numbers(model, tokens, probe, decides),
-            )
-            row |= {f"{name} @{step}": value for name, value in said.items()}
-        rows.append(row)
-    names = [name for name in rows[0] if all(np.isfinite(row.get(name, np.nan)) for row in rows)]
-    return names, np.array([[row[name] for name in names] for row in rows])
-
-
-# ---------------------------------------------------------------------- what is said
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    slots = [head["slot"] for head in rows[0]["heads"]]
-    shown = [
-        [
-            row["run"],
-            f"{row['wrong']:,}",
-            "never" if row["jump"] is None else f"{row['jump']:,}",
-            "" if row["loss"] is None else f"{row['loss']:.2g}",
-            str(row["solution"]),
-            f"{row['from_typical']:.3f}",
-            *(f"{head['name']} {head['role']}" for head in row["heads"]),
-        ]
-        for row in rows
-    ]
-    return {"columns": ["run", "wrong", "jump", "loss", "solution", "from typical", *slots], "rows": shown}
+# ---------------------------------------------------------------------- what is shown
 
 
 def _claim(facts: Mapping[str, Any]) -> str:
@@ -334,21 +323,18 @@ def _claim(facts: Mapping[str, Any]) -> str:
     right = sum(row["wrong"] == 0 for row in rows)
     most = sum(row["solution"] == 1 for row in rows)
     counts, steady = [row["solutions"] for row in facts["by_threshold"]], facts["steadiest"]
-    said = [
+    parts = [
         f"{len(rows)} runs of {facts['recipe']}, {right} with 0 wrong of {rows[0]['checked']:,}",
         f"{facts['solutions']} distinct solutions at distance {facts['threshold']:g} ({most} runs share the first; "
         f"{counts[0]} to {counts[-1]} at {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g})",
     ]
     if steady:
-        said.append(f"the steadiest number is {steady['solutions']}, from {steady['low']:.3f} to {steady['high']:.3f}")
-    for outcome, found in facts["foretold"].items():
-        if outcome == "steps":
-            continue
-        if found["verdict"] == "foretold":
-            best = found["strongest"][0]
-            said.append(
-                f"the {outcome} is foretold by {best['feature']} of the first steps (corrected p {best['p']:.2g})"
-            )
-        elif found["verdict"] == "nothing does":
-            said.append(f"nothing in the first steps foretells the {outcome}")
-    return "; ".join(said)
+        parts.append(f"the steadiest number is {steady['solutions']}, from {steady['low']:.3f} to {steady['high']:.3f}")
+    for outcome in ("jump", "solution"):
+        result = facts["predicted"][outcome]
+        if result["verdict"] == "predicted":
+            best = result["strongest"][0]
+            parts.append(f"{best['feature']} in the first steps predicts the {outcome} (corrected p {best['p']:.2g})")
+        elif result["verdict"] == "not predicted":
+            parts.append(f"nothing in the first steps predicts the {outcome}")
+    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""What the census draws: heads by seed, distances, solutions by threshold, where the heads look, what foretells."""
+"""What the census shows: heads by seed, distances, solutions by threshold, attention, what predicts; its tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,27 +6,36 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.tasks.base import Task
-from algoscope.verdicts.census.head_matching import Signature
+from algoscope.verdicts.census.head_matching import Profile
 
+BY_TOKEN = {
+    "effects": "Which answer tokens depend on which head. Rows are heads (matched with the typical run's) and answer "
+    "tokens, columns are runs; the value is the share of inputs whose token changes when the head's output is replaced "
+    "by its mean.",
+    "deciding": "Which head attends to the tokens that decide the answer's. Rows are heads (matched with the typical "
+    "run's) and answer tokens, columns are runs; the value is the mean attention to the prompt tokens that change this "
+    "token most often when they are changed (in a sum, the digits of its column).",
+}
 SHOWN = 4  # solutions whose attention is drawn
 CHANGED = ("share of answers changed", "the token never changes without the head", "it changes on every input")
-LOOKED = ("attention", "none of the attention", "all of it")
+ATTENDED = ("attention", "none of the attention", "all of it")
 
 
 def census_panels(
-    facts: Mapping[str, Any], apart: Float[np.ndarray, "run run"], signed: Sequence[Signature], task: Task
+    facts: Mapping[str, Any], apart: Float[np.ndarray, "run run"], profiles: Sequence[Profile], task: Task
 ) -> tuple[Panel, ...]:
     """The panels, runs by solution: `heads` [slot run], `effects` and `deciding` [part run], `distance` [run run],
-    `thresholds`, the attention of one run of each of the first solutions, and what foretells most.
+    `thresholds`, the attention of one run of each of the first solutions, and what predicts most.
     """
     rows = facts["runs"]
     runs = Axis("run", tuple(f"{row['seed']} ({row['solution']})" for row in rows), "seed (solution)")
     return (
         _heads(rows, runs),
         _by_token(rows, runs, "effects", "which answer tokens depend on which head", CHANGED),
-        _by_token(rows, runs, "deciding", "which head looks at the tokens that decide the answer's", LOOKED),
+        _by_token(rows, runs, "deciding", "which head attends to the tokens that decide the answer's", ATTENDED),
         Panel(
             name="distance",
             title="how differently each two runs work",
@@ -36,10 +45,12 @@ def census_panels(
             zero="every part works alike",
             one="nothing in common",
             view="heatmap",
+            caption="Distance of every two runs. 0: every part works alike on every input; 1: nothing in common. Runs "
+            "stand by solution, the number in brackets: blocks of small distances along the diagonal are solutions.",
         ),
         _by_threshold(facts["by_threshold"]),
-        *_looks(rows, signed, task),
-        *_foretelling(facts["foretold"]),
+        *_attention(rows, profiles, task),
+        *_prediction(facts["predicted"]),
     )
 
 
@@ -57,6 +68,9 @@ def _heads(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
         view="heatmap",
         scale="unit",
         words=np.array([[head["role"] for head in heads] for heads in by_slot], dtype=object),
+        caption="What each head does in every run. Columns are runs, rows the heads of the typical run, each matched "
+        "with the head of a run that works most like it. The word is its role; the colour is the share of inputs whose "
+        "answer token changes when the head's output is replaced by its mean, for the token that depends on it most.",
     )
 
 
@@ -68,7 +82,7 @@ def _by_token(
     values = np.array([[x for head in row["heads"] for x in head[what]] for row in rows], dtype=float).T
     unit, zero, one = meaning
     axes = (Axis("part", parts, "head and answer token"), runs)
-    return Panel(what, axes, values, unit, zero, one, view="heatmap", scale="unit", title=title)
+    return Panel(what, axes, values, unit, zero, one, view="heatmap", scale="unit", title=title, caption=BY_TOKEN[what])
 
 
 def _by_threshold(counts: Sequence[Mapping[str, Any]]) -> Panel:
@@ -80,23 +94,25 @@ def _by_threshold(counts: Sequence[Mapping[str, Any]]) -> Panel:
         unit="solutions",
         zero="none",
         view="bars",
+        caption="How many solutions there are, by the distance that still counts as the same. Clusters that lie apart "
+        "leave a wide range of thresholds with one number; a continuum has none.",
     )
 
 
-def _looks(rows: Sequence[Mapping[str, Any]], signed: Sequence[Signature], task: Task) -> list[Panel]:
+def _attention(rows: Sequence[Mapping[str, Any]], profiles: Sequence[Profile], task: Task) -> list[Panel]:
     """Mean attention of the first run of each of the most frequent solutions."""
     firsts: dict[int, int] = {}
     for i, row in enumerate(rows):
         firsts.setdefault(row["solution"], i)
     example = [task.vocabulary[token] for token in task.edge_cases()[0, :-1].tolist()]
     keys = tuple(f"{token}_{i}" for i, token in enumerate(example))
-    at = Axis("key", keys, f"looks at, such as in {''.join(example)}")
+    at = Axis("key", keys, f"key, such as in {''.join(example)}")
     panels = []
     for solution, i in list(firsts.items())[:SHOWN]:
         size = sum(row["solution"] == solution for row in rows)
-        own = [head["name"] for head in rows[i]["heads"]]
-        order = [int(name[1 : name.index("H")]) * signed[i].n_heads + int(name[name.index("H") + 1 :]) for name in own]
-        values = signed[i].looks[order].mean(axis=1)
+        names = [head["name"][1:].split("H") for head in rows[i]["heads"]]
+        order = [int(layer) * profiles[i].n_heads + int(head) for layer, head in names]
+        values = profiles[i].attention[order].mean(axis=1)
         rows_of = tuple(f"{head['slot']} token {q + 1}" for head in rows[i]["heads"] for q in range(values.shape[1]))
         panels.append(
             Panel(
@@ -109,21 +125,23 @@ def _looks(rows: Sequence[Mapping[str, Any]], signed: Sequence[Signature], task:
                 one="all of it",
                 view="heatmap",
                 scale="unit",
+                caption="Mean attention from the answer positions, for one run of each solution. Rows are heads and "
+                "the answer token that they help to predict, columns are keys; an edge case shows what stands where.",
             )
         )
     return panels
 
 
-def _foretelling(foretold: Mapping[str, Any]) -> list[Panel]:
+def _prediction(predicted: Mapping[str, Any]) -> list[Panel]:
     panels = []
     for outcome in ("jump", "solution"):
-        strongest = foretold[outcome].get("strongest")
+        strongest = predicted[outcome].get("strongest")
         if strongest:
             panels.append(
                 Panel(
-                    name=f"foretells the {outcome}",
-                    title=f"the {outcome}: the strongest of {foretold[outcome]['features']} numbers of the first steps "
-                    f"(corrected p of the first {strongest[0]['p']:.2g})",
+                    name=f"predicts the {outcome}",
+                    title=f"the {outcome}: the strongest of {predicted[outcome]['features']} numbers of the first "
+                    f"steps (corrected p of the first {strongest[0]['p']:.2g})",
                     axes=(Axis("feature", tuple(row["feature"] for row in strongest), "number @ step"),),
                     values=np.array([row["strength"] for row in strongest]),
                     unit="rank correlation" if outcome == "jump" else "share of variance between solutions",
@@ -131,6 +149,78 @@ def _foretelling(foretold: Mapping[str, Any]) -> list[Panel]:
                     one="says all",
                     view="bars",
                     scale="signed",
+                    caption=f"Numbers of the first steps that go most with the {outcome}. Beside each its step; the "
+                    "p-value is corrected for the number of features that were tried.",
                 )
             )
     return panels
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def census_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
+    """The runs by solution, the controls, and what the first steps predict."""
+    return _runs_table(facts["runs"]), _controls_table(facts["controls"]), _prediction_table(facts["predicted"])
+
+
+def _runs_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
+    slots = [head["slot"] for head in rows[0]["heads"]]
+    cells = [
+        (
+            row["run"],
+            row["wrong"],
+            "never" if row["jump"] is None else row["jump"],
+            "" if row["loss"] is None else f"{row['loss']:.2g}",
+            row["solution"],
+            f"{row['from_typical']:.3f}",
+            *(f"{head['name']} {head['role']}" for head in row["heads"]),
+        )
+        for row in rows
+    ]
+    return ResultTable(
+        title="",
+        columns=("run", "wrong", "jump", "loss", "solution", "from typical", *slots),
+        rows=tuple(cells),
+        caption="The runs, by solution. `jump` is the first logged step with half of the answers right, `from typical` "
+        "the distance from the run that differs least from all; the last columns name the head that does the work of "
+        "each head of that run, with its role.",
+    )
+
+
+def _controls_table(controls: Mapping[str, Any]) -> ResultTable:
+    untrained = controls["untrained"]
+    rows = (
+        ("largest distance of a run from its copy with permuted heads and neurons", f"{controls['permuted']:.2g}"),
+        ("distinct solutions with those copies among the runs", controls["with_copies"]),
+        ("median distance of a run from its untrained model", "" if untrained is None else f"{untrained:.3f}"),
+    )
+    return ResultTable("controls", ("control", "value"), rows)
+
+
+def _prediction_table(predicted: Mapping[str, Any]) -> ResultTable:
+    rows = []
+    for outcome in ("jump", "solution"):
+        result = predicted[outcome]
+        best = result["strongest"][0] if "strongest" in result else {}
+        rows.append(
+            (
+                outcome,
+                result["verdict"],
+                best.get("feature"),
+                best.get("strength"),
+                best.get("p"),
+                result.get("error"),
+                result.get("trivial_error"),
+                f"{result['shuffled_claims']} of {result['shuffled_trials']}" if best else None,
+            )
+        )
+    columns = ("outcome", "verdict", "strongest feature @ step", "strength", "corrected p", "leave-one-out error")
+    return ResultTable(
+        title="prediction from the first steps",
+        columns=(*columns, "baseline", "shuffled outcomes predicted"),
+        rows=tuple(rows),
+        caption="Does any number of the first steps predict the outcome? Errors are those on runs left out, in steps "
+        "for the jump (the baseline names the median of the others), as a share of runs for the solution (it names the "
+        "most frequent). Shuffled outcomes are the control: how many of them the same procedure claims to predict.",
+    )

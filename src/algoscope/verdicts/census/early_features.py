@@ -1,18 +1,26 @@
 """Numbers of a model in its first steps that do not depend on how its heads are numbered."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from algoscope.data import seeded
 from algoscope.lenses.heads.head_roles import ROLES
-from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers
+from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers, probe_set_of
+from algoscope.lenses.over_training.checkpoint_series import recalled
 from algoscope.lenses.over_training.timeline_lens import role_numbers, weight_numbers
+from algoscope.runs.run_folder import Run
+from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
+from algoscope.verdicts.census.outcome_prediction import Features
 
 TRIED = 48  # inputs whose tokens are changed one at a time
 ROLE_INPUTS = 32
+PROBE_INPUTS = 512
 
 
 def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
@@ -47,20 +55,44 @@ def early_numbers(
     `deciding`, the best head's attention to the deciding positions (0 = none, 1 = all), and `entropy`, the heads' mean
     (nats).
     """
-    found = {name: x for name, x in answer_numbers(subject, probe).items() if name.startswith("loss")}
-    found["norm"] = weight_numbers(subject)["norm: all weights"]
+    numbers = {name: x for name, x in answer_numbers(subject, probe).items() if name.startswith("loss")}
+    numbers["norm"] = weight_numbers(subject)["norm: all weights"]
     scores = role_numbers(subject, ROLE_INPUTS, seed=0)
     for role in ROLES:
         best = [score for name, score in scores.items() if name.endswith(f" {role}")]
-        found |= {f"best {role}": max(best)} if best else {}
+        numbers |= {f"best {role}": max(best)} if best else {}
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     _, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], at=slice(0, 0))
     for layer in layers:
         pattern: Float[Tensor, "batch head read key"] = cache["pattern", layer][:, :, at].double()
-        found[f"L{layer} entropy"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
+        numbers[f"L{layer} entropy"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
         reached = decides.any(dim=1)
         if reached.any():
             there = pattern[..., : decides.shape[1]] * decides
             share = there.sum(dim=-1)[..., reached].mean(dim=(0, 2))
-            found[f"L{layer} deciding"] = float(share.max())
-    return found
+            numbers[f"L{layer} deciding"] = float(share.max())
+    return numbers
+
+
+def early_features(
+    members: Sequence[Run], steps: Sequence[int], decides: Bool[Tensor, "read key"]
+) -> tuple[list[str], Features]:
+    """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
+    lacks is left out. Kept in the run folders, as a timeline's are.
+    """
+    task = members[0].config.task
+    probe = probe_set_of(task, n_inputs=PROBE_INPUTS, per_class=1)
+    tokens = task.sample(PROBE_INPUTS, seeded(torch.device("cpu"), 1))
+    rows = []
+    for run in members:
+        row: dict[str, float] = {}
+        for step in steps:
+            numbers = recalled(
+                open_subject(f"run:{run.path}@{step}"),
+                f"first steps n_inputs={PROBE_INPUTS}",
+                lambda model: early_numbers(model, tokens, probe, decides),
+            )
+            row |= {f"{name} @{step}": value for name, value in numbers.items()}
+        rows.append(row)
+    names = [name for name in rows[0] if all(np.isfinite(row.get(name, np.nan)) for row in rows)]
+    return names, np.array([[row[name] for name in names] for row in rows])

@@ -12,59 +12,59 @@ from algoscope.subjects.edits import Edit, Patch
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
-Looks = Float[np.ndarray, "head batch read key"]
+Attention = Float[np.ndarray, "head batch read key"]
 Effects = Float[np.ndarray, "head read"]
 
 
 @dataclass(frozen=True, eq=False)
-class Signature:
+class Profile:
     """A model on inputs that are the same for all models. Heads stand layer by layer.
 
-    `looks`: attention at the answer positions on each input. `effects`: at each answer position, the share of inputs
-    whose answer token changes when the head's output is its mean over the inputs. `feeds`: the same of each layer's
-    feed-forward; no rows where there are none.
+    `attention`: that of every head from the answer positions, on each input. `effects`: at each answer position, the
+    share of inputs whose answer token changes when the head's output is its mean over the inputs. `mlps`: the same of
+    each layer's feed-forward; no rows where there are none.
     """
 
     n_layers: int
-    looks: Looks
+    attention: Attention
     effects: Effects
-    feeds: Float[np.ndarray, "layer read"]
+    mlps: Float[np.ndarray, "layer read"]
     causal: bool
 
     @property
     def n_heads(self) -> int:
         """In each layer."""
-        return len(self.looks) // self.n_layers
+        return len(self.attention) // self.n_layers
 
 
 @torch.no_grad()
-def signature_of(subject: Subject, tokens: Tokens) -> Signature:
-    """The signature of a model over whole sequences of its task."""
+def profile_of(subject: Subject, tokens: Tokens) -> Profile:
+    """The profile of a model over whole sequences of its task."""
     read, at, cfg = tokens[:, :-1], subject.task.answer_slice, subject.cfg
-    layers, with_feeds = range(cfg.n_layers), cfg.d_mlp is not None
-    sites = [(kind, layer) for kind in ("z", *(("mlp_out",) if with_feeds else ())) for layer in layers]
+    layers, has_mlps = range(cfg.n_layers), cfg.d_mlp is not None
+    sites = [(kind, layer) for kind in ("z", *(("mlp_out",) if has_mlps else ())) for layer in layers]
     logits, cache = subject.run(read, record=[*sites, *(("pattern", layer) for layer in layers)])
-    looks = torch.cat([cache["pattern", layer][:, :, at] for layer in layers], dim=1).transpose(0, 1)
+    attention = torch.cat([cache["pattern", layer][:, :, at] for layer in layers], dim=1).transpose(0, 1)
     edits: list[Edit] = [
         Patch(("z", layer), value=cache["z", layer].mean(dim=0, keepdim=True), head=head)
         for layer in layers
         for head in range(cfg.n_heads)
     ]
-    if with_feeds:
+    if has_mlps:
         edits += [Patch(("mlp_out", n), value=cache["mlp_out", n].mean(dim=0, keepdim=True)) for n in layers]
-    said = logits[:, at].argmax(dim=-1)
+    predicted = logits[:, at].argmax(dim=-1)
     changed: Bool[Tensor, "edit batch read"] = subject.run_each(
-        read, edits, at=at, reduce=lambda each: each.argmax(dim=-1) != said
+        read, edits, at=at, reduce=lambda each: each.argmax(dim=-1) != predicted
     )
     share = changed.double().mean(dim=1).cpu().numpy()
     n = cfg.n_layers * cfg.n_heads
-    return Signature(cfg.n_layers, looks.double().cpu().numpy(), share[:n], share[n:], cfg.causal)
+    return Profile(cfg.n_layers, attention.double().cpu().numpy(), share[:n], share[n:], cfg.causal)
 
 
 # ---------------------------------------------------------------------- distances
 
 
-def differences(a: Signature, b: Signature) -> Float[np.ndarray, "head other"]:
+def differences(a: Profile, b: Profile) -> Float[np.ndarray, "head other"]:
     """How differently each head of `a` and each of `b` work: 0 = alike on every input, 1 = nothing in common.
 
     Half is the mean over the answer positions of the difference of their effects. Half is the mean over them of the
@@ -72,13 +72,13 @@ def differences(a: Signature, b: Signature) -> Float[np.ndarray, "head other"]:
     the two on this answer token or (as attention there can reach no other) a later one. A head that nothing depends on
     may look anywhere.
     """
-    found = np.empty((len(a.looks), len(b.looks)))
-    for i, j in np.ndindex(found.shape):
-        apart = np.abs(a.looks[i] - b.looks[j]).sum(axis=-1).mean(axis=0) / 2
+    differing = np.empty((len(a.attention), len(b.attention)))
+    for i, j in np.ndindex(differing.shape):
+        apart = np.abs(a.attention[i] - b.attention[j]).sum(axis=-1).mean(axis=0) / 2
         needed = np.maximum(a.effects[i], b.effects[j])
         reach = np.maximum.accumulate(needed[::-1])[::-1] if a.causal else np.full_like(needed, needed.max())
-        found[i, j] = ((apart * reach).mean() + np.abs(a.effects[i] - b.effects[j]).mean()) / 2
-    return found
+        differing[i, j] = ((apart * reach).mean() + np.abs(a.effects[i] - b.effects[j]).mean()) / 2
+    return differing
 
 
 def matched(
@@ -89,26 +89,26 @@ def matched(
     The assignment is optimal (`scipy.optimize.linear_sum_assignment`).
     """
     if not within_layers:
-        found: Int[np.ndarray, "head"] = linear_sum_assignment(differing)[1]
-        return found
+        columns: Int[np.ndarray, "head"] = linear_sum_assignment(differing)[1]
+        return columns
     n = len(differing) // n_layers
     blocks = [slice(layer * n, (layer + 1) * n) for layer in range(n_layers)]
     return np.concatenate([block.start + linear_sum_assignment(differing[block, block])[1] for block in blocks])
 
 
-def distance(a: Signature, b: Signature, *, within_layers: bool = True) -> float:
+def distance(a: Profile, b: Profile, *, within_layers: bool = True) -> float:
     """How differently two models work: the mean over their heads, matched, and feed-forwards, layer by layer, of how
     differently each works (of feed-forwards the mean difference of their effects). 0 = alike, 1 = nothing in common.
     """
     differing = differences(a, b)
     heads = differing[np.arange(len(differing)), matched(differing, a.n_layers, within_layers)]
-    return float(np.concatenate([heads, np.abs(a.feeds - b.feeds).mean(axis=1)]).mean())
+    return float(np.concatenate([heads, np.abs(a.mlps - b.mlps).mean(axis=1)]).mean())
 
 
-def distances(signatures: list[Signature], *, within_layers: bool = True) -> Float[np.ndarray, "run other"]:
+def distances(profiles: list[Profile], *, within_layers: bool = True) -> Float[np.ndarray, "run other"]:
     """Every pair's distance."""
-    found = np.zeros((len(signatures), len(signatures)))
-    for i, a in enumerate(signatures):
-        for j, b in enumerate(signatures[:i]):
-            found[i, j] = found[j, i] = distance(a, b, within_layers=within_layers)
-    return found
+    apart = np.zeros((len(profiles), len(profiles)))
+    for i, a in enumerate(profiles):
+        for j, b in enumerate(profiles[:i]):
+            apart[i, j] = apart[j, i] = distance(a, b, within_layers=within_layers)
+    return apart

@@ -1,4 +1,4 @@
-"""Does anything in the first steps foretell how a run ends? Rank statistics that pay for every feature they look at."""
+"""Does anything in the first steps predict how a run ends? Rank statistics that pay for every feature they try."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ class Question:
                 trivial.append(float(kinds[counts.argmax()] != outcome[i]))
             else:
                 slope = np.cov(x, y)[0, 1] / x.var(ddof=1) if x.var() > 0 else 0.0
-                said = np.clip(y.mean() + slope * (asked - x.mean()), y.min(), y.max())
-                ours.append(abs(float(said - outcome[i])))
+                predicted = np.clip(y.mean() + slope * (asked - x.mean()), y.min(), y.max())
+                ours.append(abs(float(predicted - outcome[i])))
                 trivial.append(abs(float(np.median(y) - outcome[i])))
         return float(np.mean(ours)), float(np.mean(trivial))
 
@@ -76,16 +76,16 @@ def corrected(
     """The strength of each feature, and its p-value corrected for their number: the share of `n` permutations of the
     outcome (and of the outcome itself) in which any feature is as strong. Source: Westfall and Young, 1993 (max T).
     """
-    found = question.strengths(ranks, outcome[None])[0]
+    strengths = question.strengths(ranks, outcome[None])[0]
     others = generator.permuted(np.tile(outcome, (n, 1)), axis=1)
     most = np.abs(question.strengths(ranks, others)).max(axis=1)
-    p = (1 + (most[:, None] >= np.abs(found) - 1e-12).sum(axis=0)) / (1 + n)
-    return found, p
+    p = (1 + (most[:, None] >= np.abs(strengths) - 1e-12).sum(axis=0)) / (1 + n)
+    return strengths, p
 
 
-def foretell(question: Question, names: Sequence[str], features: Features, seed: int = 0) -> dict[str, Any]:
-    """What foretells the outcome: `verdict` is `foretold` where the strongest feature has a corrected p-value below
-    0.05 and predicting left-out runs errs less than the trivial predictor, else `nothing does`.
+def predict_outcome(question: Question, names: Sequence[str], features: Features, seed: int = 0) -> dict[str, Any]:
+    """What predicts the outcome: `verdict` is `predicted` where the strongest feature has a corrected p-value below
+    0.05 and the leave-one-out error is below that of the trivial predictor, else `not predicted`.
 
     Also `strongest` {feature, strength, p}, `error` and `trivial_error` of left-out runs, `features` and `runs` (how
     many), and the control: `shuffled_claims` of `shuffled_trials` shuffled outcomes of which the same is claimed.
@@ -101,7 +101,7 @@ def foretell(question: Question, names: Sequence[str], features: Features, seed:
             ours, simple = question.left_out(features, other)
             claims += ours < simple
     return {
-        "verdict": "foretold" if p.min() < SIGNIFICANT and error < trivial else "nothing does",
+        "verdict": "predicted" if p.min() < SIGNIFICANT and error < trivial else "not predicted",
         "strongest": [{"feature": names[i], "strength": float(strength[i]), "p": float(p[i])} for i in order[:NAMED]],
         "error": error,
         "trivial_error": trivial,

@@ -20,11 +20,11 @@ def solutions(apart: Distances, threshold: float) -> Labels:
     """
     if len(apart) < 2:
         return np.ones(len(apart), dtype=int)
-    found = fcluster(linkage(squareform(apart, checks=False), "complete"), threshold, criterion="distance")
-    kinds, first, counts = np.unique(found, return_index=True, return_counts=True)
+    groups = fcluster(linkage(squareform(apart, checks=False), "complete"), threshold, criterion="distance")
+    kinds, first, counts = np.unique(groups, return_index=True, return_counts=True)
     order = sorted(range(len(kinds)), key=lambda i: (-counts[i], first[i]))
     number = {int(kinds[i]): rank + 1 for rank, i in enumerate(order)}
-    return np.array([number[int(kind)] for kind in found])
+    return np.array([number[int(kind)] for kind in groups])
 
 
 def count_by_threshold(apart: Distances, thresholds: Sequence[float] = THRESHOLDS) -> list[dict[str, float | int]]:
