@@ -82,7 +82,7 @@ def clock(
     Args:
         subject: a model of addition (or of an operation that is one in another order) modulo at most 256.
         n_inputs: how many random triples (a, b, c) gradients are taken at.
-        seed: of those draws.
+        seed: seed of the random triples.
         accurate: share of all pairs that must be right.
         circular: least circularity of the number embeddings.
         alike: symmetricity from which on the operands have the same effect.

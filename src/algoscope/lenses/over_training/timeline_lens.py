@@ -139,7 +139,7 @@ def timeline(
         n_inputs: random inputs that answers are counted over, where there are more than 20,000 inputs.
         per_class: inputs of each class, where there are more than 20,000 inputs.
         n_inputs_roles: inputs that the roles of heads are measured over.
-        seed: of the draws.
+        seed: seed of the random inputs.
         measures: what else can be followed, by the name that stands before the colon: functions from a model to a
             finding. Lenses are known by their names; `algoscope.lenses.timeline` adds `certify`.
         runs_dir: where `run:NAME` is looked up; by default as for every command.
