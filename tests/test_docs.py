@@ -118,17 +118,13 @@ METHODS = {
 }
 DOCUMENTED = OFFERED | CLASSES | METHODS
 NOT_YET = """
-    train train_many Population open certify study census import_weights export merge override RunConfig
-    ModelConfig Subject Group Modular Copying Reversal lenses.answers lenses.attention lenses.attention_by_part
-    lenses.source_attention lenses.logit lenses.attribution lenses.patch lenses.path_patching lenses.roles
-    lenses.ablate lenses.embeddings lenses.weights lenses.timeline lenses.induction lenses.induction_phase Task
-    Subject.run Subject.run_each Subject.unembed Subject.answer_logits Subject.generate_tokens
-    Subject.run_with_cache Subject.with_model Subject.folded Subject.to_dtype Subject.before_training
-    Subject.token_embedding Subject.position_embedding Subject.finding Subject.to_tokens Subject.pad
-    Subject.to_string Subject.to_str_tokens Subject.token_labels Subject.generate Subject.generate_many
-    Subject.lay_out Task.prompt Task.completed Task.sequence Task.expected Task.of_width Task.at Task.sample
-    Task.keys Task.edge_cases Task.neighbour Task.valid Task.class_names Task.classes Task.variables Task.encode
-    Task.decode
+    train train_many Population certify census import_weights export merge override lenses.attention_by_part
+    lenses.source_attention lenses.roles lenses.induction lenses.induction_phase Subject.answer_logits
+    Subject.with_model Subject.folded Subject.to_dtype Subject.before_training Subject.finding Subject.to_tokens
+    Subject.pad Subject.to_string Subject.to_str_tokens Subject.token_labels Subject.generate
+    Subject.generate_many Subject.lay_out Task.prompt Task.completed Task.sequence Task.expected Task.of_width
+    Task.at Task.sample Task.keys Task.edge_cases Task.neighbour Task.valid Task.class_names Task.classes
+    Task.variables Task.encode Task.decode
 """  # whose docstrings are not in sections yet
 LACKING = set(NOT_YET.split())
 

@@ -105,7 +105,8 @@ def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
 
 
 def colour_bar(panel: Panel) -> dict[str, Any]:
-    unit = {"text": f"<br>{panel.unit}", "side": "right"}  # its empty first line keeps it off the numbers
+    lines = textwrap.wrap(panel.unit, max(depth_of(panel) // LETTER, 12)) or [""]  # as long as the bar is high
+    unit = {"text": "<br>".join(["", *lines]), "side": "right"}  # its empty first line keeps it off the numbers
     bar: dict[str, Any] = {"title": unit, "thickness": 12, "outlinewidth": 0}
     if panel.scale != "log":
         return bar

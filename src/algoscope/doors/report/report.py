@@ -180,9 +180,11 @@ def environment() -> jinja2.Environment:
     return environment
 
 
-def _sentence(text: str) -> str:
-    """A claim as a sentence: a capital first, a full stop last."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+def _sentence(finding: Finding) -> str:
+    """The claim as a sentence: a capital first, unless it begins with an input, and a full stop last."""
+    claim, inputs = finding.claim, (finding.facts.get(name, "") for name in ("input", "clean"))
+    first = claim[:1] if any(text and claim.startswith(str(text)) for text in inputs) else claim[:1].upper()
+    return first + claim[1:] + ("" if claim.endswith((".", "!", "?", ":")) else ".")
 
 
 def _first_apart(text: str) -> tuple[str, str]:
