@@ -63,26 +63,39 @@ def certify(
 ) -> Finding:
     """Count the inputs that the subject answers wrongly: every one of at most 10^8, else among draws.
 
-    The facts are those of `certify --json`. `wrong` is counted over `domain.checked` of `domain.size` inputs, and
-    `by_class` by the scheme `by` (the task's first otherwise). `domain.method` is `exhaustive`; `sampled`: `sample`
-    uniform draws; or `stratified`, where the domain is too large and the task counts its classes, or `per_class` is
-    given: so many uniform draws within every class, all of a class that has no more. Each class then has its exact
-    `size`, the row `edge` holds the task's edge cases, checked besides, and `accuracy` is estimated with the exact
-    weights of the classes. `interval_95` bounds the accuracy where not all was checked, as Clopper and Pearson do, of a
-    stratified one as `stratified_interval` says.
+    Args:
+        subject: a model with a task, by name or opened.
+        by: the class scheme that inputs are sorted by; by default the task's first.
+        sample: check so many uniform draws instead of every input.
+        per_class: check so many uniform draws of every class, and all of a class that has no more.
+        limit_counterexamples: how many wrong inputs are shown.
+        n_threads: portions that are worked on at a time; by default as many as cores are free now.
+        runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
+        progress: show a bar on standard error.
+    Returns:
+        A finding with the facts of `certify --json`. `wrong` is counted over `domain.checked` of `domain.size` inputs,
+        and `by_class` by the scheme. `domain.method` is `exhaustive`; `sampled`; or `stratified`, where the domain is
+        too large and the task counts its classes, or `per_class` is given. Each class then has its exact `size`, the
+        row `edge` holds the task's edge cases, checked besides, and `accuracy` is estimated with the exact weights of
+        the classes. `interval_95` bounds the accuracy where not all was checked, by Clopper and Pearson, of a
+        stratified one as `stratified_interval` says. `by_position` goes through the tokens of the answer: of how many
+        inputs each is `wrong` when all before it is right, and of how many it is the `first_wrong`. `min_margin` is the
+        smallest lead of a right token over its best rival, in logits, negative where the model is wrong; `float_error`
+        the largest difference to float64 logits, over the 2,048 inputs of smallest margin and as many spread evenly;
+        `robust`: nothing is wrong and the smallest margin exceeds twice that error. `counterexamples` show the input,
+        the right answer and what greedy decoding gives. Panels `accuracy` [class] (share of inputs right; 0 none, 1
+        all) and `margins` [margin] (inputs, by their smallest margin in logits).
+    Raises:
+        UnknownNameError: for a scheme that the task has not.
+        ConfigError: for an empty sample, for `sample` with `per_class`, and for `per_class` where the task does not
+            count its classes.
+        SubjectError: where a logit is not finite, and for a name of no model.
 
-    `by_position` goes through the answer token by token: its `position` in the sequence, what it is (`meaning`), of how
-    many inputs it is `wrong` when all before it is right, and of how many it is the `first_wrong`, which add up to
-    `wrong`.
-
-    `min_margin` is the smallest lead of a right token over its best rival at any answer position, in logits, negative
-    where the model is wrong. `float_error` is the largest difference to float64 logits, over the 2,048 inputs of
-    smallest margin and as many spread evenly. `robust`: nothing is wrong and the smallest margin exceeds twice that
-    error, so that rounding decides no answer. `counterexamples` show the input, the right answer and what greedy
-    decoding gives. `n_threads` portions are worked on at a time; None: as many as cores are free now.
-
-    Raises UnknownNameError for a scheme that the task has not, ConfigError for an empty sample, for `sample` with
-    `per_class`, and for `per_class` where the task does not count its classes; and what `open_subject` raises.
+    Example:
+        >>> import algoscope as ag
+        >>> verdict = ag.certify("planted:reversal", sample=500)
+        >>> verdict["wrong"], verdict["domain"]["method"], verdict["robust"]
+        (0, 'sampled', True)
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     by = subject.task.class_schemes[0] if by is None else by
