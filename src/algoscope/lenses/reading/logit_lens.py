@@ -294,7 +294,7 @@ def _table(reading: _Reading) -> ResultTable:
         cells = (f"{top[i][0]['token']!r} (target {decimals(chances[i], 2)})" for i in places)
         rows.append((layer, *cells))
     return ResultTable(
-        title=f"Top token where the answer is read: {reading.text}",
+        title=f"Top token by layer: {reading.text}",
         columns=("layer", *(reading.labels[i] for i in places)),
         rows=tuple(rows),
         caption="The token with the largest logit after the embedding and after each block, and in brackets the "
