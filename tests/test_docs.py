@@ -31,19 +31,21 @@ ELSEWHERE = (
 
 
 @pytest.fixture
-def beside_the_demo(demo: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory in which `runs/demo` is a copy of the demo's run."""
-    shutil.copytree(demo["run"].path, tmp_path / "runs" / "demo")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ALGOSCOPE_RUNS", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
 def beside_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory in which there are no runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ALGOSCOPE_RUNS", raising=False)
+
+
+@pytest.fixture
+def beside_the_demo(request: pytest.FixtureRequest, tmp_path: Path, beside_an_empty_folder: None) -> None:
+    """A working directory in which `runs/demo` is a copy of the demo's run, where the example speaks of it."""
+    if request.node.get_closest_marker("trained"):
+        shutil.copytree(request.getfixturevalue("demo")["run"].path, tmp_path / "runs" / "demo")
+
+
+def marks_of(text: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.trained] if "demo" in text else []
 
 
 def consoles(text: str) -> list[tuple[str, str]]:
@@ -56,8 +58,10 @@ def consoles(text: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
-def test_examples_do_what_the_page_says(page: Path, beside_the_demo: Path) -> None:
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=marks_of(page.read_text()), id=page.name) for page in EXECUTED]
+)
+def test_examples_do_what_the_page_says(page: Path, beside_the_demo: None) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0)
@@ -70,13 +74,13 @@ def test_examples_do_what_the_page_says(page: Path, beside_the_demo: Path) -> No
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        pytest.param(command, shown, id=f"{page.stem}: {command}")
+        pytest.param(command, shown, marks=marks_of(command), id=f"{page.stem}: {command}")
         for page in EXECUTED
         for command, shown in consoles(page.read_text())
         if not command.startswith(ELSEWHERE)
     ],
 )
-def test_commands_do_what_the_page_says(command: str, shown: str, beside_the_demo: Path, run) -> None:
+def test_commands_do_what_the_page_says(command: str, shown: str, beside_the_demo: None, run) -> None:
     program, *arguments = shlex.split(command)
     assert program == "algoscope"
     code, out, err = run(*arguments)
