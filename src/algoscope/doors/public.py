@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from algoscope.doors.demo import run_demo
     from algoscope.doors.params import params as params
     from algoscope.doors.report.report import report as report
+    from algoscope.lenses.heads.attention_targets import AttentionTarget as AttentionTarget
     from algoscope.networks.transformer import Transformer as Transformer
     from algoscope.runs.learning_curves import read_curves
     from algoscope.runs.paths import runs_directory as runs_directory
@@ -91,6 +92,9 @@ PUBLIC = Table(
         "Rotate": Entry("algoscope.subjects.edits:Rotate", "edit: a subspace from another run"),
         "Finding": Entry("algoscope.core.finding:Finding", "a result with labels and units"),
         "Panel": Entry("algoscope.core.panel:Panel", "a labelled array"),
+        "AttentionTarget": Entry(
+            "algoscope.lenses.heads.attention_targets:AttentionTarget", "keys that a head may attend to"
+        ),
         "Addition": Entry("algoscope.tasks.digits.addition:Addition", "the addition task"),
         "Subtraction": Entry("algoscope.tasks.digits.subtraction:Subtraction", "the subtraction task"),
         "Group": Entry("algoscope.tasks.groups.group:Group", "products in a finite group"),

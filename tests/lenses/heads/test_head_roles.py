@@ -13,7 +13,7 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError, VocabularyError
-from algoscope.lenses.heads.head_roles import POINTED, ROLES, offsets_of, role_of, role_scores, roles
+from algoscope.lenses.heads.head_roles import POINTED, ROLES, _targets, offsets_of, role_of, role_scores, roles
 from algoscope.lenses.inputs.repeated_tokens import repeated_blocks
 from algoscope.networks.build import build
 from algoscope.planted.handwritten import SHARP, Stream, blank, fill, plant, plant_by_position
@@ -46,11 +46,11 @@ def letters(n: int, k: int, seed: int = 0, batch: int = 3) -> Tensor:
 
 def keys_of(role: str, row: list[int], q: int, visible: list[int]) -> list[int]:
     """The keys that a role points to, written down from its definition."""
-    if role == "same-token":
+    if role == "duplicate-token":
         return [k for k in visible if k != q and row[k] == row[q]]
     if role == "induction":
         return [k for k in visible if k >= 1 and row[k - 1] == row[q] and k - 1 != q]
-    place = {"previous-token": q - 1, "self": q, "first-token": 0}.get(role)
+    place = {"previous-token": q - 1, "current-token": q, "first-token": 0}.get(role)
     place = q - int(role.split()[1]) if place is None else place
     return [place] if place in visible else []
 
@@ -85,7 +85,7 @@ def slow_shape(shape: str, pattern: list[list[float]], causal: bool, queries: ra
 @pytest.mark.parametrize(("n", "k", "read"), [(9, 3, slice(None)), (12, 12, slice(5, 11)), (2, 2, slice(None))])
 def test_scores_are_those_of_slow_loops(n: int, k: int, read: slice, causal: bool) -> None:
     pattern, tokens, offsets = attention(n, causal), letters(n, k), offsets_of(max(n, 8), causal)
-    found = role_scores(pattern, tokens, causal, offsets=offsets, read=read)
+    found = role_scores(pattern, tokens, causal, targets=_targets(offsets), read=read)
     queries = range(*read.indices(n))
     assert set(found) == {*POINTED, "uniform", "sparse"} - {"offset"} | {f"offset {offset}" for offset in offsets}
     for role, scores in found.items():
@@ -107,10 +107,10 @@ def test_uniform_attention_scores_nothing_and_all_attention_there_scores_one(cau
     visible = ones.tril() if causal else ones
     even = (visible / visible.sum(-1, keepdim=True)).expand(3, 1, n, n)
     offsets = offsets_of(n, causal)
-    for role, scores in role_scores(even, tokens, causal, offsets=offsets).items():
+    for role, scores in role_scores(even, tokens, causal, targets=_targets(offsets)).items():
         expected = torch.full_like(scores, float(role == "uniform"))
         torch.testing.assert_close(scores, expected, atol=1e-12, rtol=0)
-    for role in (*POINTED[:3], "same-token", "induction", *(f"offset {offset}" for offset in offsets)):
+    for role in (*POINTED[:3], "duplicate-token", "induction", *(f"offset {offset}" for offset in offsets)):
         pattern = even.clone()
         for b, row in enumerate(tokens.tolist()):
             for q in range(n):
@@ -118,15 +118,15 @@ def test_uniform_attention_scores_nothing_and_all_attention_there_scores_one(cau
                 if keys:
                     pattern[b, 0, q] = 0
                     pattern[b, 0, q, keys] = 1 / len(keys)
-        found = role_scores(pattern, tokens, causal, offsets=offsets)[role]
+        found = role_scores(pattern, tokens, causal, targets=_targets(offsets))[role]
         torch.testing.assert_close(found, torch.ones_like(found), atol=1e-12, rtol=0)
 
 
 def test_a_head_that_rests_is_neither_sparse_nor_uniform() -> None:
-    found = role_scores(torch.zeros(1, 1, 6, 6, dtype=torch.double), letters(6, 3, batch=1), True)
+    found = role_scores(torch.zeros(1, 1, 6, 6, dtype=torch.double), letters(6, 3, batch=1), True, targets=())
     assert float(found["sparse"]) == float(found["uniform"]) == 0
     half = 0.5 * torch.eye(6, dtype=torch.double).expand(1, 1, 6, 6)
-    assert float(role_scores(half, letters(6, 3, batch=1), True)["sparse"]) == pytest.approx(0.5)
+    assert float(role_scores(half, letters(6, 3, batch=1), True, targets=())["sparse"]) == pytest.approx(0.5)
 
 
 def test_offsets_are_those_that_half_the_positions_can_show() -> None:
@@ -190,12 +190,12 @@ def one_head(looks: str) -> Subject:
     letter, place = stream.read("letter"), stream.read("place")
     fill(model, tokens=letter, places=place, unembedding=letter)
     out = torch.zeros(stream.size, 1)
-    if looks == "same-token":  # the same letter, less its own place
+    if looks == "duplicate-token":  # the same letter, less its own place
         both = torch.cat([letter, place])
         plant(model, (0, 1), query=SHARP * both, key=torch.cat([letter, -place]), value=letter[:1], out=out)
     else:
         where = {
-            "self": {q: (q,) for q in range(n)},
+            "current-token": {q: (q,) for q in range(n)},
             "first-token": dict.fromkeys(range(n), (0,)),
             "offset 3": {q: (q - 3,) for q in range(3, n)},
             "offset 5": {q: (q - 5,) for q in range(5, n)},
@@ -204,7 +204,7 @@ def one_head(looks: str) -> Subject:
     return Subject(looks, model, text=Letters(ascii_lowercase))
 
 
-@pytest.mark.parametrize("looks", ["self", "first-token", "offset 3", "same-token"])
+@pytest.mark.parametrize("looks", ["current-token", "first-token", "offset 3", "duplicate-token"])
 def test_every_other_role_is_found_where_it_was_planted(looks: str) -> None:
     heads = found_in(one_head(looks))
     role, *distance = looks.split()
@@ -228,7 +228,7 @@ def test_clock_heads_look_at_the_first_token_and_the_previous_one_when_they_answ
     assert (answering["L0H0"]["role"], answering["L0H1"]["role"]) == ("first-token", "previous-token")
     everywhere = found_in("planted:clock")
     assert everywhere["L0H0"]["scores"]["first-token"] < 0.4, "elsewhere they look at all alike"
-    assert everywhere["L0H0"]["scores"]["same-token"] is None, "fewer than one input in twenty has a = b"
+    assert everywhere["L0H0"]["scores"]["duplicate-token"] is None, "fewer than one input in twenty has a = b"
 
 
 @pytest.mark.parametrize("name", ["reversal", "carry-adder"])
@@ -253,6 +253,56 @@ def test_a_head_that_looks_ahead_is_found_in_a_model_that_is_not_causal() -> Non
     head = found_in(Subject("ahead", model, task))["L0H0"]
     assert (head["role"], head["offset"]) == ("offset", -1)
     assert head["score"] == pytest.approx(1, abs=1e-6)
+
+
+# ---------------------------------------------------------------------- a target of one's own
+
+
+def even_positions(tokens: Tensor) -> Tensor:
+    """Every key at an even position."""
+    n = tokens.shape[1]
+    return (torch.arange(n) % 2 == 0).expand(n, n)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_share_and_score_of_a_target_are_those_of_slow_loops(causal: bool) -> None:
+    pattern, tokens = attention(9, causal), letters(9, 3)
+    target = ag.AttentionTarget("even", even_positions, queries=slice(4, None)).on(tokens)
+    shares, scores = target.share(pattern), target.above_chance(pattern, causal)
+    for b, heads in enumerate(pattern.tolist()):
+        for h, rows in enumerate(heads):
+            wanted = np.mean([sum(rows[q][0::2]) for q in range(4, 9)])
+            assert float(shares[b, h]) == pytest.approx(wanted, abs=1e-12)
+            gain = room = 0.0
+            for q in range(4, 9):
+                seen = range(q + 1) if causal else range(9)
+                chance = len(seen[0::2]) / len(seen)
+                gain, room = gain + sum(rows[q][k] for k in seen[0::2]) - chance, room + 1 - chance
+            assert float(scores[b, h]) == pytest.approx(gain / room, abs=1e-12)
+    torch.testing.assert_close(target.share_by_query(pattern)[:, :, 4:].mean(-1), shares)
+
+
+def test_a_target_of_one_s_own_is_scored_and_named_like_the_others() -> None:
+    def own(model: str, text: str, target: ag.AttentionTarget) -> dict:
+        finding = roles(one_head(model), text, targets=[target])
+        assert finding["scores"].axis("role").labels == (*POINTED, target.name, "uniform", "sparse")
+        return next(head for head in finding["heads"] if head["name"] == "L0H1")
+
+    like_the_first = ag.AttentionTarget("like the first", lambda x: (x == x[:, :1])[:, None].expand(-1, x.shape[1], -1))
+    tied = own("first-token", "abcdefgh", like_the_first)
+    assert (tied["role"], tied["also"]) == ("first-token", ["like the first"]), "a tie goes to the known role"
+    odd = ag.AttentionTarget("odd", lambda x: ~even_positions(x), queries=slice(1, 2))
+    assert own("current-token", "abcdefgh", odd)["scores"]["odd"] == pytest.approx(1, abs=1e-6)
+    mirror = ag.AttentionTarget("mirror", lambda x: torch.eye(x.shape[1], dtype=torch.bool).flip(0).roll(-1, 1))
+    heads = found_in("planted:reversal", queries="answer", targets=[mirror])
+    assert [head["role"] for head in heads.values()] == ["mirror"], "sparse where the pattern is not known"
+
+
+def test_a_target_that_cannot_be_scored_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="may not be called 'induction'"):
+        roles("planted:induction", targets=[ag.AttentionTarget("induction", even_positions)])
+    with pytest.raises(ConfigError, match=r"target 'mine' has the shape \[4, 4\].* 6 tokens: give a function"):
+        roles("planted:induction", "abcabc", targets=[ag.AttentionTarget("mine", torch.ones(4, 4).bool())])
 
 
 # ---------------------------------------------------------------------- nothing to find
@@ -307,7 +357,7 @@ def test_scores_are_those_of_the_attention_that_transformers_gives(family: str) 
     row = [int(number) for number in text.split()]
     for head in found["heads"]:
         pattern = theirs[head["layer"]][0, head["head"]].double().tolist()
-        for role in ("previous-token", "self", "first-token", "same-token", "induction"):
+        for role in ("previous-token", "current-token", "first-token", "duplicate-token", "induction"):
             expected = slow_score(role, pattern, row, True, range(len(row)))
             assert head["scores"][role] == pytest.approx(expected, abs=1e-4), (head["name"], role)
         each = {k: slow_score(f"offset {k}", pattern, row, True, range(len(row))) for k in range(2, 6)}
@@ -353,11 +403,11 @@ def test_means_and_spreads_are_those_over_the_inputs_given() -> None:
     subject = subject_of(shuffled(PLANTED.load("induction")(), 3), "shuffled")
     each = [found_in(subject, text)["L1H1"]["scores"] for text in texts]
     together = found_in(subject, *texts)["L1H1"]
-    for role in ("previous-token", "self", "same-token", "induction", "uniform", "sparse"):
+    for role in ("previous-token", "current-token", "duplicate-token", "induction", "uniform", "sparse"):
         known = [scores[role] for scores in each if scores[role] is not None]
         assert together["scores"][role] == pytest.approx(np.mean(known))
         assert together["spread"][role] == pytest.approx(np.std(known))
-    assert each[3]["same-token"] is None
+    assert each[3]["duplicate-token"] is None
     assert together["offset"] is None, "the shortest text has two tokens"
 
 
@@ -370,6 +420,12 @@ def test_a_task_s_own_answers_are_read_with_its_inputs() -> None:
     assert drawn["scores"].values.shape == (2, 2, len(ROLES))
     back = ag.Finding.from_json(drawn.to_json())
     np.testing.assert_allclose(back["scores"].values, drawn["scores"].values)
+
+
+def test_one_text_may_be_given_without_a_list() -> None:
+    one, listed = (roles("planted:induction", inputs) for inputs in ("abcabc", ["abcabc"]))
+    assert one["inputs"]["texts"] == ["abcabc"]
+    assert one.to_json() == listed.to_json()
 
 
 def test_bad_input_is_one_line() -> None:

@@ -17,7 +17,7 @@ from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, show_result
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
-PROVIDED = ("runs_dir", "progress", "measures")  # options of a lens that the command fills in
+PROVIDED = ("runs_dir", "progress", "measures", "targets")  # what the command fills in, or a line cannot say
 SHORT = ("patch", "ablate")
 
 

@@ -1,31 +1,46 @@
-"""The roles lens: what does each head look at, over many inputs: the token before, an earlier copy, all alike?"""
+"""The roles lens: which known attention pattern does each head have, over many inputs?"""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.choices import checked_choices
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.data import seeded
+from algoscope.lenses.heads.attention_targets import (
+    CURRENT_TOKEN,
+    DUPLICATE_TOKEN,
+    FIRST_TOKEN,
+    INDUCTION,
+    PREVIOUS_TOKEN,
+    AttentionTarget,
+    offset,
+    visible,
+)
 from algoscope.lenses.heads.head_panels import MOST_ROWS, head_axes, head_name, numbers
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.inputs.repeated_tokens import Batches, repeated_blocks
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 
-POINTED = ("previous-token", "self", "first-token", "offset", "same-token", "induction")  # positions before contents
-ROLES = (*POINTED, "uniform", "sparse")
-SAME = 0.01  # scores this close are a tie
+Queries = Literal["all", "answer"]
+BY_POSITION = (PREVIOUS_TOKEN, CURRENT_TOKEN, FIRST_TOKEN)
+BY_CONTENT = (DUPLICATE_TOKEN, INDUCTION)
+OFFSET = "offset"
+POINTED = (*(target.name for target in BY_POSITION), OFFSET, *(target.name for target in BY_CONTENT))
+SHAPES = ("uniform", "sparse")
+ROLES = (*POINTED, *SHAPES)
+TIE = 0.01  # scores this close are a tie
 RARE = 20  # a role that fewer than one input in this many can show is not judged
 FARTHEST = 64  # the largest offset that is looked for
 FEWEST_KEYS = 3  # a query with fewer visible keys says nothing about uniform or sparse
@@ -41,59 +56,71 @@ ABOUT = (
 )
 
 
+@checked_choices(queries="choice of queries")
 def roles(
     subject: str | Run | Subject,
-    inputs: Sequence[str] = (),
+    inputs: Texts = None,
     *,
     n_inputs: int = 256,
-    queries: str = "all",
+    queries: Queries = "all",
+    targets: Sequence[AttentionTarget] = (),
     threshold: float = 0.4,
     uniform_threshold: float = 0.8,
     sparse_threshold: float = 0.5,
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Score every head of every layer for each role in `ROLES`, and name the role that fits, over many inputs.
+    """Score every head of every layer for each known attention pattern, and name the role that fits.
 
-    Roles that point, each a set of keys for a query (`role_scores` says exactly which): `previous-token`, `self`,
-    `first-token`, `offset` (the best single distance of 2 or more, the same for all queries), `same-token` (other
-    places of the query's own token), `induction` (the places right after them). Their score is 0 where they get as
-    much attention as uniform attention gives, 1 where they get all, negative where they get less. `uniform`: 1 = all
-    visible keys alike; `sparse`: 1 = always a single key, whichever.
+    Roles that point, each an `AttentionTarget`: `previous-token`, `current-token`, `first-token`, `offset` (the best
+    single distance of 2 or more, the same for all queries), `duplicate-token` (other positions of the query's token),
+    `induction` (the positions right after those), and the `targets` of your own. Of roles within 0.01 the first in this
+    order is named: one that holds by position explains the others, one that goes by content holds for some queries.
+    Without a role that points, a head is `uniform`, else `sparse`, else `unclear`.
 
-    A head's role is the pointed one of highest score, if that reaches `threshold`: 0.4 is the bound that the field uses
-    on attention itself, and stricter here, where chance is taken off. Of roles within 0.01 the first in the order above
-    is named: one that holds by position explains the others, while one that goes by content holds for some queries
-    only. Else `uniform` from `uniform_threshold` (0.8: a fifth of the attention would have to move), else `sparse` from
-    `sparse_threshold` (0.5: as if spread over the square root of the keys), else `unclear`.
+    Args:
+        subject: a model, by name or opened.
+        inputs: one text or several, for a task with the model's own answers; by default random ones.
+        n_inputs: how many random inputs. Of a task, with their right answers; of free text, random tokens in blocks
+            that come twice, of up to 16 lengths between 8 and 24 tokens, so that induction and offset are told apart.
+        queries: all positions, or the answer positions of a task.
+        targets: attention patterns of your own, scored and named like the others.
+        threshold: the score from which a role that points is named. 0.4 is the bound that the field uses on attention
+            itself, and stricter here, where chance is taken off.
+        uniform_threshold: the score from which a head is uniform; 0.8: a fifth of its attention would have to move.
+        sparse_threshold: the score from which a head is sparse; 0.5: as if spread over the square root of the keys.
+        seed: draws the random inputs.
+        runs_dir: where runs live.
+    Returns:
+        A finding with a panel `scores` [layer head role], means over the inputs (0 = as uniform attention, 1 = all
+        attention there; NaN: fewer than one input in twenty can show it), and facts `heads` {layer, head, name, role,
+        score, offset, also (other roles that reach the threshold), scores, spread (standard deviations)}, `thresholds`,
+        `inputs`.
+    Raises:
+        UnknownNameError: for other queries.
+        ConfigError: for fewer than 1 input, a target named as a role is, or a mask that does not fit the inputs.
+        TaskMismatchError: for `answer` without a task.
+        VocabularyError: for a text that the subject cannot read.
+        SubjectError: for a context that holds no repeated block.
 
-    The inputs: of a task, `n_inputs` random ones with their right answers, or `inputs` with the model's own; of free
-    text, `inputs`, or `n_inputs` of random tokens in blocks that come twice, of up to 16 lengths between 8 and 24
-    tokens, so that induction and offset are told apart. `queries` is `all`, or `answer` for a task's answer positions.
-
-    Panel `scores` [layer head role], means over the inputs; a role that fewer than one input in twenty can show is
-    NaN. Facts: `heads` {layer, head, name, role, score, offset, also (the other pointed roles that reach the
-    threshold), scores, spread (standard deviations over the inputs)}, `thresholds`, `inputs`.
-
-    Raises UnknownNameError for other queries, ConfigError for a number of inputs below 1, TaskMismatchError for
-    `answer` without a task, VocabularyError for a text that the subject cannot read, SubjectError for a context that
-    holds no repeated block.
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.roles("planted:induction")["heads"][2]["role"]
+        'induction'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    batches, said = _inputs(subject, inputs, n_inputs, seed)
+    batches, source = _inputs(subject, texts_of(inputs), n_inputs, seed)
     read = _read(subject, queries)
+    names = _names(targets)
     offsets = offsets_of(min(batch.shape[1] for batch in batches), subject.cfg.causal)
-    scores = _summed_up(_each_input(subject, batches, offsets, read), offsets)
+    each = _each_input(subject, batches, _targets(offsets, targets), read)
+    scores = _summarised(each, offsets, names)
     bounds = {"pointed": threshold, "uniform": uniform_threshold, "sparse": sparse_threshold}
-    heads = [
-        _head(scores, layer, head, bounds)
-        for layer in range(subject.cfg.n_layers)
-        for head in range(subject.cfg.n_heads)
-    ]
+    heads = [_head(scores, layer, head, bounds) for layer, head in np.ndindex(*scores.offset.shape)]
     return subject.finding(
         "roles",
-        _claim(heads, said["meaning"]),
-        {"heads": heads, "thresholds": bounds, "inputs": {**said, "queries": queries}},
+        _claim(heads, names, source["meaning"]),
+        {"heads": heads, "thresholds": bounds, "inputs": {**source, "queries": queries}},
         [_panel(subject, scores)],
         about=ABOUT,
         tables=[_table(heads)],
@@ -109,40 +136,20 @@ def role_scores(
     tokens: Int[Tensor, "batch key"],
     causal: bool,
     *,
-    offsets: Sequence[int] = (),
+    targets: Sequence[AttentionTarget],
     read: slice = slice(None),
 ) -> dict[str, Float[Tensor, "batch head"]]:
     """Every role's score of every head on each input, from its attention; NaN where no query can show the role.
 
-    A query q sees the keys 0 to q, or all where the model is not causal. The keys that a role points to:
-
-        previous-token  q - 1          same-token  k != q with token[k] = token[q]
-        self            q              induction   k >= 1 with token[k - 1] = token[q] and k - 1 != q
-        first-token     0              offset d    q - d, for each d of `offsets` (negative: ahead)
-
-    Of the visible keys a role has m of n. Its score is sum(share - m/n) / sum(1 - m/n) over the queries with
-    0 < m < n: the mean of (share - chance) / (1 - chance), each query weighted by 1 - chance, the room it leaves, so
-    that queries which can hardly look elsewhere count for little. 0 = as uniform attention, 1 = all attention there.
-
-    `uniform` is the mean of sum_k min(a_k, 1/n), which is 1 - total variation distance from uniform attention;
-    `sparse` that of 1 - entropy / ln n, times the sum of the attention where a head may rest; both over queries with
-    n >= 3. `read` limits the queries.
+    The score of a target is `AttentionTarget.above_chance`. `uniform` is the mean of sum_k min(a_k, 1/n) over n visible
+    keys, which is 1 - total variation distance from uniform attention; `sparse` that of 1 - entropy / ln n, times the
+    sum of the attention where a head may rest; both over queries with n >= 3. `read` limits the queries.
     """
     n = tokens.shape[1]
-    back = _back(n, tokens.device)
-    visible = back >= 0 if causal else torch.ones_like(back, dtype=torch.bool)
-    n_visible = visible.sum(dim=-1).to(pattern.dtype)
-    chosen = torch.zeros(n, dtype=torch.bool, device=tokens.device)
-    chosen[read] = True
-    scores = {}
-    for role, target in _targets(tokens, offsets):
-        there = target & visible
-        share = einsum(pattern, there.expand(len(tokens), -1, -1).to(pattern.dtype), "b h q k, b q k -> b h q")
-        chance = (there.sum(dim=-1) / n_visible)[:, None]  # [batch head query], one head for all
-        counted = chosen & (chance > 0) & (chance < 1)
-        gain, room = ((value * counted).sum(dim=-1) for value in (share - chance, 1 - chance))
-        scores[role] = (gain / room).expand(len(tokens), -1)
-    wide = chosen & (n_visible >= FEWEST_KEYS)
+    scores = {target.name: target.on(tokens, read).above_chance(pattern, causal) for target in targets}
+    n_visible = visible(n, causal, tokens.device).sum(dim=-1).to(pattern.dtype)
+    wide = n_visible >= FEWEST_KEYS
+    wide &= torch.isin(torch.arange(n, device=wide.device), torch.arange(n, device=wide.device)[read])
     scores["uniform"] = torch.minimum(pattern, 1 / n_visible[:, None]).sum(dim=-1)[..., wide].mean(dim=-1)
     total = pattern.sum(dim=-1)  # below 1 where softmax_plus_one lets a head rest
     entropy = torch.special.entr(pattern).sum(dim=-1) - torch.special.entr(total)
@@ -150,25 +157,18 @@ def role_scores(
     return scores
 
 
-def _targets(
-    tokens: Int[Tensor, "batch key"], offsets: Sequence[int]
-) -> Iterator[tuple[str, Bool[Tensor, "#batch query key"]]]:
-    """The keys that each role points to, whether they are visible or not."""
-    back = _back(tokens.shape[1], tokens.device)
-    yield "previous-token", (back == 1)[None]
-    yield "self", (back == 0)[None]
-    yield "first-token", (torch.arange(len(back), device=back.device) == 0).expand_as(back)[None]
-    for offset in offsets:
-        yield f"offset {offset}", (back == offset)[None]
-    same = tokens[:, :, None] == tokens[:, None, :]
-    yield "same-token", same & (back != 0)
-    yield "induction", F.pad(same[:, :, :-1], (1, 0)) & (back != -1)
+def _targets(offsets: Sequence[int], own: Sequence[AttentionTarget] = ()) -> tuple[AttentionTarget, ...]:
+    """The known targets, with these offsets, and a user's own."""
+    return (*BY_POSITION, *map(offset, offsets), *BY_CONTENT, *own)
 
 
-def _back(n: int, device: torch.device) -> Int[Tensor, "query key"]:
-    """How far each key lies before each query."""
-    place = torch.arange(n, device=device)
-    return place[:, None] - place
+def _names(own: Sequence[AttentionTarget]) -> tuple[str, ...]:
+    """All roles in the order in which a tie is decided. Raises ConfigError for a name that there is already."""
+    names = (*POINTED, *(target.name for target in own), *SHAPES)
+    for name in (target.name for target in own):
+        if names.count(name) > 1 or name.startswith(OFFSET) or name == "unclear":
+            raise ConfigError(f"a target may not be called {name!r}: that is the name of another role")
+    return names
 
 
 def offsets_of(shortest: int, causal: bool) -> tuple[int, ...]:
@@ -179,11 +179,11 @@ def offsets_of(shortest: int, causal: bool) -> tuple[int, ...]:
 
 def role_of(scores: Mapping[str, float | None], bounds: Mapping[str, float]) -> str:
     """The class of a head, as `roles` describes it; a score of None is that of a role that these inputs cannot show."""
-    pointed = {role: score for role in POINTED if (score := scores[role]) is not None}
+    pointed = {role: score for role, score in scores.items() if role not in SHAPES and score is not None}
     best = max(pointed.values(), default=-1.0)
     if best >= bounds["pointed"]:
-        return next(role for role, score in pointed.items() if score >= best - SAME)
-    for shape in ("uniform", "sparse"):
+        return next(role for role, score in pointed.items() if score >= best - TIE)
+    for shape in SHAPES:
         if (scores[shape] or 0.0) >= bounds[shape]:
             return shape
     return "unclear"
@@ -196,41 +196,44 @@ def role_of(scores: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
 class _Scores:
     """Means over the inputs, their standard deviations, and the best offset of each head (0: none was looked for)."""
 
+    names: tuple[str, ...]
     mean: Float[np.ndarray, "layer head role"]
     spread: Float[np.ndarray, "layer head role"]
     offset: Int[np.ndarray, "layer head"]
 
 
 def _each_input(
-    subject: Subject, batches: Batches, offsets: Sequence[int], read: slice
+    subject: Subject, batches: Batches, targets: Sequence[AttentionTarget], read: slice
 ) -> dict[str, Float[np.ndarray, "input layer head"]]:
-    layers, found = range(subject.cfg.n_layers), dict[str, list[np.ndarray]]()
+    layers, by_role = range(subject.cfg.n_layers), dict[str, list[np.ndarray]]()
     for batch in batches:
         numbers = len(layers) * subject.cfg.n_heads * batch.shape[1] ** 2
         for tokens in batch.split(max(1, PORTION // numbers)):
             _, cache = subject.run(tokens, record=[("pattern", layer) for layer in layers], at=slice(0, 0))
             each = [
-                role_scores(cache["pattern", layer], tokens, subject.cfg.causal, offsets=offsets, read=read)
+                role_scores(cache["pattern", layer], tokens, subject.cfg.causal, targets=targets, read=read)
                 for layer in layers
             ]
             for role in each[0]:
                 value = torch.stack([scores[role] for scores in each], dim=1)
-                found.setdefault(role, []).append(value.cpu().double().numpy())
-    return {role: np.concatenate(values) for role, values in found.items()}
+                by_role.setdefault(role, []).append(value.cpu().double().numpy())
+    return {role: np.concatenate(values) for role, values in by_role.items()}
 
 
-def _summed_up(each: Mapping[str, Float[np.ndarray, "input layer head"]], offsets: Sequence[int]) -> _Scores:
-    shape = each["self"].shape[1:]
+def _summarised(
+    each: Mapping[str, Float[np.ndarray, "input layer head"]], offsets: Sequence[int], names: tuple[str, ...]
+) -> _Scores:
+    shape = each[CURRENT_TOKEN.name].shape[1:]
     best = np.zeros(shape, dtype=int)
     by_role = dict(each)
     if offsets:
         every = np.stack([each[f"offset {offset}"] for offset in offsets])
         which = every.mean(axis=1).argmax(axis=0)
         best = np.array(offsets)[which]
-        by_role["offset"] = np.take_along_axis(every, which[None, None], axis=0)[0]
-    pairs = [_mean_and_spread(by_role[role]) if role in by_role else np.full((2, *shape), np.nan) for role in ROLES]
+        by_role[OFFSET] = np.take_along_axis(every, which[None, None], axis=0)[0]
+    pairs = [_mean_and_spread(by_role[role]) if role in by_role else np.full((2, *shape), np.nan) for role in names]
     mean, spread = np.stack(pairs, axis=-1)
-    return _Scores(mean, spread, best)
+    return _Scores(names, mean, spread, best)
 
 
 def _mean_and_spread(values: Float[np.ndarray, "input layer head"]) -> Float[np.ndarray, "2 layer head"]:
@@ -243,8 +246,8 @@ def _mean_and_spread(values: Float[np.ndarray, "input layer head"]) -> Float[np.
 # ---------------------------------------------------------------------- inputs
 
 
-def _inputs(subject: Subject, inputs: Sequence[str], n_inputs: int, seed: int) -> tuple[Batches, dict[str, Any]]:
-    """What the subject reads, in batches of one length, and what is said about it."""
+def _inputs(subject: Subject, inputs: tuple[str, ...], n_inputs: int, seed: int) -> tuple[Batches, dict[str, Any]]:
+    """What the subject reads, in batches of one length, and what a finding says of it."""
     if inputs:
         batches, meaning = [subject.lay_out(text).tokens for text in inputs], "given inputs"
     elif n_inputs < 1:
@@ -256,29 +259,27 @@ def _inputs(subject: Subject, inputs: Sequence[str], n_inputs: int, seed: int) -
         batches, meaning = repeated_blocks(subject, n_inputs, seed), "rows of random tokens, each block twice"
     lengths = [batch.shape[1] for batch in batches]
     n = sum(map(len, batches))
-    said = {"n": n, "meaning": f"{n:,} {meaning}", "tokens": [min(lengths), max(lengths)], "seed": seed}
-    return batches, said | ({"texts": list(inputs)} if inputs else {})
+    source = {"n": n, "meaning": f"{n:,} {meaning}", "tokens": [min(lengths), max(lengths)], "seed": seed}
+    return batches, source | ({"texts": list(inputs)} if inputs else {})
 
 
-def _read(subject: Subject, queries: str) -> slice:
-    if queries not in ("all", "answer"):
-        raise UnknownNameError("choice of queries", queries, ("all", "answer"))
+def _read(subject: Subject, queries: Queries) -> slice:
     return subject.task.answer_slice if queries == "answer" else slice(None)
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- the finding
 
 
 def _head(scores: _Scores, layer: int, head: int, bounds: Mapping[str, float]) -> dict[str, Any]:
     mean, spread = (
         {
             role: None if np.isnan(value) else float(value)
-            for role, value in zip(ROLES, values[layer, head], strict=True)
+            for role, value in zip(scores.names, values[layer, head], strict=True)
         }
         for values in (scores.mean, scores.spread)
     )
     role = role_of(mean, bounds)
-    others = [other for other in POINTED if other != role and (mean[other] or 0.0) >= bounds["pointed"]]
+    pointed = [other for other in scores.names if other not in SHAPES and other != role]
     return {
         "layer": layer,
         "head": head,
@@ -286,7 +287,7 @@ def _head(scores: _Scores, layer: int, head: int, bounds: Mapping[str, float]) -
         "role": role,
         "score": mean.get(role),
         "offset": int(scores.offset[layer, head]) or None,
-        "also": others,
+        "also": [other for other in pointed if (mean[other] or 0.0) >= bounds["pointed"]],
         "scores": mean,
         "spread": spread,
     }
@@ -296,7 +297,7 @@ def _panel(subject: Subject, scores: _Scores) -> Panel:
     return Panel(
         name="scores",
         title="roles of the heads",
-        axes=(*head_axes(subject.cfg), Axis("role", ROLES)),
+        axes=(*head_axes(subject.cfg), Axis("role", scores.names)),
         values=scores.mean,
         unit="score",
         zero="no more attention there than uniform attention gives (uniform: none alike; sparse: all keys alike)",
@@ -316,7 +317,9 @@ def _panel(subject: Subject, scores: _Scores) -> Panel:
 def _table(heads: Sequence[Mapping[str, Any]]) -> ResultTable:
     """All heads where they are few; of many those with the highest score of a role that points."""
     if len(heads) > MOST_ROWS:
-        heads = sorted(heads, key=lambda head: (head["role"] not in POINTED, -(head["score"] or 0.0)))[:MOST_ROWS]
+        heads = sorted(heads, key=lambda head: (head["role"] in (*SHAPES, "unclear"), -(head["score"] or 0.0)))[
+            :MOST_ROWS
+        ]
     rows = []
     for head in heads:
         score = None if head["score"] is None else round(head["score"], 3)
@@ -331,17 +334,17 @@ def _table(heads: Sequence[Mapping[str, Any]]) -> ResultTable:
     )
 
 
-def _claim(heads: Sequence[Mapping[str, Any]], inputs: str) -> str:
+def _claim(heads: Sequence[Mapping[str, Any]], names: tuple[str, ...], inputs: str) -> str:
     count = Counter(head["role"] for head in heads)
-    said = []
-    for role in (*ROLES, "unclear"):
+    counts = []
+    for role in (*names, "unclear"):
         if role not in count:
             continue
         best = max((head for head in heads if head["role"] == role), key=lambda head: head["score"] or 0.0)
-        distance = f" {best['offset']}" if role == "offset" else ""
-        shown = f" ({best['name']}{distance} {best['score']:.2f})" if role in POINTED else ""
-        said.append(f"{count[role]} {role}{shown}")
-    return f"roles of {len(heads)} heads over {inputs}: {', '.join(said)}"
+        distance = f" {best['offset']}" if role == OFFSET else ""
+        shown = f" ({best['name']}{distance} {best['score']:.2f})" if role not in (*SHAPES, "unclear") else ""
+        counts.append(f"{count[role]} {role}{shown}")
+    return f"roles of {len(heads)} heads over {inputs}: {', '.join(counts)}"
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

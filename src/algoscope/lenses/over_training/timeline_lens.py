@@ -212,7 +212,7 @@ def _group_measures(groups: Sequence[str], probe: ProbeSet, n_inputs: int, seed:
     """The measures of the groups, by the name under which a run folder keeps their numbers."""
     known: dict[str, tuple[str, Measure]] = {
         "answers": (f"answers {dict(probe.coverage)}", lambda model: answer_numbers(model, probe)),
-        "heads": (f"heads n_inputs={n_inputs} seed={seed}", lambda model: role_numbers(model, n_inputs, seed)),
+        "heads": (f"roles n_inputs={n_inputs} seed={seed}", lambda model: role_numbers(model, n_inputs, seed)),
         "weights": ("weights", weight_numbers),
     }
     return dict(known[group] for group in groups if group in known)
