@@ -20,9 +20,8 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import SubjectError
 from algoscope.formats.model_building import file_to_model
-from algoscope.formats.onnx import graph
+from algoscope.formats.onnx import NAMED, model_to_graph
 from algoscope.networks.build import build
-from algoscope.networks.transformer import Transformer
 from algoscope.subjects import exporting
 from algoscope.subjects.exporting import export
 from algoscope.subjects.subject import Subject
@@ -175,8 +174,22 @@ def test_every_model_here_goes_to_hugging_face_or_has_a_reason() -> None:
 # ---------------------------------------------------------------------- ONNX
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_onnxruntime_gives_its_logits_for_any_batch_and_length(kind: str, tmp_path: Path) -> None:
+def values_of(made: onnx.ModelProto, names: set[str], asked: torch.Tensor) -> dict[str, np.ndarray]:
+    """What onnxruntime computes for values inside a graph."""
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    order = [out.name for out in session.get_outputs()]
+    return dict(zip(order, session.run(None, {"tokens": asked.numpy()}), strict=True))
+
+
+EVERY_OPERATION = (
+    "attention only, every bias", "gpt2", "no mask", "sinusoids, parallel", "ALiBi", "llama",
+    "normed queries, partial rotary", "softmax plus one",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EVERY_OPERATION)
+def test_onnxruntime_gives_its_logits_and_its_sites_for_any_batch_and_length(kind: str, tmp_path: Path) -> None:
     ours = subject(kind)
     (path,) = export(ours, "onnx", tmp_path / "it.onnx")
     session = onnxruntime.InferenceSession(path)
@@ -186,30 +199,28 @@ def test_onnxruntime_gives_its_logits_for_any_batch_and_length(kind: str, tmp_pa
         assert close(torch.from_numpy(theirs), ours.run(asked)[0])
     assert [axis.dim_param for axis in onnx.load(path).graph.input[0].type.tensor_type.shape.dim] == ["batch", "pos"]
     assert session.get_modelmeta().custom_metadata_map["weights_sha256"] == ours.weights_sha256
-
-
-@pytest.mark.parametrize("kind", ["the usual", "llama", "normed queries, partial rotary", "sinusoids, parallel"])
-def test_values_that_have_the_name_of_a_site_are_those_of_the_site(kind: str) -> None:
-    ours = subject(kind)
-    made = graph(ours.model)
-    inner = {node.output[0] for node in made.graph.node} & {site.name for site in ours.sites} - {"hook_pos_embed"}
-    assert len(inner) > len(ours.sites) / 2
-    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    session = onnxruntime.InferenceSession(made.SerializeToString())
-    names = [out.name for out in session.get_outputs()]
-    values = dict(zip(names, session.run(None, {"tokens": tokens().numpy()}), strict=True))
-    _, cache = ours.run_with_cache(tokens())
+    assert str(Path(__file__).parent.parent).encode() not in path.read_bytes()
+    made = onnx.load(path)
+    inner = {node.output[0] for node in made.graph.node} & {site.name for site in ours.sites}
+    assert inner == {site.name for site in ours.sites if site.kind in NAMED}
+    values, (_, cache) = values_of(made, inner, tokens()), ours.run_with_cache(tokens())
     for name in inner:
         np.testing.assert_allclose(values[name], cache[name].numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_16_bits_and_doubles_become_float32() -> None:
-    ours = subject("the usual")
-    for dtype in (torch.float64, torch.bfloat16):
-        model: Transformer = ours.to_dtype(dtype).model
-        session = onnxruntime.InferenceSession(graph(model).SerializeToString())
-        (theirs,) = session.run(None, {"tokens": tokens().numpy()})
-        assert close(torch.from_numpy(theirs), ours.to_dtype(dtype).to_dtype(torch.float32).run(tokens())[0])
+def test_a_long_context_has_no_length_at_which_the_graph_changes() -> None:
+    ours = ag.open("planted:previous-token")
+    made, asked = model_to_graph(ours.model), torch.arange(2 * 64).view(2, 64) % 26
+    for length in (2, 31, 32, 64):
+        session = onnxruntime.InferenceSession(made.SerializeToString())
+        (theirs,) = session.run(None, {"tokens": asked[:, :length].numpy()})
+        assert close(torch.from_numpy(theirs), ours.run(asked[:, :length])[0])
+
+
+def test_16_bits_become_float32() -> None:
+    ours = subject("attention only, every bias").to_dtype(torch.bfloat16)
+    (theirs,) = values_of(model_to_graph(ours.model), set(), tokens()).values()
+    assert close(torch.from_numpy(theirs), ours.to_dtype(torch.float32).run(tokens())[0])
 
 
 def test_what_does_not_fit_into_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,7 +219,7 @@ def test_a_bad_start_is_one_line(runs: Path, settings: dict, error: type, words:
 def test_a_base_that_is_not_whole_is_named(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "small", tmp_path / "small")
     (tmp_path / "small/run.json").unlink()
-    with pytest.raises(RunFolderError, match="small is not whole"):
+    with pytest.raises(RunFolderError, match="small is not finished"):
         tune(tmp_path)
 
 

@@ -127,14 +127,14 @@ def test_a_model_that_has_got_it_decays_early_and_once() -> None:
     cfg = OptimConfig(hold=0.8, decay="linear", decay_at=0.9, decay_steps=50)
     planned = Schedule.planned(cfg, 1000)
     assert (planned.begin, planned.end) == (800, 1000)
-    assert planned.noticed(100, 0.89) == planned
-    early = planned.noticed(100, 0.9)
+    assert planned.after_accuracy(100, 0.89) == planned
+    early = planned.after_accuracy(100, 0.9)
     assert (early.begin, early.end) == (100, 150)
-    assert early.noticed(120, 1.0) == early
-    assert planned.noticed(790, 1.0).end == 840
-    assert planned.noticed(900, 1.0) == planned
+    assert early.after_accuracy(120, 1.0) == early
+    assert planned.after_accuracy(790, 1.0).end == 840
+    assert planned.after_accuracy(900, 1.0) == planned
     never = Schedule.planned(OptimConfig(hold=0.8), 1000)
-    assert never.noticed(100, 1.0) == never
+    assert never.after_accuracy(100, 1.0) == never
 
 
 def test_gradients_are_clipped_to_the_norm() -> None:

@@ -41,6 +41,6 @@ def softmax_over_keys(
     """
     if plus_one:
         return softmax_over_keys(F.pad(scores, (0, 1)))[..., :-1]
-    if scores.shape[-1] >= FEW_KEYS:
+    if torch.compiler.is_exporting() or scores.shape[-1] >= FEW_KEYS:  # an exported graph must not depend on a size
         return scores.softmax(dim=-1)
     return scores.movedim(-1, 0).contiguous().softmax(dim=0).movedim(0, -1)

@@ -1,4 +1,4 @@
-"""Writing weights by hand: the residual stream as named stretches, and heads and neurons as what they read and write.
+"""Writing weights by hand: the residual stream as named subspaces, and heads and neurons as what they read and write.
 
 The models have no norms, so what is written into the stream is what is read from it. Nothing here is trained.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from algoscope.config import ModelConfig
 from algoscope.networks.transformer import Attention, FeedForward, Transformer
 
-SHARP = 40.0  # score of what a head looks for, over a score of 0 for all else: e^-40 is lost in float32
+SHARP = 40.0  # score of the keys that a head attends to, where all others have 0: e^-40 is lost in float32
 
 Head = tuple[int, int]
 """(layer, head)"""
@@ -22,24 +22,24 @@ Looks = Mapping[int, tuple[int, ...]]
 
 
 class Stream:
-    """The residual stream as named stretches side by side."""
+    """The residual stream as named subspaces, each a range of its entries."""
 
     def __init__(self, **sizes: int) -> None:
         self.size = sum(sizes.values())
-        stretches = torch.eye(self.size).split(list(sizes.values()))
-        self._rows = dict(zip(sizes, stretches, strict=True))
+        unit_vectors = torch.eye(self.size).split(list(sizes.values()))
+        self._rows = dict(zip(sizes, unit_vectors, strict=True))
 
-    def read(self, name: str) -> Float[Tensor, "stretch d_model"]:
-        """The map from the stream to a stretch of it; as rows, the unit vectors of the stretch."""
+    def read(self, name: str) -> Float[Tensor, "subspace d_model"]:
+        """The map from the stream to a subspace of it; its rows are the unit vectors of the subspace."""
         return self._rows[name]
 
-    def write(self, name: str) -> Float[Tensor, "d_model stretch"]:
-        """The map that puts a stretch into the stream."""
+    def write(self, name: str) -> Float[Tensor, "d_model subspace"]:
+        """The map that writes a subspace into the stream."""
         return self._rows[name].mT
 
 
 def blank(stream: Stream, **fields: Any) -> Transformer:
-    """A model that adds nothing and says nothing: every weight is 0. `fields` are those of its ModelConfig."""
+    """A model whose weights are all 0. `fields` are those of its ModelConfig."""
     cfg = ModelConfig(d_model=stream.size, normalization_type=None, tied_head=False, attn_scale=1.0, **fields)
     model = Transformer(cfg).requires_grad_(False)
     for parameter in model.parameters():
@@ -52,7 +52,7 @@ def fill(
     *,
     tokens: Float[Tensor, "token d_model"],
     places: Float[Tensor, "pos d_model"],
-    unembedding: Float[Tensor, "said d_model"],
+    unembedding: Float[Tensor, "answer d_model"],
 ) -> None:
     """Set the embeddings and the unembedding; tokens beyond the rows given embed as 0, or have the logit 0."""
     assert model.pos_embed is not None
@@ -70,7 +70,7 @@ def plant(
     value: Float[Tensor, "moved d_model"],
     out: Float[Tensor, "d_model moved"],
 ) -> None:
-    """Write one head: its score is query(x) . key(y), and it adds out(value(y)) of what it looks at."""
+    """Write one head: its score is query(x) . key(y), and it adds out(value(y)) of what it attends to."""
     layer, number = head
     attn = model.blocks[layer].attn
     assert isinstance(attn, Attention)
@@ -92,13 +92,13 @@ def plant_by_position(
 ) -> None:
     """Write a head that divides its attention equally among the keys that `looks` gives for the query's position.
 
-    A position that is no query there looks at all before it alike.
+    A query that is not in `looks` attends equally to all positions before it.
     """
     place = stream.read("place")
-    wanted = torch.zeros(len(place), len(place))
+    attends = torch.zeros(len(place), len(place))
     for query, keys in looks.items():
-        wanted[query, list(keys)] = 1
-    plant(model, head, query=SHARP * place, key=wanted @ place, value=value, out=out)
+        attends[query, list(keys)] = 1
+    plant(model, head, query=SHARP * place, key=attends @ place, value=value, out=out)
 
 
 def plant_step(

@@ -1,7 +1,7 @@
-"""Planted models: weights set by hand, so that what a lens must find in them is known before it looks.
+"""Planted models: weights set by hand, so that what a lens must find in them is known beforehand.
 
 Every model here is a plain `Transformer` without norms, of layers whose heads and neurons are written down as what
-they read and what they write (`networks.by_hand`). `shuffled` destroys the mechanism and keeps the weights' values.
+they read and what they write (`planted.handwritten`). `shuffled` destroys the mechanism and keeps the weights' values.
 """
 
 import copy
@@ -32,29 +32,29 @@ from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.groups.modular import Modular
 from algoscope.tasks.strings.reversal import Reversal
 
-LOGIT = 20.0  # logits for each unit by which an answer is told from another
-READS = 64  # positions of the models that have no task
+LOGIT = 20.0  # logits for each unit by which the right answer exceeds another
+READS = 64  # context of the models that have no task
 KEY_FREQUENCIES = (14, 35, 41, 42, 52)  # those a trained model was found to use: Nanda et al., arXiv 2301.05217
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What there is to find in a planted model. Each head and feed-forward named here is needed; every other one adds
+    """What there is to find in a planted model. Every head and feed-forward named here is needed; all others add
     nothing to the residual stream.
     """
 
     heads: Mapping[str, Head] = field(default_factory=dict)
     """(layer, head) of each role."""
     looks: Mapping[str, Looks] = field(default_factory=dict)
-    """For the roles that look by position: for each query, the keys among which it divides its attention equally."""
+    """For the roles that attend by position: for each query, the keys among which it divides its attention equally."""
     feed_forwards: tuple[int, ...] = ()
     """Layers whose feed-forward takes part."""
     readable_after: int | None = None
     """The first layer after which the unembedding of the residual stream gives the right answer; None: none does."""
     frequencies: tuple[int, ...] = ()
-    """Frequencies k of the waves cos(2 pi k n / p) by which numbers n are told apart."""
+    """Frequencies k of the cosines cos(2 pi k n / p) that represent numbers n."""
     accompanying: tuple[int, ...] = ()
-    """Frequencies whose circles only make up for what those of `frequencies` leave weak."""
+    """Frequencies whose circles only compensate where those of `frequencies` give small logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +73,9 @@ class Planted:
 
 
 def previous_token() -> Planted:
-    """One head that looks one position back and writes what it sees there; a second head is idle.
+    """One head that attends one position back and copies the token there; a second head is idle.
 
-    The first position has none before it and sees itself.
+    The first position has none before it and attends to itself.
     """
     stream = Stream(letter=len(ascii_lowercase), place=READS, before=len(ascii_lowercase))
     model = letters_model(stream, n_layers=1, said="before")
@@ -93,17 +93,17 @@ def previous_token() -> Planted:
 
 def induction() -> Planted:
     """Two heads in two layers, each beside an idle one: the first writes at every position which token came before;
-    the second looks for positions whose token before is the current token, and copies what stands there.
+    the second attends to positions whose previous token is the current one, and copies the token there.
 
-    After several occurrences it copies all that followed, in equal parts. Where the current token is new it looks at
-    all positions alike but the first, and its answer means nothing.
+    After several occurrences it copies all that followed, in equal parts. Where the current token is new it attends
+    equally to all positions but the first, and its answer means nothing.
     """
     summary = "names the token that followed the current one before, by a previous-token and an induction head"
     return inductor("induction", summary, copies=1.0, readable_after=1)
 
 
 def induction_wrong() -> Planted:
-    """The two heads of `induction` look as they do there; the second writes the negative of what it copies."""
+    """The two heads of `induction` with their attention; the second writes the negative of what it copies."""
     summary = "the two heads of induction, the second against what it copies: wrong wherever induction is right"
     return inductor("induction-wrong", summary, copies=-1.0, readable_after=None)
 
@@ -137,7 +137,7 @@ def inductor(name: str, summary: str, copies: float, readable_after: int | None)
 
 
 def letters_model(stream: Stream, n_layers: int, said: str) -> Transformer:
-    """Attention-only layers of two idle heads over the alphabet; the logits are what stands in the stretch `said`."""
+    """Attention-only layers of two idle heads over the alphabet; the logits are the subspace `said` of the stream."""
     model = blank(
         stream, d_vocab=len(ascii_lowercase), n_ctx=READS, n_layers=n_layers, n_heads=2, d_head=READS, d_mlp=None
     )
@@ -153,14 +153,14 @@ def one_back(n: int) -> Looks:
 
 
 def reversal() -> Planted:
-    """One head that looks along the anti-diagonal, whatever stands there, and copies; `<EOS>` comes by position."""
+    """One head that attends along the anti-diagonal, whatever the tokens, and copies; `<EOS>` comes by position."""
     summary = "reverses 5 letters by position alone"
     return reverser("reversal", summary, shift=0, readable_after=0)
 
 
 def reversal_wrong() -> Planted:
-    """The head looks where that of `reversal` looks, and its value and output map writes the next letter."""
-    summary = "looks where reversal looks and writes the next letter of the alphabet: wrong on every input"
+    """The head attends as that of `reversal` does, and its value and output map writes the next letter."""
+    summary = "attends where reversal attends and writes the next letter of the alphabet: wrong on every input"
     return reverser("reversal-wrong", summary, shift=1, readable_after=None)
 
 

@@ -1,4 +1,4 @@
-"""The planted pizza: addition modulo p by a model that cannot tell its two operands apart."""
+"""The planted pizza: addition modulo p by a model that is symmetric in its two operands."""
 
 import math
 
@@ -14,11 +14,11 @@ COMPENSATION = 0.4  # logits of an accompanying circle for each of its main circ
 
 
 def pizza() -> Planted:
-    """Numbers are angles, and the head looks at both operands alike: all it brings to the last position is their sum.
+    """Numbers are angles, and the head attends to both operands equally: it moves their sum to the last position.
 
         (cos wa + cos wb, sin wa + sin wb) = 2 cos(w (a - b) / 2) (cos(w (a + b) / 2), sin(w (a + b) / 2))
 
-    Half the angle, with a sign that is not wanted. The feed-forward measures the size of this vector along a few
+    This is half the angle, up to sign. The feed-forward measures the size of this vector along a few
     directions, |x| = relu(x) + relu(-x), which loses the sign; the second harmonic of those sizes is the angle
     w (a + b), of length |cos(w (a - b) / 2)|. That is nothing where a - b is near p / 2 in units of w. There the circle
     of frequency 2 w helps, whose sum stands in the stream and needs no feed-forward:
@@ -79,7 +79,7 @@ def pizza() -> Planted:
     mlp.w_out.weight.copy_(torch.cat([angle, angle], dim=1))
     return Planted(
         name="pizza",
-        summary="adds modulo 59 by half the angle of a sum that tells no operand from the other",
+        summary="adds modulo 59 by half the angle of a sum that is symmetric in the operands",
         model=model,
         vocabulary=task.vocabulary,
         task=task,

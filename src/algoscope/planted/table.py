@@ -16,14 +16,14 @@ PLANTED = Table(
         "clock": Entry("algoscope.planted.models:clock", "adds modulo 113 by the cosines of five frequencies"),
         "pizza": Entry(
             "algoscope.planted.pizza:pizza",
-            "adds modulo 59 by half the angle of a sum that tells no operand from the other",
+            "adds modulo 59 by half the angle of a sum that is symmetric in the operands",
         ),
         "carry-adder": Entry(
             "algoscope.planted.models:carry_adder", "adds 3-digit numbers column by column with an explicit carry"
         ),
         "reversal-wrong": Entry(
             "algoscope.planted.models:reversal_wrong",
-            "looks where reversal looks and writes the next letter of the alphabet: wrong on every input",
+            "attends where reversal attends and writes the next letter of the alphabet: wrong on every input",
         ),
         "induction-wrong": Entry(
             "algoscope.planted.models:induction_wrong",

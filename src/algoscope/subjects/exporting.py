@@ -37,15 +37,31 @@ def export(
     naming: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> tuple[Path, ...]:
-    """Write a model for another tool, and return the files that were written; the logits there are the same.
+    """Write a model for another tool; its logits there are the same.
 
-    `to` is one of `FORMATS`; `out` is a file with the format's ending, or a folder for `huggingface`. `naming`, for
-    `transformerlens` alone: `legacy` (`blocks.0.attn.W_Q`, the default) or `current` (`blocks.0.attn.q.weight`). The
-    files carry the subject's name, its weights' hash, and its task with the task's vocabulary.
+    The files carry the subject's name, its weights' hash, and its task with the task's vocabulary.
 
-    Raises UnknownNameError for a format or naming that there is not, SubjectError for a model that the format cannot
-    express (the reason is named), for another ending and for a package that is missing, RunFolderError where a file
-    cannot be written, and what `open_subject` raises.
+    Args:
+        subject: a model, by name or opened.
+        to: `transformerlens`, `huggingface` or `onnx`.
+        out: a file with the format's ending (`.safetensors`, `.onnx`), or a folder for `huggingface`.
+        naming: for `transformerlens` alone: `legacy` (`blocks.0.attn.W_Q`, the default) or `current`
+            (`blocks.0.attn.q.weight`).
+        runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
+    Returns:
+        The files that were written.
+    Raises:
+        UnknownNameError: for a format or naming that there is not.
+        SubjectError: for a model that the format cannot express (the reason is named), for another ending, and for a
+            package that is missing.
+        RunFolderError: for a file that cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile, algoscope as ag
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> files = ag.export("planted:clock", "transformerlens", folder / "clock.safetensors")
+        >>> [file.name for file in files]
+        ['clock.safetensors', 'clock.json']
     """
     FORMATS[to]  # raises with the known names
     out = Path(out)

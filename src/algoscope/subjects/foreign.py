@@ -21,7 +21,7 @@ from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.table import TASKS
 
-ASKED = 2_000  # inputs that an imported model answers at once, to show whether it was understood
+N_ANSWERED = 2_000  # inputs that an imported model answers at once, to show whether it was read correctly
 
 
 def import_weights(
@@ -35,35 +35,59 @@ def import_weights(
     name: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> Run:
-    """A run folder, whole, with the weights of a file that another tool has written; its only checkpoint is step 1.
+    """Make a run of the weights in a file that another tool has written.
 
-    `task` is one of `TASKS`. `settings` are the task's fields (`{"p": 59, "form": "ab"}`) and fields of the model's
-    config (`model.n_heads`), which win over what is inferred. `layout` names one of `LAYOUTS` where names and shapes do
-    not settle it, `act` the activation, `causal` the mask. By default the run is called as the file.
+    The run is finished, and its only checkpoint is step 1. Its summary's `imported` says how each fact about the model
+    was found (shown by the weights, stated beside them, or assumed) and what was left out of the file; `test_accuracy`
+    and `loss` are those of up to 2,000 of the task's inputs.
 
-    The summary's `imported` says what was inferred and how, and what was left out of the file; `test_accuracy` and
-    `loss` are those of up to 2,000 of the task's inputs. Raises what `file_to_model` raises, and RunFolderError where
-    there is such a run.
+    Args:
+        path: a file of safetensors, or of `torch.save` with tensors alone; a config of TransformerLens may be in it or
+            beside it, as JSON.
+        task: the name of the task that the model was made for.
+        settings: the task's fields (`{"p": 59, "form": "ab"}`) and fields of the model's config (`model.n_heads`),
+            which win over what is inferred.
+        layout: a layout by name, where names and shapes do not decide it.
+        act: the activation, where no config states it.
+        causal: whether the model has a causal mask, where no config states it.
+        name: the name of the run; by default that of the file.
+        runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
+    Returns:
+        The run.
+    Raises:
+        UnknownNameError: for a task, layout or field that there is not.
+        ConfigError: for a value that a field cannot take.
+        CheckpointError: for a file that cannot be read, or whose weights are no model of ours.
+        TaskMismatchError: for a model that the task does not fit.
+        RunFolderError: for a run that exists.
+
+    Example:
+        >>> import pathlib, tempfile, algoscope as ag
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> weights, config = ag.export("planted:pizza", "transformerlens", folder / "pizza.safetensors")
+        >>> run = ag.import_weights(weights, "modular", settings={"p": 59, "form": "ab"}, runs_dir=folder)
+        >>> run.name, ag.open(run).cfg.d_vocab
+        ('pizza', 59)
     """
-    found = file_to_model(Path(path), task, settings or {}, layout, act, causal)
+    imported = file_to_model(Path(path), task, settings, layout, act, causal)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-")
-    run = Run.create(runs_directory(runs_dir) / (name or stem or "imported"), found.config)
-    weights = found.model.state_dict()
+    run = Run.create(runs_directory(runs_dir) / (name or stem or "imported"), imported.config)
+    weights = imported.model.state_dict()
     run.save_checkpoint(1, weights, {})
     run.finish(
         RunSummary.of(
-            found.config,
+            imported.config,
             steps=0,
             examples=0,
             seconds=0.0,
-            **answers_of(found.config, found.model),
+            **answers_of(imported.config, imported.model),
             parameters=sum(weight.numel() for weight in weights.values()),
             weights_sha256=weights_hash(weights),
             imported=ImportedFrom(
-                file=found.file.path.name,
-                sha256=found.file.sha256,
-                account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in found.account),
-                left_out=found.left_out,
+                file=imported.file.path.name,
+                sha256=imported.file.sha256,
+                account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account),
+                left_out=imported.left_out,
             ),
         )
     )
@@ -77,27 +101,27 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     Raises SubjectError without a task, and what `file_to_model` raises.
     """
     path, _, query = rest.partition("?")
-    given = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&")) if key}
-    task = given.pop("task", None)
+    fields = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&")) if key}
+    task = fields.pop("task", None)
     if task is None:
         raise SubjectError(
             f"{name!r} does not say which task the model was made for: write {name}{'&' if query else '?'}task=modular "
             f"(known: {', '.join(TASKS)}), and the task's fields after it, such as &p=113&form=ab%3D"
         )
-    causal = given.pop("causal", None)
+    causal = fields.pop("causal", None)
     if causal not in (None, "true", "false"):
         raise SubjectError(f"{name!r}: causal is true or false, not {causal!r}")
-    layout, act = given.pop("layout", None), given.pop("act", None)
+    layout, act = fields.pop("layout", None), fields.pop("act", None)
     masked = None if causal is None else causal == "true"
-    found = file_to_model(Path(path), task, given, layout, act, masked)
-    return Subject(name, found.model.to(device), found.config.task)
+    imported = file_to_model(Path(path), task, fields, layout, act, masked)
+    return Subject(name, imported.model.to(device), imported.config.task)
 
 
 @torch.no_grad()
 def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
     """Loss in nats per answer position and the share of whole answers that are right, over all inputs or a sample."""
     task = config.task
-    tokens = all_or_sample(task, ASKED, torch.Generator().manual_seed(0))
+    tokens = all_or_sample(task, N_ANSWERED, torch.Generator().manual_seed(0))
     at = task.answer_slice
     loss, accuracy = evaluate(task, tokens, lambda some: shared_logits(model, some[:, :-1], at), at, config.train)
     return {"loss": loss, "test_accuracy": accuracy}

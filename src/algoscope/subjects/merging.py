@@ -13,13 +13,29 @@ from algoscope.subjects.subject import Subject
 
 
 def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: str | Path | None = None) -> Run:
-    """A run folder, whole, with the same model in plain matrices: W0 + (alpha / rank) B A for each update, A B for each
-    pair of factors. Its only checkpoint is step 1; the run that is merged, and the one it started from, stay as they
-    are. By default it is called `NAME-merged`.
+    """Make a run of the same model in plain matrices, its low-rank updates added and its factors multiplied.
 
-    The logits are the same up to rounding. The summary's `merged` says from which weights it was made; its
-    `test_accuracy` and `loss` are those of up to 2,000 of the task's inputs. Raises SubjectError for a subject that is
-    no run, or has nothing to merge, RunFolderError where there is such a run, and what `open_subject` raises.
+    W0 + (alpha / rank) B A for each update, A B for each pair of factors. The new run is finished, its only checkpoint
+    is step 1, and the runs it comes from stay as they are. The logits are the same up to rounding. The summary's
+    `merged` says from which weights it was made; its `test_accuracy` and `loss` are those of up to 2,000 of the task's
+    inputs.
+
+    Args:
+        subject: a run, by name or opened.
+        name: the name of the new run; by default `NAME-merged`.
+        runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
+    Returns:
+        The new run.
+    Raises:
+        SubjectError: for a subject that is no run, or has nothing to merge.
+        RunFolderError: for a run that exists.
+
+    Example:
+        >>> import tempfile, algoscope as ag
+        >>> folder, short = tempfile.mkdtemp(), {"n_digits": 1, "steps": 3, "batch": 8, "data.n_test": 10}
+        >>> run = ag.train("add3", settings=short | {"model.rank": 2}, runs_dir=folder, progress=False)
+        >>> ag.merge(run, runs_dir=folder).config.model.rank is None
+        True
     """
     opened = open_subject(subject, runs_dir=runs_dir)
     origin = opened.origin

@@ -83,8 +83,8 @@ def norms(rows: Rows) -> Float[Tensor, "member 1"]:
 
 @torch.no_grad()
 def keep_perpendicular(flat: Flat) -> None:
-    """Each gradient without its part along its own tensor of weights, at its old length: a step changes what the
-    weights say, not how loudly.
+    """Each gradient without its part along its own tensor of weights, at its old length: a step rotates
+    the weights and does not scale them.
     """
     for stretch in flat.stretches.values():
         gradient, weights = flat.grads[:, stretch], flat.values[:, stretch]

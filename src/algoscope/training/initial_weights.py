@@ -13,7 +13,7 @@ from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
 
 
-def settled(config: RunConfig, directory: Path) -> RunConfig:
+def with_start_hash(config: RunConfig, directory: Path) -> RunConfig:
     """The config with the hash of the weights that it begins with.
 
     A run that was created keeps its first weights in its own folder, so there its base may be gone. Raises
@@ -29,21 +29,21 @@ def settled(config: RunConfig, directory: Path) -> RunConfig:
         if start.weights_sha256 is None:
             raise
         return config
-    found = weights_hash(model.state_dict())
-    if start.weights_sha256 not in (None, found):
+    sha256 = weights_hash(model.state_dict())
+    if start.weights_sha256 not in (None, sha256):
         raise RunFolderError(
-            f"start.run {start.run} has other weights now ({found[:12]}) than the config says "
+            f"start.run {start.run} has other weights now ({sha256[:12]}) than the config says "
             f"({str(start.weights_sha256)[:12]}): restore it, or start anew"
         )
     _check_fit(config, base)
-    return config.model_copy(update={"start": start.model_copy(update={"weights_sha256": found})})
+    return config.model_copy(update={"start": start.model_copy(update={"weights_sha256": sha256})})
 
 
 def first_model(run: Run, config: RunConfig, device: torch.device) -> Transformer:
     """The model of a run before its first step, or at its newest checkpoint where it has weights of another run.
 
     Position rows that the base has not are drawn as in a new model; they learn where `start.also_train` names the
-    table. Only what trains requires a gradient. Raises what `settled` raises, and ConfigError for a tensor in
+    table. Only what trains requires a gradient. Raises what `with_start_hash` raises, and ConfigError for a tensor in
     `also_train` that there is not.
     """
     start = config.start
@@ -69,7 +69,7 @@ def _base(start: StartConfig, directory: Path) -> tuple[Run, Transformer]:
     base = Run.find(name, directory)
     if not step and not base.is_whole:
         raise RunFolderError(
-            f"start.run {base.name} is not whole: go on with --resume, or name a checkpoint, NAME@STEP"
+            f"start.run {base.name} is not finished: go on with --resume, or name a checkpoint, NAME@STEP"
         )
     return base, whole(base.model(int(step) if step else None))
 

@@ -1,4 +1,4 @@
-"""One run while it is trained: its folder, its data, its schedule, and the rows not yet checked."""
+"""One run while it is trained: its folder, its data, its schedule, and its losses since they were last checked."""
 
 import time
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Member:
-    """What a run needs beside its weights. The stack it is in computes; it asks, counts and writes down."""
+    """What a run has beside its weights, at `index` of a stack that computes: its data, schedule, log and folder."""
 
     def __init__(self, run: Run, config: RunConfig, device: torch.device) -> None:
         self.run, self.config, self.device = run, config, device
@@ -52,29 +52,29 @@ class Member:
         return self.step >= self.schedule.end
 
     def restore(self) -> Start:
-        """Go back to the newest checkpoint, or to the start, and forget what was written after it."""
-        kept, model = self.run.resumable(), first_model(self.run, self.config, self.device)
-        if kept is None:
+        """Go back to the newest checkpoint, or to the start, and remove what was written after it."""
+        checkpoint, model = self.run.resumable(), first_model(self.run, self.config, self.device)
+        if checkpoint is None:
             self.run.cut_metrics(after=-1)
             return Start(model)
-        self.step, weights, state = kept
+        self.step, weights, state = checkpoint
         model.load_state_dict(load_model(self.config, weights, self.run.path).state_dict())
         self.run.cut_metrics(after=self.step)
         self.run.cut_checkpoints(keep=lambda step: step <= self.step)
         rows = self.run.metrics()
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         for row in rows:
-            self._notice(row)
+            self._adjust_schedule(row)
         self.examples = self.batches.examples_before(self.step)
         return Start(model, state)
 
-    def begin(self, stack: Stack, place: int) -> bool:
-        """The clock starts; a new run keeps the weights it begins with. Is there a step left to take?"""
+    def begin(self, stack: Stack, index: int) -> bool:
+        """Start the clock; a new run saves its first weights. Is there a step left to take?"""
         self.began = time.perf_counter() - self.seconds
         if self.step == 0:
-            self.save(stack, place)
-        if self.is_done:  # it ended before it could say so
-            self._finish(stack, place)
+            self.save(stack, index)
+        if self.is_done:  # it was interrupted before its summary was written
+            self._finish(stack, index)
         return not self.is_done
 
     def batch(self) -> Batch:
@@ -92,16 +92,16 @@ class Member:
     def share(self) -> float:
         return self.schedule.share(self.step)
 
-    def took(
+    def after_step(
         self,
         stack: Stack,
-        place: int,
+        index: int,
         batch: Batch,
         loss: Float[Tensor, ""],
         logits: Float[Tensor, "batch read d_vocab"],
     ) -> bool:
-        """A step has been taken: count, log, evaluate and save where it is due; the last one makes the run whole. Is
-        there another to take?
+        """Count a step that was taken; log, evaluate and save where that is due. The last step finishes the run. Is
+        there another step to take?
         """
         train, share = self.config.train, self.share()
         self.losses.append(loss)
@@ -111,22 +111,22 @@ class Member:
         if logged or is_checkpoint(self.step, train.checkpoint_every):
             self._check_losses()
         if logged:
-            self._log(stack, place, loss, logits, batch, share)
+            self._log(stack, index, loss, logits, batch, share)
         if self._is_scheduled(self.step):
-            self.save(stack, place)
+            self.save(stack, index)
         if self.is_done:
-            self._finish(stack, place)
+            self._finish(stack, index)
         return not self.is_done
 
-    def save(self, stack: Stack, place: int) -> None:
+    def save(self, stack: Stack, index: int) -> None:
         """A checkpoint of this step. Raises DivergedError where a weight is not finite."""
-        weights = stack.weights(place)
+        weights = stack.weights(index)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise DivergedError(
                 f"a weight is no longer finite after step {self.step}; the last good checkpoint is step "
                 f"{self.run.newest_step} in {self.run.path}; try a lower learning rate (--set lr=...)"
             )
-        self.run.save_checkpoint(self.step, weights, stack.state(place))
+        self.run.save_checkpoint(self.step, weights, stack.state(index))
         self.run.cut_checkpoints(keep=lambda step: step == self.step or self._is_scheduled(step))
 
     # ------------------------------------------------------------------ within a step
@@ -141,7 +141,7 @@ class Member:
             )
         self.losses.clear()
 
-    def _log(self, stack: Stack, place: int, loss: Tensor, logits: Tensor, batch: Batch, share: float) -> None:
+    def _log(self, stack: Stack, index: int, loss: Tensor, logits: Tensor, batch: Batch, share: float) -> None:
         answer = logits[:, -(batch.task.n_ctx - batch.task.prompt_length) :]
         row = {
             "step": self.step,
@@ -152,26 +152,26 @@ class Member:
             "seconds": round(time.perf_counter() - self.began, 3),
         }
         if self.step % self.config.train.eval_every == 0 or self.is_done:
-            row["test_loss"], row["test_accuracy"] = self._evaluate(stack, place)
+            row["test_loss"], row["test_accuracy"] = self._evaluate(stack, index)
             self.tested = f"test {row['test_accuracy']:.2%}"
         self.note = f"loss {row['loss']:.4f} {self.tested}"
         self.run.append_metrics([row])
-        self._notice(row)
+        self._adjust_schedule(row)
 
-    def _notice(self, row: Mapping[str, Any]) -> None:
-        """What a row of metrics changes in the schedule."""
+    def _adjust_schedule(self, row: Mapping[str, Any]) -> None:
+        """Change the schedule by a row of metrics."""
         stop_at = self.config.train.stop_at
         if row["step"] > self.config.data.curriculum:  # before, the batches are easier than the task
-            self.schedule = self.schedule.noticed(row["step"], row["train_accuracy"])
+            self.schedule = self.schedule.after_accuracy(row["step"], row["train_accuracy"])
         if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
             self.schedule = replace(self.schedule, end=row["step"])
 
-    def _evaluate(self, stack: Stack, place: int) -> tuple[float, float]:
+    def _evaluate(self, stack: Stack, index: int) -> tuple[float, float]:
         """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
         at = self._read(self.task)
 
         def logits_of(tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
-            return stack.answers(place, self.task, tokens[:, :-1], at)
+            return stack.answers(index, self.task, tokens[:, :-1], at)
 
         return evaluate(self.task, self.test, logits_of, at, self.config.train)
 
@@ -181,8 +181,8 @@ class Member:
         """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
         return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
 
-    def _finish(self, stack: Stack, place: int) -> None:
-        last, weights = self.run.metrics()[-1], stack.weights(place)
+    def _finish(self, stack: Stack, index: int) -> None:
+        last, weights = self.run.metrics()[-1], stack.weights(index)
         summary = RunSummary.of(
             self.config,
             steps=self.step,

@@ -96,7 +96,7 @@ class Stack:
     def only(self, members: Sequence[int]) -> "Stack":
         """A stack of some of the members, as they are now."""
         return Stack(
-            [self.configs[member] for member in members], [self._start(place) for place in members], self.device
+            [self.configs[member] for member in members], [self._start(member) for member in members], self.device
         )
 
     def _start(self, member: int) -> Start:

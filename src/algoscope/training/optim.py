@@ -192,7 +192,7 @@ class Optimisers:
 
     @torch.no_grad()
     def step(self, shares: Sequence[float]) -> None:
-        """Change the gradients as the configs say, move every row at its share of its peak learning rate, and forget
+        """Change the gradients as the configs say, move every row at its share of its peak learning rate, and zero
         the gradients.
         """
         if self.slow is not None:
@@ -246,11 +246,11 @@ class Schedule:
 
     @classmethod
     def planned(cls, cfg: OptimConfig, steps: int) -> "Schedule":
-        """What the config says where nothing is learned early."""
+        """The schedule of the config, before any accuracy is known."""
         return cls(cfg, cfg.warmup_steps + round(cfg.hold * max(steps - cfg.warmup_steps, 0)), steps)
 
-    def noticed(self, step: int, accuracy: float) -> "Schedule":
-        """The schedule after a batch of this accuracy: where the model has got it, the decay starts now."""
+    def after_accuracy(self, step: int, accuracy: float) -> "Schedule":
+        """The schedule after a batch of this accuracy: from `decay_at` on, the decay starts now."""
         if self.cfg.decay_at is None or accuracy < self.cfg.decay_at or step >= self.begin:
             return self
         return replace(self, begin=step, end=min(self.end, step + self.cfg.decay_steps))

@@ -19,7 +19,7 @@ from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
-from algoscope.training.initial_weights import settled
+from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.train import find_device, finishing_the_step, open_run
 from algoscope.training.worker_pool import Tally, one_by_one, share_out
 
@@ -39,10 +39,18 @@ OWN = {  # what members of one stack may differ in; everything else decides the 
 
 @dataclass(frozen=True)
 class Population:
-    """What became of the members: those that are whole, and why the others are not."""
+    """What became of the members of `train_many`.
+
+    Example:
+        >>> import tempfile, algoscope as ag
+        >>> ag.train_many({}, runs_dir=tempfile.mkdtemp(), progress=False)
+        Population(runs={}, failed={})
+    """
 
     runs: Mapping[str, Run]
+    """The finished runs, by name."""
     failed: Mapping[str, str]
+    """Why each of the others is not finished, by name."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +71,44 @@ def train_many(
     stack: int | None = None,
     progress: bool = True,
 ) -> Population:
-    """Train the members, name to config, each into its own run folder, equal to training it alone: bit for bit where
-    it is a stack of its own, else to float tolerance (`run.json` says how many were stacked).
+    """Train many runs together, each into its own run folder and equal to training it alone.
 
-    A member that diverges, or whose process dies, is said in `failed` and does not stop the rest. With `resume`,
-    members that are whole are taken as they are and interrupted ones go on. `workers`: processes, None for as many as
-    cores are free; `stack`: members trained as one batch of models, None for what pays.
+    A run that shares its stack with none is equal bit for bit, others to float tolerance (`run.json` says how many were
+    stacked). A member that diverges, or whose process dies, does not stop the rest. Ctrl-C keeps every member's state.
 
-    Raises ConfigError for numbers below 1, RunFolderError for a member that is there already (before any is trained),
-    and Interrupted (Ctrl-C: every member keeps its state).
+    Args:
+        members: a config for each name of a run.
+        runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
+        resume: whether finished members are taken as they are and interrupted ones go on.
+        device: `cpu`, `cuda` or `mps`.
+        workers: processes that share the stacks; None: as many as cores are free.
+        stack: members trained as one batch of models; None: what was measured to pay.
+        progress: whether a progress bar is shown.
+    Returns:
+        The finished runs, and why the others failed.
+    Raises:
+        ConfigError: for numbers below 1.
+        RunFolderError: for a member that exists, without `resume`, before any is trained.
+        Interrupted: after Ctrl-C.
+
+    Example:
+        >>> import tempfile, algoscope as ag
+        >>> short = {"n_digits": 1, "steps": 3, "batch": 8, "data.n_test": 10}
+        >>> config = ag.train("add3", settings=short, runs_dir=tempfile.mkdtemp(), progress=False).config
+        >>> seeds = {f"s{seed}": config.model_copy(update={"seed": seed}) for seed in (0, 1)}
+        >>> sorted(ag.train_many(seeds, runs_dir=tempfile.mkdtemp(), workers=1, progress=False).runs)
+        ['s0', 's1']
     """
     for what, number in (("workers", workers), ("stack", stack)):
         if number is not None and number < 1:
             raise ConfigError(f"{what} {number}: give 1 or more")
-    place, folder = find_device(device), runs_directory(runs_dir)
+    torch_device, folder = find_device(device), runs_directory(runs_dir)
     if not resume:
         for name in members:
             if (folder / name / "config.json").exists():
-                open_run(folder / name, members[name], resume=False)  # says why it cannot be
-    runs = {name: open_run(folder / name, settled(config, folder), resume) for name, config in members.items()}
-    plan = plan_for([run for run in runs.values() if not run.is_whole], place, workers, stack)
+                open_run(folder / name, members[name], resume=False)  # raises, with the reason
+    runs = {name: open_run(folder / name, with_start_hash(config, folder), resume) for name, config in members.items()}
+    plan = plan_for([run for run in runs.values() if not run.is_whole], torch_device, workers, stack)
     with (
         Bar(f"train {len(runs)} runs", "steps") if progress else Watcher() as watcher,
         finishing_the_step() as stop,
@@ -91,10 +117,10 @@ def train_many(
         if plan.workers > 1:
             failed = share_out(plan.stacks, device, plan.workers, tally, stop)
         else:
-            failed = one_by_one(plan.stacks, place, tally, stop)
+            failed = one_by_one(plan.stacks, torch_device, tally, stop)
     left = [name for name, run in runs.items() if not run.is_whole and name not in failed]
     if left:
-        raise Interrupted(f"stopped; {len(left)} of {len(runs)} runs in {folder} are not whole: go on with --resume")
+        raise Interrupted(f"stopped; {len(left)} of {len(runs)} runs in {folder} are not finished: go on with --resume")
     return Population({name: run for name, run in runs.items() if run.is_whole}, failed)
 
 

@@ -16,7 +16,7 @@ from algoscope.core.threads import threads
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
-from algoscope.training.initial_weights import settled
+from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.member import Member
 from algoscope.training.model_stack import Stack
 
@@ -32,27 +32,48 @@ def train(
     device: str = "cpu",
     progress: bool = True,
 ) -> Run:
-    """Train a recipe (or a complete config) into the folder `runs_dir/name` and return the run.
+    """Train one run into the folder `runs_dir/name` and return it.
 
-    `settings` changes fields of the config by name, as `--set` does. With `resume`, a run that was interrupted goes
-    on from its newest checkpoint and ends with the weights that an uninterrupted one has; a whole run is returned as
-    it is. The default name is the recipe and the seed.
+    The same recipe, seed and settings give the same weights, bit for bit, on the same machine and build of PyTorch.
+    Ctrl-C finishes the step and keeps the state.
 
-    Raises ConfigError, RunFolderError, DivergedError (the run keeps its last good checkpoint), and Interrupted
-    (Ctrl-C: the step is finished, the state is kept).
+    Args:
+        recipe: the name of a recipe, or a complete config.
+        seed: decides the first weights and the data; None: the config's own.
+        name: the name of the run's folder; by default the recipe and the seed, such as `add3-s0`.
+        settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
+        runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
+        resume: whether an interrupted run goes on from its newest checkpoint, to the weights that an uninterrupted one
+            ends with; a finished run is returned as it is.
+        device: `cpu`, `cuda` or `mps`.
+        progress: whether a progress bar is shown.
+    Returns:
+        The finished run.
+    Raises:
+        ConfigError: for a setting or a device that there is not, or a value that a field cannot take.
+        RunFolderError: for a run that exists, without `resume`.
+        DivergedError: for a loss or a weight that is no longer finite; the last good checkpoint stays.
+        Interrupted: after Ctrl-C.
+
+    Example:
+        >>> import tempfile, algoscope as ag
+        >>> short = {"n_digits": 1, "steps": 3, "batch": 8, "data.n_test": 10}
+        >>> run = ag.train("add3", settings=short, runs_dir=tempfile.mkdtemp(), progress=False)
+        >>> run.name, run.newest_step
+        ('add3-s0', 3)
     """
     config = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
-    place = find_device(device)
+    torch_device = find_device(device)
     path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
     if resume and (path / "config.json").exists() and not settings and seed is None:
         config = Run(path).config
-    run = open_run(path, settled(config, path.parent), resume)
+    run = open_run(path, with_start_hash(config, path.parent), resume)
     if run.is_whole:
         return run
     watcher = Bar(f"train {path.name}", "steps") if progress else Watcher()
     with watcher, finishing_the_step() as stop:
-        failed = train_together([run], place, watcher, stop)
+        failed = train_together([run], torch_device, watcher, stop)
     if failed:
         raise failed[run.name]
     return run
@@ -93,7 +114,7 @@ def finishing_the_step() -> Iterator[threading.Event]:
 def train_together(
     runs: Sequence[Run], device: torch.device, watcher: Watcher, stop: threading.Event
 ) -> dict[str, DivergedError]:
-    """Train runs whose configs agree in shape, as one batch of models, until each is whole or has diverged.
+    """Train runs whose configs agree in shape, as one batch of models, until each is finished or has diverged.
 
     Those that diverge are returned by name. Raises Interrupted where `stop` is set, after every state is kept.
     """
@@ -104,48 +125,48 @@ def train_together(
         everyone = members = [Member(run, run.config, device) for run in runs]
         held.enter_context(threads(members[0].config.train.threads))
         stack = Stack([member.config for member in members], [member.restore() for member in members], device)
-        left = [place for place, member in enumerate(members) if member.begin(stack, place)]
+        left = [index for index, member in enumerate(members) if member.begin(stack, index)]
         while left:
             if len(left) < len(members):
-                members, stack = [members[place] for place in left], stack.only(left)
+                members, stack = [members[index] for index in left], stack.only(left)
             left = _advance(members, stack, failed)
-            _say(everyone, watcher)
+            _show_progress(everyone, watcher)
             if stop.is_set() and left:
-                _keep([members[place] for place in left], stack, left)
+                _save_and_stop([members[index] for index in left], stack, left)
     return failed
 
 
 def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, DivergedError]) -> list[int]:
-    """One step of every member; the places of those that go on."""
+    """One step of every member; the indices of those that go on."""
     batches = [member.batch() for member in members]
     losses, logits = stack.gradient(
         torch.stack([batch.tokens for batch in batches]), batches[0].at, batches[0].position_ids
     )
     stack.step([member.share() for member in members])
     left = []
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         try:
-            goes_on = member.took(stack, place, batches[place], losses[place], logits[place])
+            goes_on = member.after_step(stack, index, batches[index], losses[index], logits[index])
         except DivergedError as error:
             failed[member.run.name] = error
             continue
         if goes_on:
-            left.append(place)
+            left.append(index)
     return left
 
 
-def _say(everyone: Sequence[Member], watcher: Watcher) -> None:
+def _show_progress(everyone: Sequence[Member], watcher: Watcher) -> None:
     first = everyone[0]
     if first.step % first.config.train.log_every == 0 or len(everyone) > 1:
-        whole = f"{sum(member.is_done for member in everyone)} of {len(everyone)} runs whole"
+        whole = f"{sum(member.is_done for member in everyone)} of {len(everyone)} runs finished"
         done, total = sum(member.step for member in everyone), sum(member.schedule.end for member in everyone)
         watcher.advance(done, total, first.note if len(everyone) == 1 else whole)
 
 
-def _keep(members: Sequence[Member], stack: Stack, places: Sequence[int]) -> NoReturn:
+def _save_and_stop(members: Sequence[Member], stack: Stack, indices: Sequence[int]) -> NoReturn:
     """Save all states, then raise Interrupted."""
-    for place, member in zip(places, members, strict=True):
-        member.save(stack, place)
+    for index, member in zip(indices, members, strict=True):
+        member.save(stack, index)
     first = members[0]
     if len(members) == 1:
         raise Interrupted(

@@ -1,4 +1,4 @@
-"""The process of one worker: it reads jobs, trains them, and says how far it is; one line of JSON each.
+"""The process of one worker: it reads jobs, trains them, and reports progress; one line of JSON each.
 
 `{"runs": [PATH, ...], "device": "cpu"}` is answered by any number of `{"done": steps, "total": steps}` and by one
 `{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and keeps the states; where nobody reads any more, so does the next
@@ -18,9 +18,9 @@ import torch
 from algoscope.core.errors import AlgoscopeError, Interrupted
 from algoscope.runs.run_folder import Run
 from algoscope.training.train import train_together
-from algoscope.training.worker_pool import Telling
+from algoscope.training.worker_pool import Forwarding
 
-SAY_EVERY = 0.5  # seconds
+REPORT_EVERY = 0.5  # seconds
 
 
 def main() -> None:
@@ -29,25 +29,25 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     torch.set_num_threads(1)
-    said = 0.0
+    reported = 0.0
 
-    def hear(done: int, total: int) -> None:
-        nonlocal said
-        if time.perf_counter() - said > SAY_EVERY:
-            said = time.perf_counter()
-            _say({"done": done, "total": total}, stop)
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        if time.perf_counter() - reported > REPORT_EVERY:
+            reported = time.perf_counter()
+            _write({"done": done, "total": total}, stop)
 
     for line in sys.stdin:
         job = json.loads(line)
-        _say({"failed": _train(job, hear, stop)}, stop)
+        _write({"failed": _train(job, report, stop)}, stop)
         if stop.is_set():
             break
 
 
-def _train(job: dict[str, Any], hear: Any, stop: threading.Event) -> dict[str, str]:
+def _train(job: dict[str, Any], report: Any, stop: threading.Event) -> dict[str, str]:
     runs = [Run(Path(path)) for path in job["runs"]]
     try:
-        failed = train_together(runs, torch.device(job["device"]), Telling(hear), stop)
+        failed = train_together(runs, torch.device(job["device"]), Forwarding(report), stop)
     except Interrupted:
         return {}
     except AlgoscopeError as error:
@@ -55,9 +55,9 @@ def _train(job: dict[str, Any], hear: Any, stop: threading.Event) -> dict[str, s
     return {name: str(error) for name, error in failed.items()}
 
 
-def _say(what: dict[str, Any], stop: threading.Event) -> None:
+def _write(message: dict[str, Any], stop: threading.Event) -> None:
     try:
-        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         stop.set()

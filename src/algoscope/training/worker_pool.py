@@ -1,7 +1,7 @@
 """Stacks of runs shared among processes, one thread each: the parent's side. `worker.py` is the other.
 
 A worker is this Python running `algoscope.training.worker`; both sides write one line of JSON at a time. A worker that
-dies costs nothing but the steps since its runs' last checkpoints: its place is taken by a new one.
+dies costs nothing but the steps since its runs' last checkpoints: a new one takes over.
 """
 
 import json
@@ -24,38 +24,38 @@ from algoscope.runs.run_folder import Run
 from algoscope.training.train import train_together
 
 Stacks = Sequence[Sequence[Run]]
-LOOK_EVERY = 0.2  # seconds between looks at whether the user wants to stop
+CHECK_EVERY = 0.2  # seconds between checks whether the user wants to stop
 PACKAGE = Path(__file__).parents[2]
 
 
 class Tally:
-    """How far all stacks are together, told to one watcher."""
+    """The progress of all stacks together, shown by one watcher."""
 
     def __init__(self, stacks: Stacks, watcher: Watcher) -> None:
         self.watcher, self.runs = watcher, [run for stack in stacks for run in stack]
         self.lock = threading.Lock()
         self.parts = [(0, sum(run.config.train.steps for run in stack)) for stack in stacks]
 
-    def hears_of(self, number: int) -> Callable[[int, int], None]:
+    def reporter(self, number: int) -> Callable[[int, int], None]:
         """What to call with the steps done, and all steps, of a stack."""
 
-        def hear(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             with self.lock:
                 self.parts[number] = (done, total)
-                whole = f"{sum(run.is_whole for run in self.runs)} of {len(self.runs)} runs whole"
+                whole = f"{sum(run.is_whole for run in self.runs)} of {len(self.runs)} runs finished"
                 self.watcher.advance(sum(d for d, _ in self.parts), sum(t for _, t in self.parts), whole)
 
-        return hear
+        return report
 
 
-class Telling(Watcher):
-    """Hands what it is told to a function."""
+class Forwarding(Watcher):
+    """Forwards progress to a function."""
 
-    def __init__(self, hear: Callable[[int, int], None]) -> None:
-        self.hear = hear
+    def __init__(self, report: Callable[[int, int], None]) -> None:
+        self.report = report
 
     def advance(self, done: int, total: int, note: str) -> None:
-        self.hear(done, total)
+        self.report(done, total)
 
 
 def one_by_one(stacks: Stacks, device: torch.device, tally: Tally, stop: threading.Event) -> dict[str, str]:
@@ -63,13 +63,13 @@ def one_by_one(stacks: Stacks, device: torch.device, tally: Tally, stop: threadi
     failed: dict[str, str] = {}
     for number, stack in enumerate(stacks):
         try:
-            found = train_together(stack, device, Telling(tally.hears_of(number)), stop)
+            diverged = train_together(stack, device, Forwarding(tally.reporter(number)), stop)
         except Interrupted:
             break
         except AlgoscopeError as error:
             failed |= {run.name: str(error) for run in stack if not run.is_whole}
         else:
-            failed |= {name: str(error) for name, error in found.items()}
+            failed |= {name: str(error) for name, error in diverged.items()}
     return failed
 
 
@@ -89,20 +89,20 @@ def share_out(stacks: Stacks, device: str, n_workers: int, tally: Tally, stop: t
             except queue.Empty:
                 break
             job = {"runs": [str(run.path) for run in stacks[number]], "device": device}
-            answer = worker.does(job, tally.hears_of(number))
+            answer = worker.train(job, tally.reporter(number))
             if answer is None and stop.is_set():
                 break
             if answer is None:
-                how = worker.ended()
+                how = worker.close()
                 failed.update({run.name: _lost(run, how) for run in stacks[number] if not run.is_whole})
                 worker = _Worker(workers)
             else:
                 failed.update(answer)
-        worker.ended()
+        worker.close()
 
     with ThreadPoolExecutor(n_workers) as pool:
         under_way = [pool.submit(work) for _ in range(n_workers)]
-        while wait(under_way, timeout=LOOK_EVERY).not_done:
+        while wait(under_way, timeout=CHECK_EVERY).not_done:
             if stop.is_set():
                 for worker in list(workers):
                     worker.stop()
@@ -129,7 +129,7 @@ class _Worker:
         )
         known.append(self)
 
-    def does(self, job: dict[str, Any], hear: Callable[[int, int], None]) -> dict[str, str] | None:
+    def train(self, job: dict[str, Any], report: Callable[[int, int], None]) -> dict[str, str] | None:
         """Send a job and listen until it is answered: why runs failed, by name; None where the process died."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -139,19 +139,19 @@ class _Worker:
         except BrokenPipeError:
             return None
         for line in self.process.stdout:
-            said = json.loads(line)
-            if "failed" in said:
-                failed: dict[str, str] = said["failed"]
+            message = json.loads(line)
+            if "failed" in message:
+                failed: dict[str, str] = message["failed"]
                 return failed
-            hear(said["done"], said["total"])
+            report(message["done"], message["total"])
         return None
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
 
-    def ended(self) -> str:
-        """Let the process go, and say how it went."""
+    def close(self) -> str:
+        """Let the process end, and return how it did."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
