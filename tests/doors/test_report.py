@@ -34,6 +34,7 @@ def opened(chromium: Browser, path: Path, width: int, said: list[str], asked: li
     """The page, with everything it writes to the console and everything it asks the network for."""
     context = chromium.new_context(viewport={"width": width, "height": 900}, offline=True)
     page = context.new_page()
+    page.set_default_timeout(120_000)  # milliseconds: a machine may be busy with other tests
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     page.on("request", lambda request: asked.append(request.url))
