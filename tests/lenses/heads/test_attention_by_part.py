@@ -316,6 +316,13 @@ def test_the_command_and_the_page_show_it(run) -> None:
     assert "attention_by_part" not in questions_of(adder, prompts_of(adder))
 
 
+def test_one_text_may_be_given_without_a_list() -> None:
+    subject = by_hand(((FIRST,), ()))
+    one, listed = (attention_by_part(subject, inputs) for inputs in ("1+2", ["1+2"]))
+    assert [shown["input"] for shown in one["inputs"]] == [shown["input"] for shown in listed["inputs"]]
+    assert len(one["inputs"]) == 1
+
+
 def test_what_cannot_be_looked_at_is_one_line() -> None:
     with pytest.raises(TaskMismatchError, match="planted:induction reads free text"):
         attention_by_part("planted:induction")

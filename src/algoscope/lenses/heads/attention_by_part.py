@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.binary import Binary
 
@@ -45,7 +46,7 @@ ABOUT = (
 
 def attention_by_part(
     subject: str | Run | Subject,
-    inputs: Sequence[str] = (),
+    inputs: Texts = None,
     *,
     at_most: int = 20_000,
     threshold: float = 0.4,
@@ -95,7 +96,7 @@ def attention_by_part(
     heads = _heads(subject, seen, measured, bounds)
     layers = _layers(seen, measured)
     falls = fall_between(measured.entropy[:, 0].mean(axis=0), measured.entropy[:, -1].mean(axis=0), fall)
-    texts = list(inputs) or _default_inputs(subject.task)
+    texts = list(texts_of(inputs)) or _default_inputs(subject.task)
     prompts = [subject.lay_out(text) for text in texts]
     shown = np.stack([_of_one(subject, prompt, seen) for prompt in prompts], axis=2)
     facts = {
