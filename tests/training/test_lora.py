@@ -281,7 +281,7 @@ def test_lenses_see_the_sum(tuned: Run, moved: Subject) -> None:
         "ablate": {"n_inputs": 20, "per_class": 2},
         "logit": {"inputs": ["5-3"]},
         "attribution": {"inputs": ["5-3"]},
-        "paths": {"clean": "5-3", "corrupt": "5-4", "receiver": "logits"},
+        "path_patching": {"clean": "5-3", "corrupt": "5-4", "receiver": "logits"},
         "embeddings": {},
         "weights": {},
     }
