@@ -122,13 +122,13 @@ METHODS = {
 }
 DOCUMENTED = OFFERED | CLASSES | METHODS
 NOT_YET = """
-    train train_many Population certify census import_weights export merge override lenses.attention_by_part
-    lenses.source_attention lenses.roles lenses.induction lenses.induction_phase Subject.answer_logits
-    Subject.with_model Subject.folded Subject.to_dtype Subject.before_training Subject.finding Subject.to_tokens
-    Subject.pad Subject.to_string Subject.to_str_tokens Subject.token_labels Subject.generate
-    Subject.generate_many Subject.lay_out Task.prompt Task.completed Task.sequence Task.expected Task.of_width
-    Task.at Task.sample Task.keys Task.edge_cases Task.neighbour Task.valid Task.class_names Task.classes
-    Task.variables Task.encode Task.decode
+    override
+    lenses.attention_by_part lenses.source_attention lenses.induction lenses.induction_phase
+    Subject.answer_logits Subject.with_model Subject.folded Subject.to_dtype Subject.before_training
+    Subject.finding Subject.to_tokens Subject.pad Subject.to_string Subject.to_str_tokens Subject.token_labels
+    Subject.generate Subject.generate_many Subject.lay_out Task.prompt Task.completed Task.sequence
+    Task.expected Task.of_width Task.at Task.sample Task.keys Task.edge_cases Task.neighbour Task.valid
+    Task.class_names Task.classes Task.variables Task.encode Task.decode
 """  # whose docstrings are not in sections yet
 LACKING = set(NOT_YET.split())
 
