@@ -252,7 +252,7 @@ def test_other_tasks_of_pairs_show_their_edge_cases(task: Binary) -> None:
 def test_shuffled_and_random_clocks_hardly_look_at_an_operand_and_never_at_both() -> None:
     """8 of 600 heads do in 300 such models, and no model has both: a shuffled head may rest on any one position."""
     found = [
-        attention_by_part(subject, at_most=300)["heads"]
+        attention_by_part(subject, n_inputs=300)["heads"]
         for seed in range(12)
         for subject in (
             subject_of(shuffled(PLANTED.load("clock")(), seed), "shuffled"),
@@ -296,11 +296,11 @@ def test_panels_are_shares_with_a_plot_for_each_head_of_each_layer() -> None:
 
 
 def test_a_larger_domain_is_sampled_and_that_is_said() -> None:
-    found = attention_by_part(untrained(TASK), at_most=10, seed=3)
+    found = attention_by_part(untrained(TASK), n_inputs=10, seed=3)
     assert found["covered"]["method"] == "sampled"
     assert (found["covered"]["inputs"], found["covered"]["of"]) == (10, 49)
     assert "a random 10 inputs" in found.claim
-    again = attention_by_part(untrained(TASK), at_most=10, seed=3)
+    again = attention_by_part(untrained(TASK), n_inputs=10, seed=3)
     assert again.to_json() == found.to_json()
 
 
@@ -326,8 +326,8 @@ def test_one_text_may_be_given_without_a_list() -> None:
 def test_what_cannot_be_looked_at_is_one_line() -> None:
     with pytest.raises(TaskMismatchError, match="planted:induction reads free text"):
         attention_by_part("planted:induction")
-    with pytest.raises(ConfigError, match="at_most is 1"):
-        attention_by_part(untrained(TASK), at_most=1)
+    with pytest.raises(ConfigError, match="n_inputs is 1"):
+        attention_by_part(untrained(TASK), n_inputs=1)
     with pytest.raises(VocabularyError, match="7 in '7"):
         attention_by_part(untrained(TASK), ["7+1"])
 

@@ -249,7 +249,7 @@ def test_shuffled_and_random_models_are_not_aligned() -> None:
             untrained(Reversal(), seed, n_heads=4, d_model=32),
             untrained(Reversal(), seed, init_matrix_std=0.05),
         ):
-            found = source_attention(subject, at_most=200, n_pairs=50)
+            found = source_attention(subject, n_inputs=200, n_pairs=50)
             assert found["verdict"] == "not aligned", (subject.name, seed, found.claim)
             assert found["causal"] != "carried"
 
@@ -292,6 +292,6 @@ def test_what_cannot_be_asked_is_one_line() -> None:
         source_attention("planted:reversal", what="leter")
     with pytest.raises(SubjectError, match="is not causal"):
         source_attention(untrained(causal=False))
-    for options in ({"n_pairs": 1}, {"at_most": 1}):
+    for options in ({"n_pairs": 1}, {"n_inputs": 1}):
         with pytest.raises(ConfigError, match="is 1: "):
             source_attention("planted:reversal", **options)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
+from algoscope.core.renaming import renamed_options
 from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
 from algoscope.lenses.heads.head_panels import (
@@ -44,11 +45,12 @@ ABOUT = (
 )
 
 
+@renamed_options(at_most="n_inputs")
 def attention_by_part(
     subject: str | Run | Subject,
     inputs: Texts = None,
     *,
-    at_most: int = 20_000,
+    n_inputs: int = 20_000,
     threshold: float = 0.4,
     spread_threshold: float = 0.75,
     stable: float = 0.9,
@@ -57,7 +59,7 @@ def attention_by_part(
     runs_dir: str | None = None,
 ) -> Finding:
     """Class every head of every layer by the part of the input that it looks at where the answer is read, over all
-    inputs of the task where there are at most `at_most`, else over as many random ones.
+    inputs of the task where there are at most `n_inputs`, else over as many random ones.
 
     The queries are the answer positions (`=` alone in modular arithmetic), each input followed by its right answer. The
     parts are those of the task, but the key that is the query's own position is `itself`; an operand is an operand
@@ -89,7 +91,7 @@ def attention_by_part(
     VocabularyError for an input that is not a prompt of the task.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    tokens, method = inputs_of(subject, at_most, seed)
+    tokens, method = inputs_of(subject, n_inputs, seed)
     seen = parts_seen(subject.task, subject.cfg.causal)
     measured = _measured(subject, tokens, seen)
     bounds = {"part": threshold, "spread": spread_threshold, "stable": stable, "fall": fall}
@@ -129,16 +131,16 @@ def attention_by_part(
 # ---------------------------------------------------------------------- inputs
 
 
-def inputs_of(subject: Subject, at_most: int, seed: int) -> tuple[Tokens, str]:
-    """Every input of the subject's task with its right answer (`exhaustive`), or `at_most` random ones (`sampled`).
+def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, str]:
+    """Every input of the subject's task with its right answer (`exhaustive`), or `n_inputs` random ones (`sampled`).
 
     Raises ConfigError for fewer than two.
     """
     task = subject.task
-    if at_most < 2:
-        raise ConfigError(f"at_most is {at_most}: what heads do over inputs takes at least 2")
-    method = "exhaustive" if task.domain_size <= at_most else "sampled"
-    return all_or_sample(task, at_most, seeded(subject.device, seed)), method
+    if n_inputs < 2:
+        raise ConfigError(f"n_inputs is {n_inputs}: what heads do over inputs takes at least 2")
+    method = "exhaustive" if task.domain_size <= n_inputs else "sampled"
+    return all_or_sample(task, n_inputs, seeded(subject.device, seed)), method
 
 
 def _default_inputs(task: Task) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
+from algoscope.core.renaming import renamed_options
 from algoscope.data import seeded
 from algoscope.lenses.heads.attention_by_part import inputs_of
 from algoscope.lenses.heads.head_panels import ATTENTION, INPUTS, head_axes, head_name, head_names, numbers
@@ -43,11 +44,12 @@ ABOUT = (
 )
 
 
+@renamed_options(at_most="n_inputs")
 def source_attention(
     subject: str | Run | Subject,
     *,
     what: str = "",
-    at_most: int = 50_000,
+    n_inputs: int = 50_000,
     n_pairs: int = 2_000,
     threshold: float = 0.5,
     same: float = 0.1,
@@ -58,7 +60,7 @@ def source_attention(
     or the first), whether position alone leads them there, and whether the answer follows from what they bring.
 
     `share`: of every head at every answer position, the attention on the source, mean over all inputs of the task (over
-    `at_most` random ones of a larger one), each followed by its right answer; 0 none, 1 all; `chance` is what even
+    `n_inputs` random ones of a larger one), each followed by its right answer; 0 none, 1 all; `chance` is what even
     attention over the visible keys gives, `lowest` the lowest over inputs of the mean over the positions. A head is
     aligned at a position where its share is at least `threshold` (0.5: more than on all other keys together).
 
@@ -91,7 +93,7 @@ def source_attention(
     where = _where(subject, what)
     if n_pairs < 2:
         raise ConfigError(f"n_pairs is {n_pairs}: to swap contents takes at least 2 inputs")
-    tokens, method = inputs_of(subject, at_most, seed)
+    tokens, method = inputs_of(subject, n_inputs, seed)
     looked = _looked(subject, tokens, where)
     order = torch.randperm(len(tokens), generator=seeded(torch.device("cpu"), seed, 1))[:n_pairs]
     pairs = tokens[order.to(tokens.device)]

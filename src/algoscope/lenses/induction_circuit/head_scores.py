@@ -1,7 +1,7 @@
 """Where heads look, and what they write, when a stretch of tokens comes again."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,14 @@ from torch import Tensor
 
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.data import seeded
+from algoscope.lenses.heads.attention_targets import (
+    CURRENT_TOKEN,
+    DUPLICATE_TOKEN,
+    FIRST_TOKEN,
+    INDUCTION,
+    PREVIOUS_TOKEN,
+    AttentionTarget,
+)
 from algoscope.lenses.inputs.repeated_tokens import distinct_blocks, usable_tokens
 from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Head
 from algoscope.subjects.subject import Subject
@@ -144,28 +152,16 @@ def attention_scores(
     T + 2 entries of which T can be right (T + 1 without a first token), as TransformerLens and ARENA do. Prefix
     matching over several copies (Olsson et al., arXiv 2209.11895) is `induction`.
     """
-    tokens, n = rows.read, rows.read.shape[1]
-    place = torch.arange(n, device=tokens.device)
-    back = place[:, None] - place
-    same = (tokens[:, :, None] == tokens[:, None, :]) & (back > 0)
-    follows = torch.zeros_like(same)
-    follows[:, :, 1:] = same[:, :, :-1]
-    everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    fixed = rows.period[:, None, None] - 1 == back
-    at = {
-        "induction": (follows, rows.determined),
-        "diagonal": (fixed, place >= rows.period[:, None] - 1),
-        "previous-token": (back == 1, everywhere & (place >= 1)),
-        "duplicate-token": (same, rows.determined),
-        "current-token": (back == 0, everywhere),
-        "first-token": ((place == 0).expand(n, n), everywhere),
-    }
-    scores = {}
-    for name, (there, queries) in at.items():
-        wanted = (there & queries[:, :, None]).to(pattern.dtype)
-        total = einsum(pattern, wanted, "batch head query key, batch query key -> batch head")
-        scores[name] = total / queries.sum(dim=1)[:, None]
-    return scores
+    position, last = torch.arange(rows.read.shape[1], device=rows.tokens.device), rows.period[:, None] - 1
+    targets = (
+        replace(INDUCTION, queries=rows.determined),
+        AttentionTarget("diagonal", position[:, None] - position == last[:, :, None], queries=position >= last),
+        replace(PREVIOUS_TOKEN, queries=slice(1, None)),
+        replace(DUPLICATE_TOKEN, queries=rows.determined),
+        CURRENT_TOKEN,
+        FIRST_TOKEN,
+    )
+    return {target.name: target.on(rows.read).share(pattern) for target in targets}
 
 
 def chances(rows: Rows) -> dict[str, float]:

@@ -49,7 +49,7 @@ def heads_attend_to_their_operand(lens: Lens, subject: Subject, mechanism: Mecha
 
 def source_is_the_mirror_position(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
     """The planted head attends along the anti-diagonal by position alone, and moves the answer from there."""
-    finding = lens(subject, at_most=2_000, n_pairs=500)
+    finding = lens(subject, n_inputs=2_000, n_pairs=500)
     planted = {f"L{layer}H{head}" for layer, head in mechanism.heads.values()}
     named = {name for row in finding["positions"] for name in row["heads"]}
     return finding["verdict"] == "by position alone" and finding["causal"] == "carried" and named == planted
