@@ -92,8 +92,8 @@ def test_what_it_says_is_what_was_found(page_of, demo: dict) -> None:
     assert "rounding decides no answer" in text
     assert facts["weights_sha256"] in text
     assert "17,760" in text
-    assert "at most 1,500 steps of 256" in text
-    assert "as soon as a batch is right to 99 %, that decay begins, takes 300 steps and ends the run" in text
+    assert "at most 2,000 steps of 256" in text
+    assert "as soon as a batch is right to 99 %, that decay begins, takes 400 steps and ends the run" in text
     assert all(finding.claim[1:] in text for finding in demo["run"].findings() if finding.kind != "certify")
     for row in facts["by_class"]:
         assert f"{row['checked']:,}" in text

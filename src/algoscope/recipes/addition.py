@@ -28,7 +28,8 @@ def add3_reference() -> RunConfig:
 
 def add3() -> RunConfig:
     """The fast way: fresh pairs, loss on the answer only, Muon on the matrices, outputs that start at zero, and a
-    learning rate that falls as soon as the model has got it.
+    learning rate that falls, over 400 steps, from where a batch is right to 99 %. With 300 of them one seed in twenty
+    ended with a few sums wrong on some processors.
     """
     reference = add3_reference()
     return RunConfig(
@@ -45,10 +46,10 @@ def add3() -> RunConfig:
             hold=0.8,
             decay="cosine",
             decay_at=0.99,
-            decay_steps=300,
+            decay_steps=400,
             final_lr=0.02,
         ),
-        train=TrainConfig(steps=1500, batch=256, checkpoint_every=256),
+        train=TrainConfig(steps=2_000, batch=256, checkpoint_every=256),
     )
 
 

@@ -7,7 +7,7 @@ from algoscope.tasks.digits.subtraction import Subtraction
 
 def sub3_lora() -> RunConfig:
     """Subtraction from an adder: every weight of `add3-s0` stays, and updates of rank 4 beside its matrices, 3,584
-    numbers, learn to subtract. At most twice the steps of `add3`, and twice its decay.
+    numbers, learn to subtract. At most 3,000 steps, the last 600 of them a falling learning rate.
     """
     adder = add3()
     return RunConfig(

@@ -49,7 +49,7 @@ def low_rank() -> Study:
         question="How few directions a matrix does an adder need?",
         recipe="add3",
         measures="answers",
-        common={"train.steps": 3_000, "optim.muon_lr": 0.005},
+        common={"train.steps": 3_000, "optim.muon_lr": 0.005, "optim.decay_steps": 300},
         variants=(
             Variant("control", "whole matrices"),
             *(Variant(f"rank-{r}", f"matrices of rank {r}", {"model.rank": r}) for r in (16, 12, 8, 6, 4, 3, 2, 1)),
@@ -102,7 +102,7 @@ def design() -> Study:
         name="design",
         question="Which parts of the adder are needed, and what breaks without them?",
         recipe="add3",
-        common={},
+        common={"train.steps": 1_500, "optim.decay_steps": 300},  # as `docs/studies.md` was measured
         measures="answers",
         variants=(
             Variant("control", "add3: 2 layers, 1 head, width 32"),
