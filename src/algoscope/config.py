@@ -1,6 +1,6 @@
 """Layer 1, the config: everything a run depends on, as frozen typed values. A recipe is a function that returns one.
 
-`RunConfig` is complete: written to `config.json` it is enough to repeat the run. `override` is what `--set` does.
+`RunConfig` is complete: its `config.json` is enough to repeat the run. `override` is what `--set` does.
 """
 
 import json
@@ -24,7 +24,7 @@ from algoscope.tasks.strings.reversal import Reversal
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal | Subtraction, Field(discriminator="kind")]
-BY_DIGIT = ("coupled", "abacus")  # positions whose vector depends on the digit that stands there
+BY_DIGIT = ("coupled", "abacus")  # position encodings that depend on the significance of the digit
 
 
 class Section(BaseModel):
@@ -34,11 +34,11 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """A decoder-only pre-norm transformer, field by field in the names that TransformerLens users know.
+    """A decoder-only pre-norm transformer, with the field names of TransformerLens.
 
     Args:
-        d_vocab, n_ctx: tokens of the vocabulary, and of the longest sequence; in a RunConfig they follow from the task.
-        d_model, n_layers, n_heads, d_head, d_mlp: the shape; every other field has a default that changes nothing.
+        d_vocab, n_ctx: size of the vocabulary and of the context, in tokens; a RunConfig takes them from its task.
+        d_model, n_layers, n_heads, d_head, d_mlp: the shape; the default of every other field adds no option to it.
 
     Example:
         >>> import algoscope as ag
@@ -58,31 +58,31 @@ class ModelConfig(Section):
     d_mlp: Positive | None = Field(64, description="None: attention only")
     act_fn: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     gated_mlp: bool = False
-    rank: Positive | None = Field(None, description="columns of the two factors of a block's matrices; None: whole")
+    rank: Positive | None = Field(None, description="rank of the factorised block matrices; None: full matrices")
     normalization_type: Literal["LN", "RMS"] | None = "LN"
     eps: float = 1e-5
     positions: Literal["learned", "sinusoidal", "rotary", "alibi", "coupled", "abacus"] | None = "learned"
     n_ids: Positive | None = Field(None, description="learned vectors of coupled and abacus positions; None: n_ctx")
     rotary_base: float = 10_000.0
-    rotary_dim: Positive | None = Field(None, description="entries of each head that turn; None: all")
+    rotary_dim: Positive | None = Field(None, description="entries of each head that are rotated; None: all")
     rotary_frequencies: tuple[float, ...] | None = Field(
-        None, description="radians a position, for each pair of entries; None: rotary_base^(-2i/rotary_dim)"
+        None, description="radians per position, for each pair of entries; None: rotary_base^(-2i/rotary_dim)"
     )
-    rotary_magnitude: float = Field(1.0, description="turned entries are multiplied by it")
+    rotary_magnitude: float = Field(1.0, description="factor of the rotated entries")
     causal: bool = True
-    parallel: bool = Field(False, description="attention and feed-forward both read the stream that enters the block")
+    parallel: bool = Field(False, description="attention and feed-forward both read resid_pre")
     attn_bias: bool = False
     attn_out_bias: bool | None = Field(None, description="None: as attn_bias")
     qk_norm: bool = Field(False, description="queries and keys are RMS-normalised, head by head")
     mlp_bias: bool = True
     tied_head: bool = Field(True, description="the unembedding is the token embedding")
     head_bias: bool = Field(False, description="the unembedding has a bias")
-    attn_scale: float | None = Field(None, description="scores are multiplied by it; None: 1/sqrt(d_head)")
-    softmax_plus_one: bool = Field(False, description="one is added to the softmax's denominator: a head may rest")
+    attn_scale: float | None = Field(None, description="factor of the attention scores; None: 1/sqrt(d_head)")
+    softmax_plus_one: bool = Field(False, description="adds 1 to the softmax denominator: a head can attend to nothing")
     init_embed_std: float = Field(0.02, description="token and position embeddings start as N(0, std^2)")
     init_matrix_std: float | None = Field(None, description="None: uniform within 1/sqrt(fan in), PyTorch's default")
     init_unembed_std: float | None = Field(None, description="of an untied unembedding; None: as the other matrices")
-    init_zero_out: bool = Field(False, description="the output matrices of attention and feed-forward start at zero")
+    init_zero_out: bool = Field(False, description="output matrices of attention and feed-forward start at 0")
 
     @property
     def head_size(self) -> int:
@@ -98,7 +98,7 @@ class ModelConfig(Section):
 
     @property
     def n_positions(self) -> int:
-        """Rows of the position table, where there is one."""
+        """Rows of the learned position embedding, where there is one."""
         return self.n_ids or self.n_ctx
 
     @property
@@ -107,7 +107,7 @@ class ModelConfig(Section):
 
     @property
     def full_rank(self) -> int:
-        """The smaller side of the smallest matrix of a block: no rank is above it."""
+        """The smaller side of the smallest matrix of a block: the largest possible rank."""
         return min(self.d_model, self.kv_heads * self.head_size, self.d_mlp or self.d_model)
 
     @model_validator(mode="after")
@@ -117,14 +117,12 @@ class ModelConfig(Section):
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.kv_heads}")
         if self.positions == "rotary" and (self.rotary_size % 2 or self.rotary_size > self.head_size):
-            raise ValueError(
-                f"rotary positions turn pairs of the {self.head_size} entries of a head, not {self.rotary_size} entries"
-            )
+            raise ValueError(f"rotary_dim {self.rotary_size} must be even and at most d_head {self.head_size}")
         if self.n_ids is not None and self.positions not in BY_DIGIT:
             raise ValueError(f"n_ids {self.n_ids} is for positions {' and '.join(BY_DIGIT)}, not {self.positions}")
         if self.tied_head and self.n_logits != self.d_vocab:
             raise ValueError(
-                f"a tied head has d_vocab {self.d_vocab} columns: leave d_vocab_out or untie it (tied_head)"
+                f"a tied head has d_vocab {self.d_vocab} logits: leave out d_vocab_out or set tied_head to false"
             )
         if self.tied_head and self.head_bias:
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
@@ -137,17 +135,17 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the training pairs come from. Test inputs are held out: never trained on."""
+    """Where the training inputs come from. Test inputs are held out: never trained on."""
 
-    source: Literal["fresh", "fixed"] = Field("fresh", description="new draws every step, or epochs over one set")
+    source: Literal["fresh", "fixed"] = Field("fresh", description="new draws every step, or epochs over a fixed set")
     n_train: Positive = Field(50_000, description="size of the fixed set")
     train_seed: int | None = Field(None, description="seed of the data; None: the run's seed")
-    n_test: Positive = Field(2_000, description="the validation split: held out, and counted on the way")
+    n_test: Positive = Field(2_000, description="size of the test set: held out, evaluated during training")
     test_seed: int | None = Field(123, description="seed of the test inputs; None: the run's seed")
     hard_share: Share = Field(0.0, description="share of fresh draws from the task's difficult inputs")
-    repeat_share: Share = Field(0.0, description="share of fresh draws whose neighbouring columns are made alike")
-    curriculum: int = Field(0, ge=0, description="first steps, in which draws grow from one digit to all; 0: none")
-    shortest: Positive | None = Field(None, description="each fresh batch has one width, from this to the task's own")
+    repeat_share: Share = Field(0.0, description="share of fresh draws with neighbouring columns made equal")
+    curriculum: int = Field(0, ge=0, description="first steps, in which inputs grow from one digit to all; 0: none")
+    shortest: Positive | None = Field(None, description="smallest width of fresh batches; the largest is the task's")
     loss_on: Literal["all", "answer"] = Field("answer", description="positions that the loss reads")
 
 
@@ -164,31 +162,31 @@ class OptimConfig(Section):
     clip: float | None = Field(None, gt=0, description="largest gradient norm; None: not clipped")
     warmup_steps: int = Field(0, ge=0, description="linear, from 0")
     decay: Literal["cosine", "linear"] = "cosine"
-    hold: Share = Field(0.0, description="share of the steps, after the warm-up, at the peak before decay starts")
-    decay_at: Share | None = Field(None, description="decay starts earlier where a logged batch is right to this share")
-    decay_steps: Positive = Field(200, description="steps of such an early decay; the run ends with it")
+    hold: Share = Field(0.0, description="share of the steps after warm-up at the peak, before decay starts")
+    decay_at: Share | None = Field(None, description="training accuracy of a logged batch at which decay starts early")
+    decay_steps: Positive = Field(200, description="steps of an early decay; the run ends with it")
     final_lr: Share = Field(0.0, description="learning rate at the end, as a share of the peak")
-    average: Share | None = Field(None, description="checkpoints hold a mean of weights that keeps this much a step")
+    average: Share | None = Field(None, description="decay per step of the averaged weights that checkpoints hold")
     grokfast: Literal["ema", "ma"] | None = Field(None, description="add a mean of gradients: exponential or windowed")
-    grokfast_strength: float = Field(2.0, ge=0, description="the slow gradient is added this many times")
-    grokfast_alpha: Share = Field(0.98, description="what the exponential mean keeps at each step")
-    grokfast_window: Positive = Field(100, description="steps of the window; nothing is added before it is full")
-    perpendicular: bool = Field(False, description="each gradient loses its part along its weights, keeping its length")
-    norm_clamp: float | None = Field(None, gt=0, description="all weights together keep this multiple of their norm")
+    grokfast_strength: float = Field(2.0, ge=0, description="factor of the added mean gradient")
+    grokfast_alpha: Share = Field(0.98, description="decay per step of the exponential mean")
+    grokfast_window: Positive = Field(100, description="steps in the window; nothing is added until it is full")
+    perpendicular: bool = Field(False, description="gradients are projected perpendicular to their weights, norm kept")
+    norm_clamp: float | None = Field(None, gt=0, description="norm of all weights, as a multiple of the initial norm")
 
 
 class TrainConfig(Section):
-    """How long, in what portions, and what is written down on the way."""
+    """Number of steps, batch size, loss, and intervals of logging, evaluation and checkpoints."""
 
-    steps: Positive = Field(description="at most; an early decay ends the run sooner")
+    steps: Positive = Field(description="largest number of steps; an early decay ends the run sooner")
     batch: Positive
-    accumulate: Positive = Field(1, description="parts of a batch whose gradients are added up: less memory, one step")
-    loss: Literal["softmax", "stablemax"] = Field("softmax", description="what makes probabilities of logits")
+    accumulate: Positive = Field(1, description="parts of a batch over which gradients are accumulated, to save memory")
+    loss: Literal["softmax", "stablemax"] = Field("softmax", description="how logits become probabilities")
     loss_dtype: Literal["float32", "float64"] = Field("float32", description="float type of the loss")
-    threads: Positive = Field(1, description="PyTorch threads; part of the run because sums depend on it, bit by bit")
+    threads: Positive = Field(1, description="PyTorch threads; in the config because bit-exact sums depend on it")
     log_every: Positive = Field(10, description="steps between rows of metrics")
-    eval_every: Positive = Field(50, description="steps between counts on the test inputs")
-    stop_at: Share | None = Field(None, description="the run ends where this share of the test inputs is right")
+    eval_every: Positive = Field(50, description="steps between evaluations on the test inputs")
+    stop_at: Share | None = Field(None, description="test accuracy at which the run ends")
     checkpoint_every: Positive = Field(1024, description="steps between checkpoints, beside 0, 1, 2, 4, ... 1,024")
 
 
@@ -196,29 +194,29 @@ Matrix = Literal["q", "k", "v", "o", "w_in", "w_linear", "w_out"]
 
 
 class StartConfig(Section):
-    """The weights of another run to begin with. They stay; what trains is a low-rank update beside its matrices:
+    """Low-rank adaptation (LoRA) of another run. Its weights are frozen; an update of its matrices is trained:
     W0 + (lora_alpha / lora_rank) B A.
     """
 
     run: str = Field(description="name or path of the run; NAME@STEP: a checkpoint of it")
-    weights_sha256: str | None = Field(None, description="of the weights begun with; filled in when the run is created")
+    weights_sha256: str | None = Field(None, description="hash of those weights; filled in when the run is created")
     lora_rank: Positive = Field(4, description="columns of B, rows of A")
     lora_alpha: float | None = Field(None, gt=0, description="None: lora_rank, so that the update is B A")
     lora_on: tuple[Matrix, ...] = Field(
         ("q", "k", "v", "o", "w_in", "w_linear", "w_out"), min_length=1, description="matrices of every block"
     )
-    also_train: tuple[str, ...] = Field((), description="whole tensors that train too, as `pos_embed.weight`, `*.bias`")
+    also_train: tuple[str, ...] = Field((), description="other tensors to train, such as `pos_embed.weight`, `*.bias`")
 
 
 class RunConfig(Section):
-    """One run, complete: written to `config.json` it is enough to repeat the run.
+    """The complete config of a run: its `config.json` is enough to repeat the run.
 
     Args:
-        recipe: the name it is filed under.
-        task: the question.
+        recipe: the name of its recipe.
+        task: what the model is trained on.
         model: the transformer; `d_vocab` and `n_ctx` follow from the task unless they are given.
-        data, optim, train: where training pairs come from; the optimiser; how long, and what is written down.
-        seed, start: of weights and data; weights of another run to begin with instead.
+        data, optim, train: where training inputs come from; the optimiser; number of steps and intervals of logging.
+        seed, start: the seed of weights and data; another run whose weights to start from instead.
 
     Example:
         >>> import algoscope as ag
@@ -237,7 +235,7 @@ class RunConfig(Section):
     optim: OptimConfig
     train: TrainConfig
     seed: int = Field(0, ge=0)
-    start: StartConfig | None = Field(None, description="weights to begin with; None: drawn from the seed")
+    start: StartConfig | None = Field(None, description="initial weights; None: drawn from the seed")
 
     @model_validator(mode="before")
     @classmethod
@@ -255,7 +253,7 @@ class RunConfig(Section):
             if getattr(self.model, size) < needed:
                 raise ValueError(f"model.{size} {getattr(self.model, size)} is below the {needed} of the task")
         if self.start is not None and self.model.rank is not None:
-            raise ValueError("start updates whole matrices: model.rank must be none beside it")
+            raise ValueError("start needs full matrices: set model.rank to none")
         if self.start is not None and self.start.lora_rank > self.model.full_rank:
             raise ValueError(f"start.lora_rank {self.start.lora_rank} is above {self.model.full_rank}, the full rank")
         self._fits_digits()
@@ -274,11 +272,11 @@ class RunConfig(Section):
         return self
 
     def _fits_digits(self) -> None:
-        """Raises ValueError for positions by digit and for widths that the task cannot have."""
+        """Raises ValueError for digit positions or widths that the task does not support."""
         if self.model.positions in BY_DIGIT:
             significance = self.task.significance
             if significance is None:
-                raise ValueError(f"model.positions {self.model.positions} number digits; {self.task.kind} has none")
+                raise ValueError(f"model.positions {self.model.positions} needs digits; {self.task.kind} has none")
             if self.model.n_positions <= max(significance):
                 raise ValueError(
                     f"model.n_ids {self.model.n_positions} is below the {max(significance) + 1} of the task"
@@ -287,7 +285,7 @@ class RunConfig(Section):
         if shortest is None:
             return
         if width is None:
-            raise ValueError(f"data.shortest {shortest}: the task {self.task.kind} is not asked at several widths")
+            raise ValueError(f"data.shortest {shortest}: the task {self.task.kind} has no width")
         if shortest > width:
             raise ValueError(f"data.shortest {shortest} exceeds the width of the task, {width}")
         if self.data.source == "fixed":
@@ -295,7 +293,7 @@ class RunConfig(Section):
 
 
 def _task(plain: object) -> Task:
-    """The task of its kind. Its errors are raised under the names that the fields have in a RunConfig."""
+    """Validate a task. Errors name fields as in a RunConfig, `task.FIELD`."""
     try:
         return TypeAdapter[Task](AnyTask).validate_python(plain)
     except ValidationError as error:
@@ -312,14 +310,14 @@ SHORT = {"steps": "train.steps", "batch": "train.batch", "lr": "optim.lr", "n_di
 
 
 def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
-    """The config with some fields changed: what `--set` does.
+    """The config with some fields changed, as `--set` does.
 
     Args:
-        config: what to start from.
+        config: the config to change.
         settings: new values by name, as in `config.json` (`model.d_model`) or short (`lr`, `steps`). Values may be
             strings, as typed on a command line; `none` stands for None.
     Raises:
-        ConfigError: for a field that does not exist, and for a value of the wrong type or range.
+        ConfigError: for an unknown field, and for a value of the wrong type or range.
 
     Example:
         >>> import algoscope as ag
@@ -349,7 +347,7 @@ def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
 
 
 def _typed(value: object) -> object:
-    """`none` as None, `[0.9, 0.95]` as a list; other strings are left for the field's own type to read."""
+    """`none` as None, `[0.9, 0.95]` as a list; other strings are parsed by the type of the field."""
     if isinstance(value, str) and value.lower() == "none":
         return None
     if isinstance(value, str) and value.startswith("["):
@@ -372,7 +370,7 @@ def field_names(config: RunConfig) -> list[str]:
 
 
 def parse_config(plain: object) -> RunConfig:
-    """A RunConfig from plain JSON values. Raises ConfigError, naming the first field that is wrong."""
+    """A RunConfig from plain JSON values. Raises ConfigError, naming the first invalid field."""
     try:
         return RunConfig.model_validate(plain)
     except ValidationError as error:
@@ -380,8 +378,8 @@ def parse_config(plain: object) -> RunConfig:
 
 
 def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
-    """The task with some fields changed. Raises UnknownNameError for a field that it has not, ConfigError for a value
-    that the field cannot take.
+    """The task with some fields changed. Raises UnknownNameError for an unknown field, ConfigError for an illegal
+    value.
     """
     known = [field for field in type(task).model_fields if field != "kind"]
     for field in fields:

@@ -1,6 +1,6 @@
-"""Layer 1, the data: every batch is a pure function of (seed, step), on the device, and never a held-out input.
+"""Layer 1, the data: every batch is a pure function of (seed, step), made on the device, without held-out inputs.
 
-Nothing has to be saved to resume: step 700 of seed 3 is the same batch whoever asks for it, and when.
+So no state of the data is saved for a resume: step 700 of seed 3 is always the same batch.
 """
 
 from abc import ABC, abstractmethod
@@ -16,28 +16,28 @@ from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.capabilities import Repeating, Staged
 
-ENUMERABLE = 2**24  # domains up to this size are drawn from by permutation, so that draws are distinct
-HELD_OUT_SHARE = 5  # of a small domain, one input in this many is held out
+ENUMERABLE = 2**24  # in domains up to this size draws are distinct: a random permutation
+HELD_OUT_SHARE = 5  # one input in this many is held out of a small domain
 STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
-BESIDE = 1  # marks the stream of what is drawn beside the examples
+BESIDE = 1  # marks the random stream of draws other than the examples
 
 
 def seeded(device: torch.device, *numbers: int) -> torch.Generator:
-    """A generator for one purpose: equal numbers, equal stream; neighbouring numbers, unrelated streams."""
+    """A random generator from a tuple of numbers: equal tuples give equal streams, others independent ones."""
     seed = int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0])
     return torch.Generator(device).manual_seed(seed)
 
 
 def all_or_sample(task: Task, at_most: int, generator: torch.Generator) -> Tokens:
-    """Every input of the task where there are at most so many, else so many random ones; on the generator's device."""
+    """Every input of the task where there are at most `at_most`, else a random sample; on the generator's device."""
     if task.domain_size <= at_most:
         return task.at(torch.arange(task.domain_size, device=generator.device))
     return task.sample(at_most, generator)
 
 
 def held_out(task: Task, data: DataConfig, seed: int, device: torch.device) -> Tokens:
-    """The test inputs: `data.n_test` distinct uniform draws; a fifth of the domain where that would leave too few to
-    train on. `seed` is the run's.
+    """The test inputs: `data.n_test` distinct uniform draws, at most a fifth of the domain unless the data fit a fixed
+    set. `seed` is the run's.
     """
     size = task.domain_size
     fits = data.source == "fixed" and data.n_train + data.n_test <= size
@@ -57,20 +57,20 @@ class Batches(ABC):
         """The examples of a step."""
 
     def task_at(self, step: int) -> Task:
-        """The task that the examples of a step belong to: of their width."""
+        """The task at the width of a step's examples."""
         return self.task
 
     def chance(self, step: int) -> torch.Generator:
-        """For what else a step draws by chance, apart from its examples."""
+        """The random generator of a step for draws other than its examples."""
         return seeded(self.device, self.seed, step, BESIDE)
 
     @abstractmethod
     def examples_before(self, step: int) -> int:
-        """How many examples the steps before this one had."""
+        """The number of examples in all steps before this one."""
 
 
 def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> Batches:
-    """The training batches of a run. Raises ConfigError when the fixed set would not fit beside the test set."""
+    """The training batches of a run. Raises ConfigError where fixed set and test set exceed the domain."""
     seed = seed if data.train_seed is None else data.train_seed
     if data.shortest is not None:
         return WidthBatches(task, data, batch, seed, test)
@@ -108,13 +108,13 @@ class FreshBatches(Batches):
         return self._some(STEPS_A_DRAW * self.size, generator)
 
     def _stage(self, step: int) -> int | None:
-        """Where in the curriculum a step is: its stage grows evenly; None after its end."""
+        """The curriculum stage of a step, which grows linearly; None after the curriculum."""
         if step >= self.data.curriculum or not isinstance(self.task, Staged):
             return None
         return 1 + step * self.task.n_stages // self.data.curriculum
 
     def _some(self, n: int, generator: torch.Generator, stage: int | None = None) -> Tokens:
-        """`n` draws; with a `stage`, each at this or one before it, all alike probable."""
+        """`n` draws; with a `stage`, each at a uniformly random stage up to it."""
 
         def draw(n: int) -> Tokens:
             tokens = self.task.sample(n, generator, self.data.hard_share)
@@ -130,9 +130,9 @@ class FreshBatches(Batches):
 
 
 class WidthBatches(Batches):
-    """New draws every step, all of one width: `data.shortest` to the task's own, each as often as the others.
+    """New draws every step, all of one width, uniform from `data.shortest` to the task's width.
 
-    Held-out inputs have the task's width; only there can a draw be one of them.
+    Held-out inputs have the task's width, so only batches of that width are checked against them.
     """
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
@@ -155,16 +155,16 @@ class WidthBatches(Batches):
         return step * self.size
 
     def _drawn(self, step: int) -> tuple[Task, torch.Generator]:
-        """The width of a step, and the generator that goes on to its examples."""
+        """The task at the width of a step, and the generator of its examples."""
         generator = seeded(self.device, self.seed, step)
         index = torch.randint(len(self.widths), (), generator=generator, device=self.device)
         return self.widths[int(index)], generator
 
 
 class FixedBatches(Batches):
-    """Epochs over one set, in a new order each; what does not fill a batch at an epoch's end makes a smaller one.
+    """Epochs over a fixed set, each in a new order; the last batch of an epoch may be smaller.
 
-    The set has distinct inputs, or, of a task that does not draw all alike, its draws, some of them twice.
+    The inputs are distinct; for a task with non-uniform draws the set is a sample, with duplicates.
     """
 
     def __init__(self, task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -> None:
@@ -203,7 +203,7 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
 
 
 def _drawn(task: Task, n: int, draw: Callable[[int], Tokens], apart_from: Int[Tensor, "keys"]) -> Tokens:
-    """`n` inputs as `draw` makes them, none with a key in `apart_from`, which is sorted."""
+    """`n` inputs from `draw`, none with a key in `apart_from`, which is sorted."""
     kept = [draw(0)]
     while sum(map(len, kept)) < n:
         tokens = draw(n)

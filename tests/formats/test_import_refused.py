@@ -71,7 +71,7 @@ REFUSED = {
     "another section": (changed(), {"optim.lr": "3"}, r"unknown section .*'optim'"),
     "a value of another type": (changed(), {"p": "many"}, r"^task\.p: .* not 'many'$"),
     "a model's value of another type": (changed(), FORM | {"model.eps": "tiny"}, r"^model\.eps: .* not 'tiny'$"),
-    "biases that are set away": (changed(), FORM | {"model.mlp_bias": "false"}, r"no place for, .*w_in\.bias'"),
+    "biases that are set away": (changed(), FORM | {"model.mlp_bias": "false"}, r"config does not have: .*w_in\.bias'"),
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_other_forms_are_refused(name: str, small_run: Run) -> None:
 def test_a_missing_run_is_named_with_those_that_exist(small_run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"'smal'.*small"):
         ag.open("run:smal", runs_dir=small_run.path.parent)
-    with pytest.raises(RunFolderError, match="it holds none"):
+    with pytest.raises(RunFolderError, match="it has no runs"):
         ag.open("run:small", runs_dir=tmp_path / "nowhere")
 
 

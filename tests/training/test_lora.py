@@ -168,7 +168,7 @@ def test_another_base_under_the_same_name_is_noticed(runs: Path, tuned: Run, tmp
         runs_dir=tmp_path,
         progress=False,
     )
-    with pytest.raises(RunFolderError, match=r"start.run small has other weights now \(.*\): restore it"):
+    with pytest.raises(RunFolderError, match=r"the weights of start.run small have changed: .*: restore it"):
         ag.train("sub3_lora", name="tuned", runs_dir=tmp_path, resume=True, progress=False)
 
 
@@ -200,13 +200,13 @@ def test_a_longer_context_keeps_the_rows_of_its_base(runs: Path) -> None:
         ({"start.run": "nobody"}, RunFolderError, "no run 'nobody'"),
         ({"start.run": "small@later"}, ConfigError, "after '@' must be a number"),
         ({"start.run": "small@7"}, CheckpointError, "no checkpoint at step 7"),
-        ({"start.weights_sha256": "0" * 64}, RunFolderError, "other weights now"),
-        ({"d_model": 64}, ConfigError, "start.run small has model.d_model 32, this run 64: set it to that"),
+        ({"start.weights_sha256": "0" * 64}, RunFolderError, "have changed: hash"),
+        ({"d_model": 64}, ConfigError, "start.run small has model.d_model 32, this run 64: set model.d_model to 32"),
         ({"start.also_train": ["embedding"]}, ConfigError, "no tensor fits 'embedding'; there are embed.weight"),
         ({"start.lora_on": []}, ConfigError, "start.lora_on"),
         ({"start.lora_on": ["embed"]}, ConfigError, "start.lora_on"),
         ({"start.lora_rank": 33}, ConfigError, "start.lora_rank 33 is above 32"),
-        ({"model.rank": 4}, ConfigError, "model.rank must be none"),
+        ({"model.rank": 4}, ConfigError, "set model.rank to none"),
     ],
 )
 def test_a_bad_start_is_one_line(runs: Path, settings: dict, error: type, words: str) -> None:

@@ -181,7 +181,7 @@ def test_truncated_checkpoint_is_one_line(tmp_path: Path) -> None:
     run = small(tmp_path)
     path = sorted(run.path.glob("checkpoints/*"))[-1]
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"step_00000060.*not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"step_00000060.*no complete safetensors file"):
         run.model()
     assert run.model(32) is not None
 

@@ -1,4 +1,4 @@
-"""Options that take one of a few names: their type says which (`Literal`), and another name is told which there are."""
+"""Options with a fixed set of values: `Literal` in the signature lists them, any other raises UnknownNameError."""
 
 import functools
 import inspect
@@ -12,10 +12,10 @@ R = TypeVar("R")
 
 
 def checked_choices(**kinds: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function that raises UnknownNameError where an option has a value that its `Literal` does not list.
+    """Decorate a function so that it raises UnknownNameError for an option value that its `Literal` does not list.
 
-    An option may be optional, or a sequence of such names. `kinds` says what an option is called in the error, where
-    that is not its own name: `@checked_choices(sites="sweep")`.
+    An option may be optional, or a sequence of such names. `kinds` renames options in the error message:
+    `@checked_choices(sites="sweep")`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -38,6 +38,6 @@ def checked_choices(**kinds: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def _names(annotation: Any) -> tuple[str, ...]:
-    """The names that an annotation lists, however deep inside it."""
+    """All names in the `Literal`s of an annotation, at any depth."""
     members = get_args(annotation)
     return members if get_origin(annotation) is Literal else sum(map(_names, members), ())

@@ -1,8 +1,8 @@
-"""Findings as Plotly figures. One way to draw each kind of panel, for notebook, page, PNG and SVG alike.
+"""Findings as Plotly figures. Notebook, HTML page, PNG and SVG draw each kind of panel in the same way.
 
-Conventions: attention and shares on one fixed scale from 0 to 1; signed values blue positive, orange negative, white 0;
-one scale for all facets, and for all panels of a finding that share a unit; row 0 on top; a cell that does not exist is
-grey, never a colour of the scale.
+Conventions: attention and shares have a fixed scale from 0 to 1; positive values are blue, negative ones orange, 0 is
+white; all facets, and all panels of a finding that share a unit, have one scale; row 0 is on top; masked cells are
+grey.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,9 @@ DRAWN_AXES = {"heatmap": 2, "scatter": 2, "lines": 1, "bars": 1}
 
 
 def facets(panel: Panel) -> list[Panel]:
-    """One panel for each index of the leading axes, with those labels in its title: what is drawn as one plot."""
+    """Split a panel into one panel per index of the leading axes, each drawn as one plot, with those labels in its
+    title.
+    """
     leading = panel.axes[: len(panel.axes) - DRAWN_AXES[panel.view]]
     panel = replace(panel, span=span_of([panel]))
     drawn = []
@@ -61,11 +63,11 @@ def figure(panel: Panel) -> go.Figure:
 
 
 def rows_of_plots(panels: Iterable[Panel]) -> list[list[Panel]]:
-    """The facets in rows, so that what invites comparison stands side by side.
+    """Arrange facets in rows, so that plots to be compared are side by side.
 
-    Panels with the same `beside` (attention on two inputs) become columns, their facets rows; a panel on its own
-    puts its facets (before and after training) in one row of at most `MAX_COLUMNS`. What shares a unit and a scale
-    shares its span.
+    Panels with the same `beside` (attention on two inputs) become columns, and their facets rows. The facets of a
+    single panel (before and after training) fill rows of at most `MAX_COLUMNS`. Plots with a common unit and scale
+    share their span.
     """
     rows: list[list[Panel]] = []
     for beside, group in groupby(on_one_scale(panels), key=lambda panel: panel.beside):
@@ -78,7 +80,7 @@ def rows_of_plots(panels: Iterable[Panel]) -> list[list[Panel]]:
 
 
 def figures_of(panels: Iterable[Panel]) -> list[tuple[str, list[list[Panel]]]]:
-    """The rows of plots by the caption below them: (caption, rows), neighbouring rows with one caption together."""
+    """Rows of plots grouped by caption, as (caption, rows); neighbouring rows with equal captions form one group."""
 
     def caption(row: list[Panel]) -> str:
         return " ".join(dict.fromkeys(plot.caption for plot in row if plot.caption))
@@ -124,18 +126,18 @@ def compose(finding: Finding) -> go.Figure:
 
 
 def to_html(finding: Finding) -> str:
-    """A page that opens offline: Plotly's script is inside it."""
+    """An HTML page that works offline: it contains Plotly's script."""
     page: str = compose(finding).to_html(include_plotlyjs=True, full_html=True, config={"responsive": True})
     return page.replace("<head>", f"<head><title>algoscope: {finding.kind}</title>", 1)
 
 
 def to_image(finding: Finding, kind: str) -> bytes:
-    """PNG (at twice the size) or SVG bytes. Raises DrawingError where no browser is there to draw it."""
+    """PNG (at twice the size) or SVG bytes. Raises DrawingError where no browser is installed."""
     try:
         image: bytes = compose(finding).to_image(format=kind, scale=2 if kind == "png" else 1)
     except (RuntimeError, OSError) as error:
         raise DrawingError(
-            f"{kind.upper()} needs Chrome or Chromium, which is not found here: install one (Debian: apt install "
+            f"{kind.upper()} needs Chrome or Chromium, which is not installed: install one (Debian: apt install "
             "chromium; anywhere: `plotly_get_chrome`), or write .html instead"
         ) from error
     return image
@@ -148,12 +150,12 @@ def find_browser() -> str | None:
 
 
 def script() -> str:
-    """Plotly's own script, for a page that holds several figures."""
+    """Plotly's JavaScript, for a page with several figures."""
     return get_plotlyjs()
 
 
 def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tuple[int, int], dict[str, Any]]:
-    """By (row, column), the colour bar right of the first row that has a heatmap on its scale."""
+    """Colour bars by (row, column): one per scale, at the right of the first row that has a heatmap on that scale."""
     last_of: dict[tuple[str, str], tuple[int, int]] = {}
     for r, row in enumerate(rows):
         last = {(plot.unit, plot.scale): (r, c) for c, plot in enumerate(row) if plot.view == "heatmap"}
@@ -162,9 +164,9 @@ def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tup
     for r, c in last_of.values():
         axes = fig.get_subplot(r + 1, c + 1)
         low, high = axes.yaxis.domain
-        place = {"x": axes.xaxis.domain[1], "xpad": 8, "y": high, "yanchor": "top", "ypad": 0}
+        position = {"x": axes.xaxis.domain[1], "xpad": 8, "y": high, "yanchor": "top", "ypad": 0}
         size = {"lenmode": "pixels", "len": max((high - low) * area, 130)}
-        bars[r, c] = colour_bar(rows[r][c]) | place | size
+        bars[r, c] = colour_bar(rows[r][c]) | position | size
     return bars
 
 

@@ -1,7 +1,7 @@
-"""Errors that a user can cause. Each says what is wrong, which value, and the way out, on one line.
+"""Errors that a user can cause. The message is one line: what is wrong, which value, and how to fix it.
 
-The command line prints the line on standard error and exits with `exit_code`. Broken promises of our
-own code are `assert`s and stay tracebacks.
+The command line prints the line on standard error and exits with `exit_code`. Violated invariants of
+our own code are `assert`s and show a traceback.
 """
 
 from collections.abc import Iterable
@@ -9,13 +9,13 @@ from difflib import get_close_matches
 
 
 class AlgoscopeError(ValueError):
-    """Bad input. The message is one line: what, which value, the way out."""
+    """Invalid input. The message is one line: what is wrong, which value, how to fix it."""
 
     exit_code = 2
 
 
 class UnknownNameError(AlgoscopeError):
-    """A name that is not in one of our tables."""
+    """A name that is not registered. The message lists the known names and suggests the closest."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -25,46 +25,46 @@ class UnknownNameError(AlgoscopeError):
 
 
 class ConfigError(AlgoscopeError):
-    """A field that does not exist, or a value it cannot take."""
+    """A config field that does not exist, or an illegal value of one."""
 
 
 class VocabularyError(AlgoscopeError):
-    """Text that the task's vocabulary or context cannot hold."""
+    """Text that has characters outside the vocabulary, is longer than the context, or is no prompt of the task."""
 
 
 class TaskMismatchError(AlgoscopeError):
-    """A task and a model that do not belong together."""
+    """A task that does not fit the model or the request."""
 
 
 class SubjectError(AlgoscopeError):
-    """A string that does not name a model, or a model that cannot do what is asked."""
+    """A name that does not identify a model, or a model that does not support the request."""
 
 
 class EditError(AlgoscopeError):
-    """An edit that cannot be made where it is asked for. It is never left out silently."""
+    """An edit that cannot be applied at its site. No edit is skipped silently."""
 
 
 class PairingError(AlgoscopeError):
-    """Inputs that cannot be compared with each other."""
+    """A clean and a corrupt input that cannot be compared, such as inputs of different lengths."""
 
 
 class CheckpointError(AlgoscopeError):
-    """Weights that are missing, truncated, or do not fit the config beside them."""
+    """Weights that are missing, truncated, or do not fit their config."""
 
 
 class RunFolderError(AlgoscopeError):
-    """A run folder that is missing, in use, unreadable, or cannot be written."""
+    """A run folder that is missing, in use, unreadable or not writable."""
 
 
 class DivergedError(AlgoscopeError):
-    """A loss that is not a finite number."""
+    """A loss or a weight that is not finite."""
 
 
 class DrawingError(AlgoscopeError):
-    """A picture that cannot be drawn here."""
+    """A figure that cannot be drawn or saved."""
 
 
 class Interrupted(AlgoscopeError):  # noqa: N818  # not an error: the user asked for it
-    """Stopped by the user. The message says what is kept and how to go on."""
+    """Stopped by the user. The message says what was saved and how to resume."""
 
     exit_code = 3

@@ -1,4 +1,4 @@
-"""Writing to disk so that a crash never leaves half a file, and a full disk is one clear line."""
+"""Atomic writes: a crash never leaves a partial file, and a full disk raises a one-line error."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from algoscope.core.errors import RunFolderError
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line that names the path and the way out."""
+    """Turn an OSError into a RunFolderError that names the path and a remedy."""
     try:
         yield
     except OSError as error:
@@ -22,7 +22,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside the target, then rename: a reader sees the old file or the new one, never a part.
+    """Write to a temporary file, then rename it: a reader sees the old file or the new one, never a partial one.
 
     Raises RunFolderError where the disk is full or the folder cannot be written.
     """

@@ -1,4 +1,4 @@
-"""What a lens or a verdict says: one claim, its numbers, its panels, and what it was run on."""
+"""Findings, the results of lenses and verdicts: a claim, numbers, tables, panels, and provenance."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ RENDERERS = Table(
     "renderer",
     {
         "figure": Entry("algoscope.core.draw:compose", "one Plotly figure with every facet"),
-        "html": Entry("algoscope.core.draw:to_html", "an interactive page without remote scripts"),
+        "html": Entry("algoscope.core.draw:to_html", "an interactive page that works offline"),
         "image": Entry("algoscope.core.draw:to_image", "PNG or SVG"),
     },
 )
@@ -30,7 +30,7 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows of a result that are read rather than drawn: named columns, a caption as a panel has one. None: no value."""
+    """A result as a table: a title, named columns, rows, and a caption as panels have. None: no value."""
 
     title: str
     columns: tuple[str, ...]
@@ -38,15 +38,18 @@ class ResultTable:
     caption: str = ""
 
     def __post_init__(self) -> None:
-        assert all(len(row) == len(self.columns) for row in self.rows), f"{self.title}: rows of other lengths"
+        fits = all(len(row) == len(self.columns) for row in self.rows)
+        assert fits, f"{self.title}: a row differs in length from the columns"
 
     def texts(self) -> list[list[str]]:
-        """The rows as they are read: thousands apart, four digits of a fraction, yes and no, nothing for no value."""
+        """The rows as text: integers with thousands separators, floats with four significant digits, yes or no, "" for
+        no value.
+        """
         return [[_read(cell) for cell in row] for row in self.rows]
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Is every value of a column a number, or one with its sign, range or unit? Such columns stand to the right."""
+        """For each column whether every value is a number (sign, % or ± allowed). Such columns are right-aligned."""
         columns = zip(*self.texts(), strict=True) if self.rows else [()] * len(self.columns)
         return tuple(any(column) and all(_NUMBER.fullmatch(text) for text in column if text) for column in columns)
 
@@ -68,16 +71,16 @@ def _read(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """A result that prints well, draws itself, and goes to JSON and back.
+    """A result that can be printed, plotted, and written to and read from JSON.
 
     Args:
-        kind: what was asked: the name of a lens, "certify", "study".
+        kind: what made it: the name of a lens, "certify" or "study".
         claim: what came out for this model, in a sentence.
-        facts: the numbers that stand for themselves, as JSON values.
+        facts: the main numbers by name, as JSON values.
         panels: labelled arrays.
-        provenance: what it was run on: subject, hash of the weights, versions, inputs, seconds.
+        provenance: what it was computed from: subject, hash of the weights, versions, inputs, seconds.
         about: what was measured and how to read it, in a paragraph that holds for any model.
-        tables: the main result as rows to read.
+        tables: the main result as tables.
 
     Example:
         >>> import algoscope as ag
@@ -95,10 +98,10 @@ class Finding:
     tables: tuple[ResultTable, ...] = ()
 
     def __post_init__(self) -> None:
-        assert not set(self.facts) & set(_RESERVED), f"facts may not be called {_RESERVED}"
+        assert not set(self.facts) & set(_RESERVED), f"names of facts must not be among {_RESERVED}"
 
     def __getitem__(self, name: str) -> Any:
-        """A fact, or a panel, by name. Raises UnknownNameError for another."""
+        """A fact or a panel by name. Raises UnknownNameError for an unknown name."""
         known = {panel.name: panel for panel in self.panels} | dict(self.facts)
         if name not in known:
             raise UnknownNameError(f"fact or panel of the {self.kind} finding", name, tuple(known))
@@ -111,7 +114,7 @@ class Finding:
         """The cells of largest magnitude over all panels.
 
         Args:
-            n: how many.
+            n: number of cells.
         Returns:
             For each (name of the panel, labels along its axes, value), largest first.
         """
@@ -158,15 +161,15 @@ class Finding:
             facts={key: value for key, value in plain.items() if key not in _RESERVED},
             panels=tuple(Panel.from_dict(panel) for panel in plain["panels"]),
             provenance=plain["provenance"],
-            about=plain.get("about", ""),  # findings written before there was one have none
+            about=plain.get("about", ""),  # absent from findings of earlier versions
             tables=tuple(ResultTable.from_dict(table) for table in plain.get("tables", ())),
         )
 
     def to_csv(self) -> str:
-        """Every cell of every panel, one a row.
+        """Every cell of every panel as CSV, one row per cell.
 
         Returns:
-            CSV with the columns `panel`, `unit`, one for each name of an axis, and `value`.
+            CSV with the columns `panel`, `unit`, one per axis name, and `value`.
         """
         names = list(dict.fromkeys(axis.name for panel in self.panels for axis in panel.axes))
         out = io.StringIO()
@@ -182,9 +185,9 @@ class Finding:
         """Draw every panel and facet, with captions.
 
         Returns:
-            One Plotly figure, which a notebook shows.
+            One Plotly figure, which a notebook displays.
         Raises:
-            DrawingError: where there is no panel to draw.
+            DrawingError: where the finding has no panels.
         """
         return RENDERERS.load("figure")(self)
 
@@ -196,7 +199,7 @@ class Finding:
         Returns:
             The path.
         Raises:
-            DrawingError: for another ending, and where an image needs a browser that is not there.
+            DrawingError: for another ending, and where an image needs a browser that is not installed.
         """
         path = Path(path)
         if path.suffix not in SUFFIXES:
@@ -212,7 +215,7 @@ class Finding:
         return path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        """What a notebook shows: the claim, and the figure where there are panels."""
+        """Notebook output: the claim, and the figure where there are panels."""
         bundle: dict[str, Any] = {"text/plain": str(self)}
         if self.panels:
             bundle.update(self.plot()._repr_mimebundle_(include, exclude))

@@ -1,4 +1,4 @@
-"""How wrong a model may be at most, and at least, when some inputs were checked: bounds that hold for any number."""
+"""Confidence intervals for accuracy from a sample of inputs; they hold for any sample size."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -7,26 +7,26 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import beta
 
-MISS = 0.05  # how often an interval may miss the truth
+MISS = 0.05  # largest probability that an interval misses the true value
 
 Counts = Int[np.ndarray, "classes"]
 Shares = Float[np.ndarray, "classes"]
 
 
 def clopper_pearson(wrong: Counts, checked: Counts, miss: float | Shares = MISS) -> tuple[Shares, Shares]:
-    """Bounds on the share of wrong inputs, from independent draws; each side misses with chance `miss`/2 at most.
+    """Bounds on the share of wrong inputs, from independent draws; each side misses with probability `miss`/2 at most.
 
-    Without a wrong one of N, the upper bound is close to ln(2/miss)/N: 3.7/N at 95 %, and 3/N where only one side is
-    asked for. From no draw at all: 0 and 1.
+    With no wrong answer in N draws, the upper bound is close to ln(2/miss)/N: 3.7/N at 95 %, and 3/N for a one-sided
+    bound. Without draws: 0 and 1.
     """
     right = checked - wrong
-    with np.errstate(invalid="ignore"):  # a parameter of 0 gives no number, and is decided below
+    with np.errstate(invalid="ignore"):  # a parameter of 0 gives NaN, which is replaced below
         low, high = beta.ppf(miss / 2, wrong, right + 1), beta.isf(miss / 2, wrong + 1, right)
     return np.where(wrong == 0, 0.0, low), np.where(right == 0, 1.0, high)
 
 
 def stratified_accuracy(sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int]) -> float:
-    """The estimate from draws within classes: each class's share of right ones, weighted by its exact size."""
+    """The accuracy estimated from draws within classes: each class's share of right answers, weighted by its size."""
     missed = sum(Fraction(size * n_wrong, n) for size, n, n_wrong in zip(sizes, checked, wrong, strict=True))
     return float(1 - missed / sum(sizes))
 
@@ -34,25 +34,25 @@ def stratified_accuracy(sizes: Sequence[int], checked: Sequence[int], wrong: Seq
 def stratified_interval(
     sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int], miss: float = MISS
 ) -> list[float]:
-    """Bounds on the accuracy over the whole domain, from independent draws within classes, or all of a class.
+    """Bounds on the accuracy over the whole domain, from independent draws within classes, or every input of a class.
 
-    What is known of classes checked whole enters as it is. For the rest two intervals are computed that each miss with
-    chance `miss`/2 at most, so that both hold with chance 1 - `miss`; their common part is returned.
+    Classes that were checked exhaustively enter exactly. For the others two intervals are computed. Each misses with
+    probability `miss`/2 at most, so both hold with probability 1 - `miss`; their intersection is returned.
 
-    *Class by class*: Clopper and Pearson's bounds of every class, weighted by sizes. By the union bound they hold
-    together if the chances that each misses add up; a class gets of it in proportion to its size a draw. Best
-    where a rare class goes wrong.
+    *Class by class*: Clopper-Pearson bounds of every class, weighted by class size. By the union bound they hold
+    jointly if the miss probabilities of the classes sum to the total; each class gets a part in proportion to its size
+    per draw. This is the tighter one where a rare class has wrong answers.
 
     *Pooled*: the number of wrong draws K is a sum of independent trials, with mean m. By Hoeffding (Ann. Math.
-    Stat. 27, 1956, theorem 5) such a sum is at most k, for k <= m - 1, no more often than a binomial one with the same
-    mean. So m is at most k + 1 or what Clopper and Pearson say of N draws; and no domain has more wrong inputs, for
-    such a mean, than one whose wrong inputs lie in the classes that count most a draw. Below likewise. Best where
-    nothing is wrong: with n draws in each of some classes and the largest a share w of all, the bound is 4.4 w/n.
+    Stat. 27, 1956, theorem 5) for k <= m - 1, P(sum <= k) is at most that of a binomial variable with the same mean. So
+    m is at most the larger of k + 1 and the Clopper-Pearson bound for N draws. Given m, the most inputs are wrong if
+    the wrong ones are in the classes with the largest weight per draw. The lower bound is symmetric. This is the
+    tighter one where nothing is wrong: with n draws per class and a largest class of share w, the bound is 4.4 w/n.
     """
     total = sum(sizes)
-    whole = [n == size for n, size in zip(checked, sizes, strict=True)]
-    known = float(sum(Fraction(k, total) for k, done in zip(wrong, whole, strict=True) if done))
-    drawn = ~np.array(whole)
+    exhaustive = [n == size for n, size in zip(checked, sizes, strict=True)]
+    known = float(sum(Fraction(k, total) for k, done in zip(wrong, exhaustive, strict=True) if done))
+    drawn = ~np.array(exhaustive)
     if not drawn.any():
         return [1 - known, 1 - known]
     weight = np.array([size / total for size in sizes])[drawn]
@@ -76,6 +76,8 @@ def _pooled(weight: Shares, n: Counts, n_wrong: int, miss: float) -> tuple[float
 
 
 def _filled(weight: Shares, n: Counts, mean: float) -> float:
-    """The weight of classes made wrong one after another until so many wrong draws are to be expected."""
+    """The weight of the wrong inputs if classes are filled with wrong inputs in order until `mean` wrong draws are
+    expected.
+    """
     before = np.concatenate([[0], np.cumsum(n)[:-1]])
     return float(weight @ np.clip((mean - before) / n, 0, 1))

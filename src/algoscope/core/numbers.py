@@ -1,4 +1,4 @@
-"""How a number is written in a sentence, or in a cell of a table or a figure."""
+"""Number formatting for sentences, tables and figures."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 
 
 def decimals(value: float, places: int) -> str:
-    """A number with that many decimals, never `-0.00`; nothing where there is no value (NaN)."""
+    """A number with `places` decimals, never `-0.00`; the empty string for NaN."""
     return "" if math.isnan(value) else f"{round(value, places) + 0.0:.{places}f}"
 
 

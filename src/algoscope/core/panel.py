@@ -30,7 +30,7 @@ class Axis:
 class Mark:
     """A line drawn across a figure at a value of the last axis (`x`), the one before (`y`), or both.
 
-    Across bars (`y`) it is a threshold: those that reach it from the `strong` side stand out.
+    Across bars (`y`) it is a threshold: bars on its `strong` side are highlighted.
     """
 
     at: float
@@ -44,9 +44,9 @@ class Panel:
     """An array with a name, a label for every index, a unit, and what 0 and 1 mean.
 
     Args:
-        name: of what the numbers are, unique within a finding.
+        name: name of the quantity, unique within a finding.
         axes: one for each dimension of `values`.
-        values: the numbers; NaN means that there is none (masked).
+        values: the numbers; NaN marks a masked cell.
         unit: of the numbers.
         zero: what 0 means.
         one: what 1 means.
@@ -56,15 +56,15 @@ class Panel:
             logarithmic (colours: of 1 + value).
         title: of the figure; by default the name.
         caption: explains the figure to a reader who sees nothing else: what is drawn, over what, and how to read it.
-            Its first sentence is shown in bold. Panels drawn next to each other share theirs.
+            Its first sentence is shown in bold. Panels drawn side by side may share one caption.
         marks: lines drawn across the figure.
-        beside: neighbouring panels with the same text here are drawn next to each other, facet by facet.
-        site: the place in the model that the numbers are about, where there is one.
-        quantity: what JSON calls the numbers.
-        span: the lowest and the highest value that colours and ordinate cover at least; panels of one finding that
-            share a unit and a scale are drawn on one span.
-        words: a text for each cell, written inside it where there is room.
-        hover: more text for each cell, for whoever points at it.
+        beside: neighbouring panels with an equal value here are drawn side by side, facet by facet.
+        site: the site that the numbers are about, where there is one.
+        quantity: the key of the numbers in JSON.
+        span: the smallest range (low, high) of the colour scale or ordinate; panels of one finding that share a unit
+            and a scale share their range.
+        words: a text for each cell, written inside it where it fits.
+        hover: a tooltip text for each cell.
 
     Example:
         >>> import numpy as np
@@ -114,7 +114,7 @@ class Panel:
         return replace(self, axes=keep, values=self.values[picks], words=words, hover=hover)
 
     def cells(self) -> list[tuple[tuple[Label, ...], float]]:
-        """Every cell that exists, as (its labels, its value), in index order."""
+        """Every unmasked cell, as (labels, value), in index order."""
         return [
             (tuple(axis.labels[i] for axis, i in zip(self.axes, index, strict=True)), float(value))
             for index, value in np.ndenumerate(self.values)
@@ -122,7 +122,7 @@ class Panel:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a cell that does not exist is `null`."""
+        """Plain JSON values; a masked cell is `null`."""
         values = self.values.astype(object)
         values[np.isnan(self.values)] = None
         return {
@@ -146,7 +146,7 @@ class Panel:
         }
 
     def _texts(self) -> list[tuple[str, Texts]]:
-        """The texts of the cells that there are."""
+        """The cell texts that are set, by field name."""
         return [(name, texts) for name, texts in (("words", self.words), ("hover", self.hover)) if texts is not None]
 
     @classmethod
@@ -154,7 +154,7 @@ class Panel:
         titles = plain["axis_titles"]
         axes = tuple(Axis(name, tuple(labels), titles.get(name, "")) for name, labels in plain["axes"].items())
         values = np.array(plain[plain["quantity"]], dtype=object)
-        span = plain.get("span")  # findings that were written before there was one have none
+        span = plain.get("span")  # absent from findings of earlier versions
         texts = {name: np.array(plain[name], dtype=object) for name in ("words", "hover") if name in plain}
         return cls(
             name=plain["panel"],
@@ -177,7 +177,7 @@ class Panel:
 
 
 def span_of(panels: Iterable[Panel]) -> tuple[float, float]:
-    """The lowest and the highest value over panels, their own spans included; (0, 0) where there is no value."""
+    """The lowest and the highest value over panels, including their `span`; (0, 0) where there is no value."""
     panels = list(panels)
     ends = [np.array(panel.span or (), dtype=float) for panel in panels]
     values = np.concatenate([*(panel.values[np.isfinite(panel.values)] for panel in panels), *ends, []])
@@ -185,10 +185,10 @@ def span_of(panels: Iterable[Panel]) -> tuple[float, float]:
 
 
 def on_one_scale(panels: Iterable[Panel]) -> list[Panel]:
-    """The panels with one span for all that share a unit and a scale."""
+    """The panels, with a common span for all that share a unit and a scale."""
     panels = list(panels)
-    alike: dict[tuple[str, str], list[Panel]] = {}
+    groups: dict[tuple[str, str], list[Panel]] = {}
     for panel in panels:
-        alike.setdefault((panel.unit, panel.scale), []).append(panel)
-    spans = {key: span_of(group) for key, group in alike.items()}
+        groups.setdefault((panel.unit, panel.scale), []).append(panel)
+    spans = {key: span_of(group) for key, group in groups.items()}
     return [replace(panel, span=spans[panel.unit, panel.scale]) for panel in panels]

@@ -1,4 +1,4 @@
-"""One plot: a facet of a panel as Plotly traces, with its axes, ticks, marks, notes and colour bar."""
+"""A single plot: one facet of a panel as Plotly traces, with axes, ticks, marks, tooltips and colour bar."""
 
 import html
 import math
@@ -14,26 +14,26 @@ import plotly.graph_objects as go
 from algoscope.core.panel import Axis, Panel, span_of
 
 BLUE, ORANGE, INK, GRID, MASKED = "#2166ac", "#e66100", "#1f2933", "#e4e7eb", "#d3d7dc"
-PALE = {BLUE: "#b9d2e8", ORANGE: "#f8d0b0"}  # what does not reach a threshold
+PALE = {BLUE: "#b9d2e8", ORANGE: "#f8d0b0"}  # bars below a threshold
 SEQUENTIAL = [[0.0, "#ffffff"], [0.5, "#7fb2dc"], [1.0, "#08306b"]]
 DIVERGING = [[0.0, ORANGE], [0.5, "#ffffff"], [1.0, BLUE]]
 FONT = {"family": "Inter, Helvetica, Arial, sans-serif", "size": 12, "color": INK}
 MAX_TICKS = 26
-NARROW, WIDE, AROUND = 480, 2200, 150  # pixels: widths of a plot, and what of it is not cells or bars
+NARROW, WIDE, AROUND = 480, 2200, 150  # pixels: smallest and largest width of a plot, and its margins
 LETTER, WORD, BAR = 6, 42, 11  # pixels: width of a small letter, of a cell with a word, of a bar with its label
-LEGIBLE, LONGEST = 3, 24  # letters of a word that say something, and letters of a label
+LEGIBLE, LONGEST = 3, 24  # fewest letters of a shortened word, most letters of a label
 NOTE = "%{customdata}<extra></extra>"
 
 
 def shown(text: object) -> str:
-    """Text as a figure can hold it: no markup in it, and white space at its ends and line breaks to be seen."""
+    """Text for a figure: markup escaped; leading and trailing spaces, tabs and line breaks made visible."""
     plain = str(text).replace("\n", "\u21b5").replace("\t", "\u21e5")
     seen = re.sub("^ +| +$", lambda spaces: "\u00b7" * len(spaces.group()), plain)
     return html.escape(seen, quote=False)
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text over as many lines as fit into a width in pixels."""
+    """Text wrapped to a width in pixels."""
     return "<br>".join(map(shown, textwrap.wrap(text, max(width // 8, 20))))
 
 
@@ -45,14 +45,14 @@ def lines_of(text: str) -> int:
 
 
 def depth_of(panel: Panel) -> int:
-    """Height in pixels of what is inside the axes."""
+    """Height in pixels of the area inside the axes."""
     if panel.view == "heatmap":
         return 34 + 24 * min(len(panel.axes[-2].labels), 20 if panel.words is None else 40)
     return 244 if panel.view == "scatter" else 204
 
 
 def width_of(panel: Panel) -> int:
-    """Width in pixels of a plot with what is around it."""
+    """Width in pixels of a plot with its margins."""
     each = BAR if panel.view == "bars" else 0
     if panel.view == "heatmap" and panel.words is not None:
         each = min(LETTER * _longest(panel.words.ravel()) + 10, WORD)
@@ -64,7 +64,9 @@ def _longest(texts: Iterable[object]) -> int:
 
 
 def _room(panel: Panel) -> int | None:
-    """The pixels for labels that must stand on end, as neighbours would touch; None where they can lie."""
+    """The width in pixels for labels that must be vertical, as neighbours would overlap; None where they can be
+    horizontal.
+    """
     if panel.view not in ("heatmap", "bars") or _numeric(panel):
         return None
     labels, room = _bare(panel.axes[-1]), width_of(panel) - AROUND
@@ -74,17 +76,17 @@ def _room(panel: Panel) -> int | None:
 
 
 def _bare(axis: Axis) -> list[str]:
-    """The labels as far as they are drawn, without the numbers that are drawn small."""
+    """The labels as drawn, shortened and without their subscripts."""
     return [re.sub(r"_\d+$", "_", _cut(label, LONGEST)) for label in axis.labels]
 
 
 def labels_below(panel: Panel) -> int:
-    """Pixels that labels on end need below a plot, more than labels that lie."""
+    """Extra pixels below a plot for vertical labels; 0 for horizontal ones."""
     return 0 if _room(panel) is None else LETTER * _longest(_bare(panel.axes[-1]))
 
 
 def _numeric(panel: Panel) -> bool:
-    """Are lines or bars at places on a line of numbers?"""
+    """Whether the axis of lines or bars is numeric."""
     return panel.view in ("lines", "bars") and all(isinstance(label, int | float) for label in panel.axes[-1].labels)
 
 
@@ -92,7 +94,7 @@ def _numeric(panel: Panel) -> bool:
 
 
 def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
-    """The values at both ends of the colours, and the colours. A signed scale on which 1 means something reaches 1."""
+    """The values at both ends of the colour scale, and the scale. A signed scale with a meaning for 1 includes 1."""
     low, high = span_of([panel])
     if panel.scale == "unit":
         return 0.0, 1.0, SEQUENTIAL
@@ -105,8 +107,8 @@ def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
 
 
 def colour_bar(panel: Panel) -> dict[str, Any]:
-    lines = textwrap.wrap(panel.unit, max(depth_of(panel) // LETTER, 12)) or [""]  # as long as the bar is high
-    unit = {"text": "<br>".join(["", *lines]), "side": "right"}  # its empty first line keeps it off the numbers
+    lines = textwrap.wrap(panel.unit, max(depth_of(panel) // LETTER, 12)) or [""]  # fits its height
+    unit = {"text": "<br>".join(["", *lines]), "side": "right"}  # the empty first line separates it from the numbers
     bar: dict[str, Any] = {"title": unit, "thickness": 12, "outlinewidth": 0}
     if panel.scale != "log":
         return bar
@@ -134,7 +136,7 @@ def add_plot(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, colour
             text["yanchor"] = "top" if panel.view in ("heatmap", "lines") else "bottom"
             fig.add_vline(mark.at, **note, **line)
         if "y" in mark.across:
-            text["y"] = math.log10(mark.at) if y.get("type") == "log" else mark.at  # lines go by value
+            text["y"] = math.log10(mark.at) if y.get("type") == "log" else mark.at  # the line itself takes the value
             fig.add_hline(mark.at, **(note if mark.across == "y" else {}), **line)
 
 
@@ -156,7 +158,7 @@ def _heatmap(panel: Panel, colour_bar: dict[str, Any] | None) -> list[go.Heatmap
 
 
 def _notes(panel: Panel) -> list[Any]:
-    """What hovering over each cell shows: where it is, its value, and its own texts."""
+    """The tooltip of each cell: its labels, its value, and its texts."""
     notes = np.empty(panel.values.shape, dtype=object)
     for index, value in np.ndenumerate(panel.values):
         lines = [f"{axis.name} {shown(axis.labels[i])}" for axis, i in zip(panel.axes, index, strict=True)]
@@ -172,7 +174,7 @@ def _notes(panel: Panel) -> list[Any]:
 
 
 def _words_that_fit(panel: Panel) -> dict[str, Any]:
-    """The words in the cells, shortened where they must be; nothing where they would say nothing."""
+    """The words in the cells, shortened to fit; none where fewer than `LEGIBLE` letters fit."""
     if panel.words is None or not panel.words.size:
         return {}
     rows, columns = panel.words.shape
@@ -231,7 +233,7 @@ def _bars(panel: Panel) -> go.Bar:
 def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
     if panel.view == "heatmap":
         rows, columns = panel.axes
-        frame = {"showline": True, "mirror": True, "linecolor": GRID}  # where all is white
+        frame = {"showline": True, "mirror": True, "linecolor": GRID}  # visible where all cells are white
         x = {"title": {"text": columns.heading}, **_ticks(columns, _room(panel)), **frame, "constrain": "domain"}
         y = {"title": {"text": rows.heading}, **_ticks(rows), **frame, "ticklabelstandoff": 4}
         return x, y | {"autorange": "reversed"}
@@ -254,15 +256,15 @@ def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _ticks(axis: Axis, room: int | None = None) -> dict[str, Any]:
-    """Labels at the numbers of the cells or bars, thinned where they are many; on end where there is `room` in pixels
-    for them in no other way.
+    """Labels at the indices of the cells or bars, thinned where they are many; vertical where `room` (pixels) is
+    given.
     """
     most = MAX_TICKS if room is None else room // BAR
-    places = list(range(0, len(axis.labels), max(1, math.ceil(len(axis.labels) / most))))
-    words = [shown(_cut(axis.labels[i], LONGEST)) for i in places]
+    indices = list(range(0, len(axis.labels), max(1, math.ceil(len(axis.labels) / most))))
+    words = [shown(_cut(axis.labels[i], LONGEST)) for i in indices]
     texts = [re.sub(r"^(.+)_(\d+)$", r"\1<sub>\2</sub>", word) for word in words]
     style = {"tickangle": 0} if room is None else {"tickangle": 270, "tickfont": {"size": 10}}
-    return {"tickmode": "array", "tickvals": places, "ticktext": texts, **style, "showgrid": False}
+    return {"tickmode": "array", "tickvals": indices, "ticktext": texts, **style, "showgrid": False}
 
 
 def dress(fig: go.Figure) -> go.Figure:

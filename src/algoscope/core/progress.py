@@ -1,4 +1,4 @@
-"""Who watches a long job, and what they see: the number that matters, the rate, the time left."""
+"""Progress of long jobs: the main number, the rate, the time left."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ PIPED_EVERY = 10.0  # seconds between lines when standard error is not a termina
 
 
 class Watcher:
-    """Told of a job's progress; used as a context manager around it. This one says nothing."""
+    """Receives the progress of a job; a context manager around it. This base class shows nothing."""
 
     def __enter__(self) -> "Watcher":
         return self
@@ -19,11 +19,11 @@ class Watcher:
         return None
 
     def advance(self, done: int, total: int, note: str) -> None:
-        """`done` of `total` units, and the number that matters in `note`."""
+        """`done` of `total` units are finished; `note` holds the main number, such as the loss."""
 
 
 class Bar(Watcher):
-    """A bar on standard error in a terminal or notebook; a plain line now and then where it is piped."""
+    """A bar on standard error in a terminal or notebook; a plain line every 10 seconds where it is piped."""
 
     def __init__(self, title: str, unit: str) -> None:
         self.title, self.unit, self.console = title, unit, Console(stderr=True)
@@ -62,7 +62,7 @@ class Bar(Watcher):
         elif now - self.printed > PIPED_EVERY:
             self.printed = now
             left = (total - done) / rate if rate > 0 else float("inf")
-            print(  # noqa: T201  # plain progress for a terminal that is none
+            print(  # noqa: T201  # plain lines where standard error is no terminal
                 f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,

@@ -1,8 +1,7 @@
-"""The one place where things load late: a table of names, each pointing at `module:attribute`.
+"""Tables of names with lazy imports: each entry points at `module:attribute`. Nothing else is imported lazily.
 
-Tables live with the layer that owns them (`tasks`, `recipes`, `lenses`, the command line), so that
-listing names and summaries loads neither torch nor Plotly. The layer test reads these targets as
-imports.
+Each table is in the layer that owns it (`tasks`, `recipes`, `lenses`, the command line). Listing names and summaries
+loads neither torch nor Plotly. The layer test counts these targets as imports.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,13 +15,13 @@ from algoscope.core.renaming import warn_renamed
 
 @dataclass(frozen=True)
 class Entry:
-    """One row: where the thing is, and what it is in one line."""
+    """One row: the import path of an object, and a summary of one line."""
 
     target: str
     summary: str
 
     def load(self, beside: str | None = None) -> Any:
-        """The thing itself, or what is called `beside` in its module."""
+        """Import the object, or the attribute `beside` of its module."""
         module, _, attribute = self.target.partition(":")
         return getattr(import_module(module), beside or attribute)
 
@@ -31,9 +30,9 @@ EntryT = TypeVar("EntryT", bound=Entry)
 
 
 class Table(Mapping[str, EntryT]):
-    """Named entries of one kind; an unknown name is an error that lists the known ones.
+    """Named entries of one kind; an unknown name raises an error that lists the known ones.
 
-    `renamed` maps a former name to the present one: it still works, warns, and is not listed.
+    `renamed` maps former names to current ones: a former name still works, warns, and is not listed.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, EntryT], renamed: Mapping[str, str] | None = None) -> None:
@@ -45,7 +44,7 @@ class Table(Mapping[str, EntryT]):
         return self._entries[self.current(name)]
 
     def current(self, name: str) -> str:
-        """The present name of an entry. Warns of a former one; raises UnknownNameError for one that never was."""
+        """The current name of an entry. Warns of a former name; raises UnknownNameError for an unknown one."""
         if name in self.renamed:
             warn_renamed(self.kind, name, self.renamed[name])
             return self.renamed[name]

@@ -1,4 +1,4 @@
-"""Former names that still work: of functions' options, and of entries of a table."""
+"""Deprecated names of function options and table entries, which still work and warn."""
 
 import functools
 import warnings
@@ -14,15 +14,16 @@ class RenamedWarning(FutureWarning):
 
 
 def warn_renamed(kind: str, old: str, new: str) -> None:
-    """Warn of a former name, at the place that used it."""
+    """Warn of a former name, at the line that used it."""
     warnings.warn(f"the {kind} {old!r} is now called {new!r}; the old name will go", RenamedWarning, stacklevel=3)
 
 
 def renamed_options(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function whose keyword options had other names: `@renamed_options(n_random="n_inputs")`.
 
-    The former names work and warn; the signature shows the present ones only. The decorated function has the mapping as
-    `renamed`, from which the command line makes hidden options. Raises TypeError where both names are given.
+    The former names work and warn; the signature shows the current ones only. The mapping is the attribute `renamed` of
+    the decorated function, from which the command line makes hidden options. Raises TypeError where both names are
+    given.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,6 +1,6 @@
-"""The closed list of places in a decoder that can be looked at, under the field's own names.
+"""The closed list of sites: the activations of a decoder that can be read or replaced, named as in TransformerLens.
 
-Shapes (axis names are the project's legend, used in every signature):
+Shapes (these axis names are used in every signature):
 
     batch     independent inputs                     pos        token position in the context
     d_model   width of the residual stream           d_head     width of one head
@@ -17,7 +17,7 @@ from algoscope.core.errors import UnknownNameError
 
 @dataclass(frozen=True)
 class SiteKind:
-    """A family of sites: its full name (`{layer}` where it repeats), its shape, and another name it is known by."""
+    """A family of sites: its full name (`{layer}` where it occurs in every block), its shape, and an alias."""
 
     template: str
     shape: str
@@ -67,7 +67,7 @@ KINDS: dict[str, SiteKind] = {
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one model: a kind, and the layer where the kind repeats (`None` where it does not)."""
+    """One named activation of a model: a kind, and the layer (`None` for kinds that occur once)."""
 
     kind: str
     layer: int | None = None
@@ -96,22 +96,22 @@ Key = str | tuple[str, int] | tuple[str, int, str]
 
 
 def find_site(key: Key, sites: Sequence[Site]) -> Site:
-    """The one of `sites` meant by a name: `blocks.0.attn.hook_pattern`, `("pattern", -1)`, `("scale", 0, "ln1")`, or
-    the newer `blocks.0.hook_in`. Of a gated feed-forward, `mlp.in.hook_out` is the factor that is not gated, and
-    `mlp.gate.hook_out` what enters the gate.
+    """The one of `sites` with a name: `blocks.0.attn.hook_pattern`, `("pattern", -1)`, `("scale", 0, "ln1")`, or
+    the newer `blocks.0.hook_in`. In a gated feed-forward, `mlp.in.hook_out` is the linear factor, and
+    `mlp.gate.hook_out` the input of the activation function.
 
-    Raises UnknownNameError for a name that none has and for a layer outside the model.
+    Raises UnknownNameError for an unknown name and for a layer outside the model.
     """
     if isinstance(key, tuple):
         kind, layer, *part = key
         kind = f"{part[0]}_{kind}" if part and kind in ("scale", "normalized") else kind
         of_kind = [site for site in sites if site.kind == kind]
-        found = of_kind[layer : layer + 1 or None] if -len(of_kind) <= layer < len(of_kind) else []
+        matches = of_kind[layer : layer + 1 or None] if -len(of_kind) <= layer < len(of_kind) else []
     else:
         name = key.replace("mlp.gate.hook_out", "mlp.hook_pre")
-        found = [
+        matches = [
             site for site in sites if name in (site.name, site.alias) or (site.layer is None and name == site.kind)
         ]
-    if not found:
+    if not matches:
         raise UnknownNameError("site", str(key), [site.name for site in sites])
-    return found[-1]
+    return matches[-1]

@@ -1,4 +1,4 @@
-"""How many threads to work with. On tensors this small PyTorch's default can be far slower than one thread."""
+"""Thread counts. On small tensors PyTorch's default number of threads can be far slower than one thread."""
 
 import os
 from collections import deque
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-WORTH_SHARING = 3e8  # floating-point operations
+WORTH_SHARING = 3e8  # floating-point operations below which one thread is fastest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ def free_cores() -> int:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Run the body with `n` PyTorch threads, then put the old number back."""
+    """Run the body with `n` PyTorch threads, then restore the previous number."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -34,9 +34,9 @@ def threads(n: int) -> Iterator[None]:
 
 
 def right_sized(operations: float) -> AbstractContextManager[None]:
-    """One thread for work too small to share, of so many floating-point operations; else those that are set.
+    """One thread where the work is fewer than `WORTH_SHARING` floating-point operations; else the number that is set.
 
-    Below some hundred million, waiting for each other costs threads more than the work, and on a busy machine by far.
+    For less work, synchronising threads costs more than the computation, on a busy machine far more.
     """
     return threads(1) if operations < WORTH_SHARING and torch.get_num_threads() > 1 else nullcontext()
 
@@ -44,12 +44,12 @@ def right_sized(operations: float) -> AbstractContextManager[None]:
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], n_workers: int) -> Iterator[Result]:
     """`map(work, items)` on `n_workers` threads, without gradients; results in order.
 
-    PyTorch leaves Python's lock while it computes, so items are worked on side by side; with one PyTorch thread each,
-    that scales better than cutting every small operation. At most two items for each worker are under way.
+    PyTorch releases the global interpreter lock while it computes, so items are computed in parallel. With one PyTorch
+    thread each, that scales better than splitting every small operation. At most two items per worker are pending.
     """
 
     def quietly(item: Item) -> Result:
-        with torch.no_grad():  # holds for the thread that says it
+        with torch.no_grad():  # gradient mode is set for each thread
             return work(item)
 
     if n_workers == 1:

@@ -1,6 +1,6 @@
 """Learning curves: plateau, jump, and whether training inputs were memorised first.
 
-Every statement is a rule that can come out false; the rules stand in the docstrings and in the captions.
+Every statement follows from an explicit rule, given in the docstrings and captions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 
 LEARNED = 0.5  # a curve has risen when accuracy first reaches this share
-FLAT = 0.1  # a plateau moves by at most this share of the whole fall of the loss
-PLATEAU_SHARE = 0.15  # and lasts at least this share of the steps before accuracy rises
-APART = 1.5  # training led when the test took this many times as many steps to rise
-MEMORISED = 0.9  # training accuracy that the test curve should long have left 0.5 behind at
+FLAT = 0.1  # the loss on a plateau varies by at most this share of its total decrease
+PLATEAU_SHARE = 0.15  # and the plateau lasts at least this share of the steps before the jump
+APART = 1.5  # "training first": the test curve rises after at least this many times the steps
+MEMORISED = 0.9  # training accuracy at which training inputs count as learned
 ABOUT = (
-    "What was logged while the model was trained. Where it is right on 90 % of its training inputs long before it is "
-    "right on half of the test inputs, it memorised before it generalised."
+    "Loss and accuracy as logged during training. If training accuracy reaches 90 % long before test accuracy reaches "
+    "50 %, the model memorised before it generalised."
 )
 CAPTION = (
-    "Loss and accuracy by training step. Loss is the cross-entropy of the right next token, in nats (0 = certain of "
-    "it); accuracy is the share of inputs whose whole answer is right. The dashed vertical line is the jump: the "
-    "first evaluation with at least half of the test inputs right. A dashed horizontal line, where there is one, is a"
-    " plateau: the longest stretch before the jump in which the loss moves by at most a tenth of its whole fall."
+    "Loss and accuracy by training step. Loss is the cross-entropy of the right next token, in nats (0 = probability "
+    "1); accuracy is the share of inputs whose whole answer is right. The dashed vertical line is the jump: the "
+    "first evaluation with at least half of the test inputs right. A dashed horizontal line marks "
+    "a plateau: the longest interval before the jump in which the loss varies by at most a tenth of its total decrease."
 )
 
 Row = Mapping[str, Any]
@@ -36,14 +36,14 @@ Values = Float[np.ndarray, "row"]
 def read_curves(rows: Sequence[Row]) -> Finding:
     """Loss and accuracy by step, with the plateau, the jump, and whether training and test rose together.
 
-    The jump is the first evaluation with at least half of the test inputs right. The plateau is the longest stretch
-    before it in which the loss moves by at most a tenth of its whole fall, if that is at least 15 % of those steps.
+    The jump is the first evaluation with at least half of the test inputs right. The plateau is the longest interval
+    before it in which the loss varies by at most a tenth of its total decrease, if it is at least 15 % of those steps.
 
     Args:
         rows: the logged rows of a run, as `run.metrics()` gives them: `step` with `loss` and `train_accuracy`, and at
             evaluations `test_loss` and `test_accuracy`.
     Returns:
-        A finding with panels `training loss` and `test loss` [step] (nats per position; 0 = certain and right),
+        A finding with panels `training loss` and `test loss` [step] (nats per position; 0 = probability 1),
         `training accuracy` and `test accuracy` [step] (share of whole answers right), and facts `plateau` {from, to,
         loss} or None; `jump` {step, from, to} or None, where `from` is the last evaluation before it with at most 10 %
         right and `to` the first with 90 %; `first_perfect_step` on the test inputs or None; `order`: "together",
@@ -111,8 +111,9 @@ def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
 
 
 def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, int | float] | None:
-    """The longest stretch of logged steps up to `before` in which the smoothed loss moves by at most a tenth of its
-    whole fall; None when no stretch lasts 15 % of those steps. Smoothing is a running median of five rows."""
+    """The longest interval of logged steps up to `before` in which the smoothed loss varies by at most a tenth of its
+    total decrease; None where it is shorter than 15 % of those steps. Smoothing is a running median of five rows.
+    """
     padded = np.pad(loss, 2, mode="edge")
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
     tolerance = FLAT * (smooth.max() - smooth.min())
@@ -135,16 +136,16 @@ def training_or_together(
     test_steps: Int[np.ndarray, "evaluated"],
     test: Float[np.ndarray, "evaluated"],
 ) -> str:
-    """Did training and test rise together, or did the model first learn its training inputs by heart?
+    """Whether training and test accuracy rose together, or the model memorised its training inputs first.
 
     "training first" when training accuracy reached 0.9 while test accuracy stayed below 0.5 for half as long again;
     "not learned" when neither rose; else "together".
     """
-    known = train_steps[train >= MEMORISED]
-    understood = test_steps[test >= LEARNED]
-    if not len(known) and not len(understood):
+    train_learned = train_steps[train >= MEMORISED]
+    test_learned = test_steps[test >= LEARNED]
+    if not len(train_learned) and not len(test_learned):
         return "not learned"
-    if len(known) and (not len(understood) or understood[0] > APART * known[0]):
+    if len(train_learned) and (not len(test_learned) or test_learned[0] > APART * train_learned[0]):
         return "training first"
     return "together"
 
@@ -152,14 +153,14 @@ def training_or_together(
 def _sentence(jump: dict[str, int] | None, plateau: dict[str, int | float] | None, order: str, steps: int) -> str:
     parts = []
     if plateau:
-        parts.append(f"the loss stood near {plateau['loss']:.3f} from step {plateau['from']:,} to {plateau['to']:,}")
+        parts.append(f"the loss stayed near {plateau['loss']:.3f} from step {plateau['from']:,} to {plateau['to']:,}")
     if jump:
         parts.append(
             f"test accuracy passed 50 % at step {jump['step']:,} (10 % at {jump['from']:,}, 90 % at {jump['to']:,})"
         )
     parts.append(
         {
-            "together": "training and test rose together",
+            "together": "training and test accuracy rose together",
             "training first": "training inputs were memorised first",
             "not learned": f"neither training nor test was learned in {steps:,} steps",
         }[order]
@@ -179,7 +180,7 @@ def _lines(name: str, steps: Steps, values: Values, unit: str, marks: tuple[Mark
         axes=(Axis("step", tuple(map(int, steps)), "training step"),),
         values=values,
         unit=unit,
-        zero="no answer right" if share else "certain and right",
+        zero="no answer right" if share else "probability 1 for the right token",
         one="every answer right" if share else "",
         view="lines",
         scale="unit" if share else "free",

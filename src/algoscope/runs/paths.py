@@ -1,4 +1,4 @@
-"""Where runs are, and how they are found by name. Loads neither PyTorch nor a config, so that completion is quick."""
+"""Paths of runs, and finding a run by name. Imports neither PyTorch nor the config, so shell completion is fast."""
 
 import os
 import re
@@ -11,12 +11,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def runs_directory(directory: str | Path | None = None) -> Path:
-    """Where runs are: the given folder, else $ALGOSCOPE_RUNS, else `./runs`.
+    """The folder of runs: the given one, else $ALGOSCOPE_RUNS, else `./runs`.
 
     Args:
         directory: a folder; by default the environment decides.
     Returns:
-        The path, whether or not there is such a folder.
+        The path, whether or not the folder exists.
 
     Example:
         >>> import algoscope as ag
@@ -27,7 +27,7 @@ def runs_directory(directory: str | Path | None = None) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Does the folder hold a run, finished or not?"""
+    """Whether the folder holds a run, finished or not."""
     return (path / CONFIG).is_file()
 
 
@@ -51,10 +51,10 @@ def find_run(name: str, directory: Path) -> Path:
     if len(members) == 1:
         return directory / members[0]
     if members:
-        raise RunFolderError(f"{name!r} could be any of {', '.join(members)}: name one")
+        raise RunFolderError(f"{name!r} is ambiguous, it could be {', '.join(members)}: name one")
     raise RunFolderError(
-        f"no run {name!r} in {directory}: {'there are ' + ', '.join(known) if known else 'it holds none'}; "
-        "train one with `algoscope train RECIPE`, or point at another folder with --runs-dir"
+        f"no run {name!r} in {directory}: {'known: ' + ', '.join(known) if known else 'it has no runs'}; "
+        "train one with `algoscope train RECIPE`, or choose another folder with --runs-dir"
     )
 
 

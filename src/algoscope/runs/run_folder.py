@@ -1,15 +1,15 @@
 """The run folder: the one module that knows its layout.
 
     runs/<name>/
-      config.json                       complete, written first; enough to repeat the run
+      config.json                       the complete config, written first
       metrics.jsonl                     one row per logged step
       checkpoints/step_00000100.safetensors
-      state/step_00000100.safetensors   what a resume needs beside the weights; only the newest is kept
+      state/step_00000100.safetensors   state of the optimisers, for a resume; only the newest is kept
       findings/*.json                   findings of lenses and verdicts
-      timeline/*.json                   values of one measure at one checkpoint, kept so that none is measured twice
+      timeline/*.json                   values of one measure at one checkpoint, so that none is measured twice
       run.json                          seed, versions, weights hash, final numbers; written last: the run is finished
 
-Everything is written beside its target and renamed, so a killed process leaves the old file or the new one.
+All writes are atomic: a killed process leaves the old file or the new one.
 """
 
 import hashlib
@@ -50,17 +50,17 @@ def weights_hash(weights: Weights) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file. Raises CheckpointError where it is missing, truncated or not one."""
+    """The tensors of a safetensors file. Raises CheckpointError where it is missing, truncated or of another format."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); restore it or train again") from error
+        raise CheckpointError(f"{path} is no complete safetensors file ({error}); restore it or train again") from error
 
 
 def read_config(path: Path) -> RunConfig:
-    """A `config.json`. Raises RunFolderError where it is missing, cut short, or not a config of ours."""
+    """A `config.json`. Raises RunFolderError where it is missing, truncated, or no valid config."""
     try:
         return parse_config(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
@@ -90,12 +90,12 @@ class Run:
         """The run called `name` in a directory, or at that path.
 
         Args:
-            name: of the run, of the recipe that it is the only run of (`add3` for `add3-s0`), or a path.
+            name: a run, a recipe with a single run (`add3` for `add3-s0`), or a path.
             directory: where runs are; see `runs_directory`.
         Returns:
             The run, finished or not.
         Raises:
-            RunFolderError: where there is none, and where there are several.
+            RunFolderError: where no run matches, and where several do.
         """
         return cls(find_run(name, directory))
 
@@ -116,19 +116,19 @@ class Run:
 
         Args:
             path: the folder; its last part is the run's name.
-            config: everything that the run depends on.
+            config: the complete config.
         Returns:
             The run, which has no checkpoint yet.
         Raises:
-            RunFolderError: where a run is there already, and for a name that is no file name.
+            RunFolderError: where the run exists, and for an invalid name.
         """
         if not NAME.fullmatch(path.name):
             raise RunFolderError(f"{path.name!r} cannot name a run: use letters, digits, '.', '_' and '-'")
         run = cls(path)
         if is_run(path):
-            way = "" if run.is_whole else "go on with --resume, "
+            hint = "" if run.is_whole else "go on with --resume, "
             state = "exists and is finished" if run.is_whole else f"stopped at step {run.newest_step or 0}"
-            raise RunFolderError(f"run {path} {state}: {way}choose another --name, or `algoscope runs rm {run.name}`")
+            raise RunFolderError(f"run {path} {state}: {hint}choose another --name, or `algoscope runs rm {run.name}`")
         write_atomically(path / CONFIG, config.model_dump_json(indent=2))
         return run
 
@@ -141,17 +141,17 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Is the run finished?"""
+        """Whether the run is finished."""
         return (self.path / SUMMARY).is_file()
 
     @property
     def config(self) -> RunConfig:
-        """`config.json`: everything that the run depends on. Raises RunFolderError where it cannot be read."""
+        """The complete config, from `config.json`. Raises RunFolderError where it cannot be read."""
         return read_config(self.path / CONFIG)
 
     @property
     def summary(self) -> RunSummary:
-        """`run.json`: what the run ended with. Raises RunFolderError where it is not finished, or cannot be read."""
+        """The final numbers, from `run.json`. Raises RunFolderError where it is not finished or cannot be read."""
         if not self.is_whole:
             raise RunFolderError(f"run {self.name} stopped at step {self.newest_step or 0}: go on with --resume")
         try:
@@ -170,7 +170,7 @@ class Run:
         return self.steps[-1] if self.steps else None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What was logged; a last line cut short by a crash is left out.
+        """The logged metrics; a line that a crash has truncated is left out.
 
         Returns:
             A row for each logged step, ascending: `step`, `loss` (nats), `train_accuracy` (share of whole answers right
@@ -190,11 +190,11 @@ class Run:
 
         Args:
             step: of the checkpoint; by default the newest.
-            device: where the weights go.
+            device: the PyTorch device of the weights.
         Returns:
             The transformer with the weights of that step.
         Raises:
-            CheckpointError: where there is none, it is truncated, or it does not fit the config.
+            CheckpointError: where the checkpoint is missing, truncated, or does not fit the config.
         """
         wanted = self.newest_step if step is None else step
         if wanted is None or wanted not in self.steps:
@@ -204,21 +204,21 @@ class Run:
         return load_model(self.config, read_tensors(path), path).to(device)
 
     def findings(self) -> list[Finding]:
-        """The findings that are kept in the folder.
+        """The findings stored in the folder.
 
         Returns:
-            What lenses and verdicts found about the newest weights, by kind.
+            Findings of lenses and verdicts about the newest weights, by kind.
         """
         return [Finding.from_json(path.read_text()) for path in sorted(self.path.glob("findings/*.json"))]
 
     def numbers(self, measure: str, weights_sha256: str) -> dict[str, float] | None:
-        """The values of a measure at one checkpoint, if they were kept.
+        """The stored values of a measure at one checkpoint.
 
         Args:
             measure: its name with its options.
             weights_sha256: of the checkpoint's weights.
         Returns:
-            The values by name (NaN: there is none), or None where none were kept.
+            The values by name (NaN: no value), or None where nothing is stored.
         """
         try:
             kept = json.loads(self._numbers(measure, weights_sha256).read_text())
@@ -226,14 +226,14 @@ class Run:
                 return None
             return {name: math.nan if value is None else float(value) for name, value in kept["numbers"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None  # absent, or not a file of ours: it is measured again
+            return None  # missing or invalid: it is measured again
 
     def finding(self, kind: str, weights_sha256: str) -> Finding | None:
-        """The finding of one kind about some weights, if it was kept.
+        """The stored finding of one kind about the given weights.
 
         Args:
             kind: such as "certify" or "roles".
-            weights_sha256: of the weights that it must be about.
+            weights_sha256: hash of the weights that it must be about.
         Returns:
             The finding, or None.
         """
@@ -243,7 +243,7 @@ class Run:
     # ------------------------------------------------------------------ writing
 
     def lock(self) -> FileLock:
-        """Let no other process train this run.
+        """Lock the run, so that no other process trains it.
 
         Returns:
             The lock, held; the system frees it when the process dies.
@@ -261,10 +261,10 @@ class Run:
         return lock
 
     def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:
-        """Write weights, then what a resume needs; older states go only when both are on disk.
+        """Write the weights, then the optimiser state; older states are deleted only when both are on disk.
 
         Args:
-            step: that has been taken.
+            step: number of steps taken.
             weights: of the model, by name.
             state: of the optimisers and averages, by name.
         """
@@ -276,10 +276,10 @@ class Run:
                 other.unlink()
 
     def resumable(self) -> tuple[int, dict[str, Tensor], dict[str, Tensor]] | None:
-        """Where a resume goes on.
+        """The checkpoint from which a resume continues.
 
         Returns:
-            The newest step with both weights and state, and those two; None where the run never got so far.
+            The newest step with both weights and state, and those two; None where there is none.
         """
         for path in sorted(self.path.glob("state/step_*.safetensors"), reverse=True):
             step = int(path.stem.removeprefix("step_"))
@@ -288,17 +288,17 @@ class Run:
         return None
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log rows.
+        """Append rows to the log.
 
         Args:
-            rows: what `metrics` gives back.
+            rows: as `metrics` returns them.
         """
         path = self.path / METRICS
         with disk_errors(path), path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def cut_metrics(self, after: int) -> None:
-        """Forget the rows of steps that will be taken again.
+        """Delete the rows of steps that will be taken again.
 
         Args:
             after: the last step whose row stays.
@@ -307,34 +307,34 @@ class Run:
         write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
-        """Remove the checkpoints of the other steps.
+        """Delete all checkpoints but those to keep.
 
         Args:
-            keep: is the checkpoint of this step kept?
+            keep: whether to keep the checkpoint of a step.
         """
         for step in self.steps:
             if not keep(step):
                 self._checkpoint(step).unlink()
 
     def finish(self, summary: RunSummary) -> None:
-        """Write `run.json`: from now on the run is finished.
+        """Write `run.json`, which marks the run as finished.
 
         Args:
-            summary: what it ended with.
+            summary: the final numbers.
         """
         write_atomically(self.path / SUMMARY, summary.model_dump_json(indent=2))
 
     def keep(self, finding: Finding) -> None:
-        """Write a finding into the folder, if it is about the weights that the run ended with.
+        """Store a finding in the folder, if it is about the final weights of the run.
 
         Args:
-            finding: any; one of its kind that is there is replaced.
+            finding: the finding; a stored one of the same kind is replaced.
         """
         if self.is_whole and finding.provenance.get("weights_sha256") == self.summary.weights_sha256:
             write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
 
     def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
-        """Keep the values of a measure at a checkpoint; one that is not finite is kept as none.
+        """Store the values of a measure at a checkpoint; values that are not finite are stored as null.
 
         Args:
             measure: its name with its options.
@@ -346,7 +346,7 @@ class Run:
         write_atomically(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
 
     def remove(self) -> None:
-        """Delete the folder; `config.json` goes first, so that half a deletion is not taken for a run."""
+        """Delete the folder; `config.json` goes first, so that an interrupted deletion leaves no run."""
         with disk_errors(self.path):
             (self.path / CONFIG).unlink(missing_ok=True)
             shutil.rmtree(self.path)
@@ -360,7 +360,7 @@ class Run:
 
 
 def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer:
-    """A model with these weights. Raises CheckpointError, naming the first tensor that does not fit."""
+    """A model with these weights. Raises CheckpointError, naming the first tensor that does not fit the config."""
     with torch.device("meta"):
         model = Transformer(config.model)
         if config.start is not None:
@@ -368,10 +368,10 @@ def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer
     expected = model.state_dict()
     for name in sorted(set(expected) | set(weights)):
         if name not in weights or name not in expected:
-            what = "lacks" if name not in weights else "has, and the config has no place for,"
-            raise CheckpointError(f"{origin} {what} the tensor {name!r}")
+            what = "lacks the tensor" if name not in weights else "has a tensor that the config does not have:"
+            raise CheckpointError(f"{origin} {what} {name!r}")
         if weights[name].shape != expected[name].shape:
             got, wanted = list(weights[name].shape), list(expected[name].shape)
-            raise CheckpointError(f"{origin}: {name!r} has shape {got}, the config says {wanted}")
+            raise CheckpointError(f"{origin}: {name!r} has shape {got}, the config expects {wanted}")
     model.load_state_dict(dict(weights), assign=True)
     return model

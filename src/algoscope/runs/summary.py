@@ -1,4 +1,4 @@
-"""`run.json`: the final numbers of a run, and on what they were computed."""
+"""`run.json`: the final numbers of a run, with versions and processor."""
 
 import platform
 from functools import cache
@@ -13,7 +13,7 @@ from algoscope.version import __version__
 
 
 class Part(BaseModel):
-    """A part of a summary: fixed once written; fields of a later version are passed over."""
+    """A frozen part of a summary; unknown fields, as a later version may write, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -28,7 +28,7 @@ class Processor(Part):
 
 
 class Inference(Part):
-    """One fact about an imported model: what it is, its value, and how it is known."""
+    """One inferred field of an imported model: its name, its value, and how it was inferred."""
 
     what: str
     value: Any
@@ -36,7 +36,7 @@ class Inference(Part):
 
 
 class ImportedFrom(Part):
-    """The file of another tool that a run was made from."""
+    """The file of another tool that a run was imported from."""
 
     file: str
     sha256: str
@@ -52,11 +52,11 @@ class MergedFrom(Part):
 
 
 class RunSummary(Part):
-    """What a run ended with.
+    """The final numbers of a run.
 
     `loss` is in nats per position that training reads, `test_accuracy` the share of whole answers right on inputs that
     were not trained on (of an imported or merged model: on up to 2,000 of the task's). `seconds` is training alone.
-    `stacked` models were trained as one batch of models.
+    `stacked` is the number of models trained in one stack.
     """
 
     recipe: str
@@ -73,13 +73,13 @@ class RunSummary(Part):
     threads: int
     stacked: int | None = None
     versions: dict[str, str]
-    processor: Processor | None = None  # older files do not say
+    processor: Processor | None = None  # absent from files of earlier versions
     imported: ImportedFrom | None = None
     merged: MergedFrom | None = None
 
     @classmethod
     def of(cls, config: RunConfig, **results: Any) -> "RunSummary":
-        """The summary of a run that has just ended here: its results, and what they were computed on."""
+        """The summary of a run that has just finished: its results, with versions and processor."""
         return cls(
             recipe=config.recipe,
             seed=config.seed,

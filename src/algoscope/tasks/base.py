@@ -1,4 +1,4 @@
-"""What every task can do. A task is a frozen value: its fields are its config, its methods are the truth."""
+"""The interface of tasks. A task is a frozen value: its fields are its config, its methods give the right answers."""
 
 import re
 from abc import ABC, abstractmethod
@@ -14,11 +14,11 @@ from torch import Tensor
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 
 Tokens = Int[Tensor, "batch pos"]
-LISTED = 40  # tokens that an error lists one by one
+LISTED = 40  # longest vocabulary that an error lists in full
 
 
 class Task(BaseModel, ABC):
-    """A question with exactly one right answer for every input.
+    """A set of inputs, each with exactly one right answer.
 
     A sequence is the prompt, then the answer, then the end-of-sequence token where the task ends with one: `n_ctx`
     tokens. A model reads all but the last and predicts all but the first; its prediction at the positions
@@ -56,10 +56,10 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def prompt(self, text: str) -> str:
-        """The prompt meant by what a user typed.
+        """The prompt for a text that a user typed, such as `123+4`.
 
         Raises:
-            VocabularyError: for a text that means none, with an example of one that does.
+            VocabularyError: for a text that is no input, with an example of one.
 
         Example:
             >>> import algoscope as ag
@@ -72,7 +72,7 @@ class Task(BaseModel, ABC):
         """Whole sequences that begin with these prompts: prompt, right answer, end.
 
         Args:
-            prompts: token ids; rows that are longer than a prompt are read up to its end.
+            prompts: token ids; tokens after the prompt are ignored.
 
         Example:
             >>> import algoscope as ag, torch
@@ -81,7 +81,7 @@ class Task(BaseModel, ABC):
         """
 
     def sequence(self, text: str) -> list[int]:
-        """The whole sequence that a text means, as token ids: prompt, right answer, end.
+        """The whole sequence for a text, as token ids: prompt, right answer, end.
 
         Raises:
             VocabularyError: for a text that is no prompt of the task.
@@ -94,7 +94,7 @@ class Task(BaseModel, ABC):
         return self.completed(torch.tensor([self.encode(self.prompt(text))]))[0].tolist()
 
     def expected(self, text: str) -> str:
-        """The right answer to the prompt meant by the text, with all that follows it in a sequence.
+        """The right answer to a text, up to the end of the sequence.
 
         Example:
             >>> import algoscope as ag
@@ -105,7 +105,7 @@ class Task(BaseModel, ABC):
 
     @property
     def d_vocab(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens in the vocabulary."""
         return len(self.vocabulary)
 
     @property
@@ -115,7 +115,7 @@ class Task(BaseModel, ABC):
 
     @property
     def answer_names(self) -> tuple[str, ...]:
-        """What each token of an answer is, in the order of writing: by number, where the task has no names."""
+        """A name for each token of an answer, in the order of writing; numbered where the task has no names."""
         ends = "<EOS>" in self.used_tokens
         numbers = [f"token {i + 1}" for i in range(self.n_ctx - self.prompt_length - ends)]
         return (*numbers, "end") if ends else tuple(numbers)
@@ -123,29 +123,29 @@ class Task(BaseModel, ABC):
     @property
     @abstractmethod
     def parts(self) -> Mapping[str, slice]:
-        """The stretches of a sequence by name, in order; together they are what a model reads."""
+        """Named ranges of positions, in order; together they cover what a model reads."""
 
     @property
     def sources(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
-        """Where an answer can be read off, by the name of what is read there: for each position at which a token of the
-        answer is predicted, the positions that decide which it is. Empty where the task names none.
+        """The positions that determine the answer, by name: for each position at which an answer token is predicted,
+        the positions of the tokens that determine it. Empty where the task names none.
         """
         return {}
 
     @property
     def significance(self) -> tuple[int, ...] | None:
-        """For each position of a sequence how much its digit counts in its number: 1 for the units, 2 for the tens and
-        so on; 0 for tokens that are no digit of a number. None where the task has no digits.
+        """The significance of the digit at each position of a sequence: 1 for the units, 2 for the tens and so on; 0
+        for tokens that are no digit of a number. None where the task has no digits.
         """
         return None
 
     @property
     def width(self) -> int | None:
-        """How many digits its inputs have; None where the same question is not asked at several widths."""
+        """The number of digits of its inputs; None for a task without a width."""
         return None
 
     def of_width(self, width: int) -> "Task":
-        """The same question at another width, such as sums of more digits.
+        """The same task at another width, such as sums of more digits.
 
         Raises:
             TaskMismatchError: for a task that has no width.
@@ -155,12 +155,12 @@ class Task(BaseModel, ABC):
             >>> ag.Addition(n_digits=3).of_width(5).prompt("1+2")
             '00001+00002='
         """
-        raise TaskMismatchError(f"the task {self.kind} is not asked at several widths")
+        raise TaskMismatchError(f"the task {self.kind} has no width")
 
     @property
     @abstractmethod
     def ordinals(self) -> tuple[str, ...]:
-        """The tokens that stand for quantities, smallest first."""
+        """The tokens that represent quantities, smallest first."""
 
     @property
     @abstractmethod
@@ -172,11 +172,11 @@ class Task(BaseModel, ABC):
     @property
     @abstractmethod
     def domain_size(self) -> int:
-        """How many different inputs there are."""
+        """The number of different inputs."""
 
     @abstractmethod
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        """The inputs with these indices in the whole domain, in lexicographic order, with their answers.
+        """The inputs with these indices in the domain (lexicographic order), with their answers.
 
         Example:
             >>> import algoscope as ag, torch
@@ -190,10 +190,9 @@ class Task(BaseModel, ABC):
         """Random inputs with their answers, on the generator's device.
 
         Args:
-            n: how many.
-            generator: of the draws.
-            hard_share: the share drawn from the task's own rare and difficult inputs, where it has such; the rest is
-                uniform.
+            n: number of inputs.
+            generator: the random generator.
+            hard_share: share of draws from the rare and difficult inputs that the task defines; the rest is uniform.
 
         Example:
             >>> import algoscope as ag, torch
@@ -203,19 +202,19 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        """One integer for each input: equal keys, equal inputs."""
+        """One integer per input: inputs are equal where their keys are."""
 
     @abstractmethod
     def edge_cases(self) -> Tokens:
-        """The inputs that people try first, with their answers."""
+        """Inputs at the edges of the domain and those that people try first, with their answers."""
 
     def neighbour(self, text: str) -> str:
-        """An input that differs from the one meant in a single token and has another answer: what to compare it with.
+        """An input that differs in a single token and has another answer, for use as the corrupt input of patching.
 
         Later tokens are tried first.
 
         Raises:
-            VocabularyError: where there is none.
+            VocabularyError: where no such input exists.
 
         Example:
             >>> import algoscope as ag
@@ -250,11 +249,11 @@ class Task(BaseModel, ABC):
     @property
     @abstractmethod
     def class_schemes(self) -> tuple[str, ...]:
-        """The ways to sort inputs into classes; the first is the default."""
+        """The schemes that divide inputs into classes; the first is the default."""
 
     @abstractmethod
     def class_names(self, by: str) -> Mapping[str, str]:
-        """The classes of a scheme, short name to meaning, in the order that `classes` numbers them.
+        """The classes of a scheme, short name to description, in the order of the numbers that `classes` gives.
 
         Raises:
             UnknownNameError: for a scheme that is not in `class_schemes`.
@@ -282,7 +281,7 @@ class Task(BaseModel, ABC):
 
     @abstractmethod
     def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
-        """What an algorithm for the task would compute on the way, by name: what to look for inside a model.
+        """Intermediate variables of an algorithm for the task, by name: candidates to look for inside a model.
 
         Example:
             >>> import algoscope as ag, torch
@@ -338,6 +337,6 @@ class Task(BaseModel, ABC):
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """The vocabulary as errors and pages show it: a long one by its two ends."""
+        """The vocabulary for display; of a long one the first and last tokens."""
         known = self.vocabulary
         return known if len(known) <= LISTED else (*known[: LISTED // 4], "...", *known[-LISTED // 4 :])

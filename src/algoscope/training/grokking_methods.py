@@ -1,9 +1,9 @@
-"""What shortens or lengthens the wait between memorising and generalising: choices, none of them a default.
+"""Methods that change the delay between memorisation and generalisation (grokking). All are off by default.
 
-- Grokfast (Lee et al., arXiv 2405.20233): gradients that point the same way for many steps are amplified.
-- StableMax and the perpendicular gradient (Prieto et al., arXiv 2501.04697): what keeps a model that has memorised from
-  only making its logits larger.
-- Norm clamp (as in Liu et al., arXiv 2210.01117): the weights stay on a sphere.
+- Grokfast (Lee et al., arXiv 2405.20233): amplifies slowly varying components of the gradients.
+- StableMax and the perpendicular gradient (Prieto et al., arXiv 2501.04697): prevent a model
+  that has memorised from merely scaling up its logits.
+- Norm clamp (as in Liu et al., arXiv 2210.01117): the norm of all weights is held constant.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ State = dict[str, Tensor]
 
 
 class SlowGradient:
-    """Grokfast: adds a mean of the gradients so far to each gradient, `grokfast_strength` times.
+    """Grokfast: adds a mean of past gradients, times `grokfast_strength`, to each gradient.
 
-    `ema`: slow <- alpha slow + (1 - alpha) gradient. `ma`: the mean of the last `grokfast_window` gradients, this one
-    included, once there are as many.
+    `ema`: slow <- alpha slow + (1 - alpha) gradient. `ma`: the mean of the last `grokfast_window` gradients, the
+    current one included, once the window is full.
     """
 
     def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
@@ -36,7 +36,7 @@ class SlowGradient:
 
     @torch.no_grad()
     def change(self) -> None:
-        """The gradients, in place."""
+        """Change the gradients in place."""
         grads = self.flat.grads
         if self.cfg.grokfast == "ema":
             self.kept[:, 0].lerp_(grads, 1 - self.alpha)
@@ -57,7 +57,7 @@ class SlowGradient:
 
 
 class NormClamp:
-    """Brings all weights of a member together back to `rho` times the norm that they start with."""
+    """Rescales all weights of a member to `norm_clamp` times their initial norm."""
 
     def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
         self.flat = flat
@@ -65,7 +65,7 @@ class NormClamp:
 
     @torch.no_grad()
     def change(self) -> None:
-        """The weights, in place."""
+        """Rescale the weights in place."""
         self.flat.values.mul_(self.target / norms(self.flat.values))
 
     def state(self, member: int) -> State:
@@ -77,14 +77,14 @@ class NormClamp:
 
 @torch.no_grad()
 def norms(rows: Rows) -> Float[Tensor, "member 1"]:
-    """The norm of all entries of each row together."""
+    """The norm of each row."""
     return rows.norm(dim=1, keepdim=True)
 
 
 @torch.no_grad()
 def keep_perpendicular(flat: Flat) -> None:
-    """Each gradient without its part along its own tensor of weights, at its old length: a step rotates
-    the weights and does not scale them.
+    """Project each tensor's gradient perpendicular to its weights and keep its norm: a step then rotates the weights
+    instead of scaling them.
     """
     for stretch in flat.stretches.values():
         gradient, weights = flat.grads[:, stretch], flat.values[:, stretch]

@@ -1,4 +1,4 @@
-"""What a run begins with: weights drawn from its seed, or those of another run with low-rank updates beside them."""
+"""Initial weights of a run: drawn from its seed, or those of another run with low-rank updates added."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from algoscope.runs.run_folder import Run, weights_hash
 
 
 def with_start_hash(config: RunConfig, directory: Path) -> RunConfig:
-    """The config with the hash of the weights that it begins with.
+    """The config with the hash of its initial weights filled in.
 
-    A run that was created keeps its first weights in its own folder, so there its base may be gone. Raises
-    RunFolderError where there is no such run, or it has other weights than the config says, and ConfigError where its
-    model is another.
+    An existing run has its initial weights in its own folder, so its base run may be missing. Raises RunFolderError
+    where the base run does not exist or its weights differ from the hash in the config, and ConfigError where its model
+    differs.
     """
     start = config.start
     if start is None:
@@ -32,19 +32,19 @@ def with_start_hash(config: RunConfig, directory: Path) -> RunConfig:
     sha256 = weights_hash(model.state_dict())
     if start.weights_sha256 not in (None, sha256):
         raise RunFolderError(
-            f"start.run {start.run} has other weights now ({sha256[:12]}) than the config says "
-            f"({str(start.weights_sha256)[:12]}): restore it, or start anew"
+            f"the weights of start.run {start.run} have changed: hash {sha256[:12]}, the config has "
+            f"{str(start.weights_sha256)[:12]}: restore it, or start a new run"
         )
     _check_fit(config, base)
     return config.model_copy(update={"start": start.model_copy(update={"weights_sha256": sha256})})
 
 
 def first_model(run: Run, config: RunConfig, device: torch.device) -> Transformer:
-    """The model of a run before its first step, or at its newest checkpoint where it has weights of another run.
+    """The model of a run before its first step; where it starts from another run, at its newest checkpoint.
 
-    Position rows that the base has not are drawn as in a new model; they learn where `start.also_train` names the
-    table. Only what trains requires a gradient. Raises what `with_start_hash` raises, and ConfigError for a tensor in
-    `also_train` that there is not.
+    Position embeddings beyond those of the base are drawn at random; they are trained if `start.also_train` names the
+    table. Only trained tensors require a gradient. Raises what `with_start_hash` raises, and ConfigError for an unknown
+    tensor in `also_train`.
     """
     start = config.start
     if start is None:
@@ -62,7 +62,7 @@ def first_model(run: Run, config: RunConfig, device: torch.device) -> Transforme
 
 
 def _base(start: StartConfig, directory: Path) -> tuple[Run, Transformer]:
-    """The run that is begun with, and its model with every matrix whole."""
+    """The base run, and its model with full matrices."""
     name, _, step = start.run.partition("@")
     if step and not step.isdecimal():
         raise ConfigError(f"start.run {start.run!r}: the step after '@' must be a number")
@@ -75,21 +75,22 @@ def _base(start: StartConfig, directory: Path) -> tuple[Run, Transformer]:
 
 
 def _check_fit(config: RunConfig, base: Run) -> None:
-    """Raises ConfigError, naming the first field, where the base has another model or a longer context. Its rank may be
-    another (factors are multiplied out), and so may what its first weights were drawn from.
+    """Raises ConfigError, naming the first field, where the base has another model or a longer context. Rank (factors
+    are multiplied out) and initialisation may differ.
     """
     ours, theirs = config.model.model_dump(), base.config.model.model_dump()
     for field, value in ours.items():
         differs = value < theirs[field] if field == "n_ctx" else value != theirs[field]
         if differs and field != "rank" and not field.startswith("init_"):
             raise ConfigError(
-                f"start.run {base.name} has model.{field} {theirs[field]}, this run {value}: set it to that"
+                f"start.run {base.name} has model.{field} {theirs[field]}, this run {value}: "
+                f"set model.{field} to {theirs[field]}"
             )
 
 
 @torch.no_grad()
 def _fill(model: Transformer, base: Transformer) -> None:
-    """Copy the base's weights; of a longer position table the first rows."""
+    """Copy the weights of the base; in a longer position table they fill the first rows."""
     ours = model.state_dict()
     for name, tensor in base.state_dict().items():
         ours[name][: len(tensor)] = tensor

@@ -1,4 +1,4 @@
-"""One run while it is trained: its folder, its data, its schedule, and its losses since they were last checked."""
+"""A run during training: its folder, data, schedule, and the losses since the last check."""
 
 import time
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from algoscope.training.initial_weights import first_model
 from algoscope.training.model_stack import Stack, Start
 from algoscope.training.optim import Schedule
 
-LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at even distances
+LOG_SPACED_UNTIL = 1024  # checkpoints at 0, 1, 2, 4, ... up to here, beside those at regular intervals
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of a step: their task, which is the run's or of another width, and where the loss reads them."""
+    """The examples of a step: their task (the run's, possibly at another width), and the positions of the loss."""
 
     task: Task
     tokens: Tokens
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Member:
-    """What a run has beside its weights, at `index` of a stack that computes: its data, schedule, log and folder."""
+    """The data, schedule, log and folder of a run. Its weights are row `index` of a `Stack`."""
 
     def __init__(self, run: Run, config: RunConfig, device: torch.device) -> None:
         self.run, self.config, self.device = run, config, device
@@ -52,7 +52,7 @@ class Member:
         return self.step >= self.schedule.end
 
     def restore(self) -> Start:
-        """Go back to the newest checkpoint, or to the start, and remove what was written after it."""
+        """Load the newest checkpoint, or the initial weights, and delete what was written after it."""
         checkpoint, model = self.run.resumable(), first_model(self.run, self.config, self.device)
         if checkpoint is None:
             self.run.cut_metrics(after=-1)
@@ -69,7 +69,7 @@ class Member:
         return Start(model, state)
 
     def begin(self, stack: Stack, index: int) -> bool:
-        """Start the clock; a new run saves its first weights. Is there a step left to take?"""
+        """Start the clock; save the initial weights of a new run. Returns whether there are steps left."""
         self.began = time.perf_counter() - self.seconds
         if self.step == 0:
             self.save(stack, index)
@@ -78,7 +78,7 @@ class Member:
         return not self.is_done
 
     def batch(self) -> Batch:
-        """What the next step trains on."""
+        """The batch of the next step."""
         task, tokens = self.batches.task_at(self.step), self.batches.batch(self.step)
         ids = None
         if self.config.model.positions in BY_DIGIT:
@@ -100,8 +100,8 @@ class Member:
         loss: Float[Tensor, ""],
         logits: Float[Tensor, "batch read d_vocab"],
     ) -> bool:
-        """Count a step that was taken; log, evaluate and save where that is due. The last step finishes the run. Is
-        there another step to take?
+        """Count a step that was taken; log, evaluate and save where due. The last step finishes the run. Returns
+        whether there are steps left.
         """
         train, share = self.config.train, self.share()
         self.losses.append(loss)
@@ -119,7 +119,7 @@ class Member:
         return not self.is_done
 
     def save(self, stack: Stack, index: int) -> None:
-        """A checkpoint of this step. Raises DivergedError where a weight is not finite."""
+        """Save a checkpoint of this step. Raises DivergedError where a weight is not finite."""
         weights = stack.weights(index)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
             raise DivergedError(
@@ -159,15 +159,15 @@ class Member:
         self._adjust_schedule(row)
 
     def _adjust_schedule(self, row: Mapping[str, Any]) -> None:
-        """Change the schedule by a row of metrics."""
+        """Adjust the schedule to the accuracies in a row of metrics."""
         stop_at = self.config.train.stop_at
-        if row["step"] > self.config.data.curriculum:  # before, the batches are easier than the task
+        if row["step"] > self.config.data.curriculum:  # until then, batches are easier than the task
             self.schedule = self.schedule.after_accuracy(row["step"], row["train_accuracy"])
         if stop_at is not None and row.get("test_accuracy", -1.0) >= stop_at:
             self.schedule = replace(self.schedule, end=row["step"])
 
     def _evaluate(self, stack: Stack, index: int) -> tuple[float, float]:
-        """Mean loss (on the positions that training reads) and share of whole answers right, over the test inputs."""
+        """Mean loss (over the positions of the training loss) and share of whole answers right, on the test inputs."""
         at = self._read(self.task)
 
         def logits_of(tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
@@ -178,7 +178,7 @@ class Member:
     # ------------------------------------------------------------------ the folder
 
     def _is_scheduled(self, step: int) -> bool:
-        """Does an uninterrupted run write a checkpoint here? Others are gone once the next is on disk."""
+        """Whether an uninterrupted run keeps a checkpoint of this step; others are deleted after the next one."""
         return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
 
     def _finish(self, stack: Stack, index: int) -> None:
@@ -200,5 +200,5 @@ class Member:
 
 
 def is_checkpoint(step: int, every: int) -> bool:
-    """Steps 0, 1, 2, 4, ..., 1,024, and every `every`."""
+    """Whether a step is 0, 1, 2, 4, ..., 1,024 or a multiple of `every`."""
     return step % every == 0 or (step <= LOG_SPACED_UNTIL and step & (step - 1) == 0)

@@ -1,4 +1,4 @@
-"""Models of one shape, trained in one batch of models: one, or many, each with its own data and its own numbers."""
+"""Stacks: models of one shape, trained as one batch of models, each with its own data and hyperparameters."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -20,8 +20,8 @@ from algoscope.training.optim import Optimisers, State
 
 @dataclass(frozen=True)
 class Start:
-    """Where a member begins: its model, of which what requires no gradient stays as it is, and its optimisers' state
-    unless they are new.
+    """The initial state of a member: its model (tensors that require no gradient are frozen), and the state of its
+    optimisers; None: new ones.
     """
 
     model: Transformer
@@ -29,10 +29,10 @@ class Start:
 
 
 class Stack:
-    """Models whose configs agree in shape. One model is run as it is, several through `vmap` over their weights.
+    """Models whose configs agree in shape. A single model is called directly, several through `vmap` over the weights.
 
-    The gradient of the sum of the members' losses with respect to one member's weights is that member's own gradient:
-    nothing passes from one to another.
+    Members are independent, so the gradient of the sum of all losses with respect to one member's weights is the
+    gradient of that member's loss.
     """
 
     def __init__(self, configs: Sequence[RunConfig], starts: Sequence[Start], device: torch.device) -> None:
@@ -53,7 +53,7 @@ class Stack:
     def gradient(
         self, tokens: Int[Tensor, "member batch pos"], at: slice, position_ids: PositionIds | None = None
     ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member batch read d_vocab"]]:
-        """Each batch's mean loss and its logits; the gradient is accumulated over parts of the batch.
+        """The mean loss and the logits of each batch; gradients are accumulated over parts of the batch.
 
         `position_ids`: those of the batch, in a stack of one member.
         """
@@ -70,7 +70,7 @@ class Stack:
         return torch.stack(losses).sum(dim=0), torch.cat(logits, dim=1)
 
     def step(self, shares: Sequence[float]) -> None:
-        """Move every member along its gradient, at its share of its peak learning rate."""
+        """Update every member, at its share of the peak learning rate."""
         self.optimisers.step(shares)
 
     def answers(
@@ -82,7 +82,7 @@ class Stack:
             return functional_call(at_width_of(self.model, task), weights, (tokens,), {"at": at})
 
     def weights(self, member: int) -> dict[str, Tensor]:
-        """A copy of one member's tensors, in the order of the model's own."""
+        """A copy of one member's tensors, in the order of the model's state dict."""
         mine = self.flat.tensors(self.optimisers.kept)
         return {
             name: (mine[name][member] if name in mine else tensor).detach().clone()
@@ -90,11 +90,11 @@ class Stack:
         }
 
     def state(self, member: int) -> State:
-        """A copy of what its next step depends on beside its weights."""
+        """A copy of its optimiser state."""
         return {name: tensor.clone() for name, tensor in self.optimisers.state(member).items()}
 
     def only(self, members: Sequence[int]) -> "Stack":
-        """A stack of some of the members, as they are now."""
+        """A stack of some of the members, in their current state."""
         return Stack(
             [self.configs[member] for member in members], [self._start(member) for member in members], self.device
         )
@@ -105,7 +105,7 @@ class Stack:
         return Start(model, self.state(member))
 
     def _backward(self, loss: Float[Tensor, ""]) -> None:
-        if not self.leaves:  # the model's gradients are the row's own memory
+        if not self.leaves:  # the model's gradients are views of the row
             loss.backward()
             return
         gradients = torch.autograd.grad(loss, list(self.leaves.values()))

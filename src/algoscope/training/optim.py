@@ -1,9 +1,9 @@
-"""The optimisers of runs, one row of weights a run, and the learning-rate schedule that drives them all.
+"""The optimisers of stacked runs (one row of weights per run), and the learning-rate schedule.
 
-Muon (K. Jordan and others, 2024) moves a matrix along the orthogonal factor of its momentum: every direction that the
-gradient uses is moved equally far. AdamW (Loshchilov and Hutter, arXiv 1711.05101) moves the rest. Tests hold both to
-PyTorch's, from which they differ in one way: they move the tensors of many members at once, each member with its own
-numbers.
+Muon (K. Jordan and others, 2024) updates a matrix along the orthogonal factor of its momentum: all singular directions
+of the gradient get steps of equal size. AdamW (Loshchilov and Hutter, arXiv 1711.05101) updates the rest. Tests compare
+both with PyTorch's; the only difference is that they update the tensors of many members at once, each with its own
+hyperparameters.
 """
 
 import math
@@ -27,7 +27,7 @@ State = dict[str, Tensor]
 
 
 class AdamW:
-    """Of the entries from `begin` on, in every row."""
+    """AdamW on the entries from `begin` on, in every row."""
 
     def __init__(self, flat: Flat, begin: int, cfgs: Sequence[OptimConfig]) -> None:
         self.values, self.grads, self.cfgs = flat.values[:, begin:], flat.grads[:, begin:], cfgs
@@ -56,8 +56,8 @@ class AdamW:
 
 
 class Muon:
-    """Nesterov momentum, orthogonalised, of the matrices that come first; a tall one moves sqrt(rows / columns) further
-    than a wide one.
+    """Muon on the matrices, which are the entries before `end`: orthogonalised Nesterov momentum, scaled by
+    sqrt(rows / columns) for tall matrices.
     """
 
     def __init__(self, flat: Flat, end: int, cfgs: Sequence[OptimConfig]) -> None:
@@ -83,9 +83,9 @@ class Muon:
 
 
 class Average:
-    """An exponential mean of the weights, entry by entry: what is kept of a run whose own weights still swing.
+    """An exponential moving average of the weights.
 
-    The mean is what checkpoints hold, so its state is the weights that go on being trained.
+    Checkpoints hold the average, so the state of this optimiser is the weights being trained.
     """
 
     def __init__(self, flat: Flat, cfgs: Sequence[OptimConfig]) -> None:
@@ -94,7 +94,7 @@ class Average:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Take the weights as they are now into the mean."""
+        """Update the average with the current weights."""
         self.mean.lerp_(self.values, 1 - self.keep)
 
     def state(self, member: int) -> State:
@@ -107,11 +107,11 @@ class Average:
 
 @dataclass(frozen=True)
 class _Group:
-    """Matrices that are orthogonalised together, as wide ones padded with zeros, which stay zeros: stretches of
-    `count` neighbours of one shape.
+    """Matrices that are orthogonalised in one batch, transposed to wide and padded with zeros, which stay zero. Each
+    stretch holds `count` neighbouring matrices of one shape.
     """
 
-    stretches: tuple[tuple[slice, int, int, int], ...]  # where, how many, rows, columns
+    stretches: tuple[tuple[slice, int, int, int], ...]  # entries, count, rows, columns
     low: int
     wide: int
 
@@ -129,12 +129,12 @@ class _Group:
         sizes = [count for _, count, _, _ in self.stretches]
         for (at, count, n_rows, n_columns), part in zip(self.stretches, moves.split(sizes, dim=1), strict=True):
             part = part.mT if n_rows > n_columns else part
-            further = math.sqrt(max(1, n_rows / n_columns))
-            rows[:, at].view(len(rows), count, n_rows, n_columns).sub_(part[..., :n_rows, :n_columns], alpha=further)
+            scale = math.sqrt(max(1, n_rows / n_columns))
+            rows[:, at].view(len(rows), count, n_rows, n_columns).sub_(part[..., :n_rows, :n_columns], alpha=scale)
 
 
 def _groups(shapes: Sequence[torch.Size]) -> list[_Group]:
-    """Small matrices all together; large ones by shape. Equal shapes are neighbours."""
+    """Small matrices in one group; large ones grouped by shape. Matrices of equal shape are neighbours."""
     stretches: list[tuple[slice, int, int, int]] = []
     begin = 0
     for shape in dict.fromkeys(shapes):
@@ -151,7 +151,9 @@ def _groups(shapes: Sequence[torch.Size]) -> list[_Group]:
 
 
 def orthogonalise(matrices: Float[Tensor, "matrix row column"], steps: int) -> Float[Tensor, "matrix row column"]:
-    """Each matrix with its singular values brought near 1 (0.7 to 1.2 after five steps), its singular vectors kept."""
+    """Each matrix with its singular values replaced by values near 1 (0.7 to 1.2 after five steps); same singular
+    vectors.
+    """
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -163,7 +165,7 @@ def orthogonalise(matrices: Float[Tensor, "matrix row column"], steps: int) -> F
 
 
 class Optimisers:
-    """Every optimiser of the members of a stack behind one step."""
+    """All optimisers of the members of a stack, called by a single `step`."""
 
     def __init__(self, model: nn.Module, cfgs: Sequence[OptimConfig]) -> None:
         cfg = self.cfg = cfgs[0]
@@ -173,7 +175,7 @@ class Optimisers:
         )
 
     def start(self) -> None:
-        """Begin from the weights that the rows hold now."""
+        """Create the optimisers for the current weights."""
         flat, cfg = self.flat, self.cfg
         self.members: dict[str, AdamW | Muon | SlowGradient | NormClamp | Average] = {
             "adamw": AdamW(flat, flat.n_first, self.cfgs)
@@ -192,8 +194,8 @@ class Optimisers:
 
     @torch.no_grad()
     def step(self, shares: Sequence[float]) -> None:
-        """Change the gradients as the configs say, move every row at its share of its peak learning rate, and zero
-        the gradients.
+        """Transform the gradients as configured, update every row at its share of the peak learning rate, and zero the
+        gradients.
         """
         if self.slow is not None:
             self.slow.change()
@@ -213,11 +215,11 @@ class Optimisers:
 
     @property
     def kept(self) -> Rows:
-        """The weights that count: the trained ones, or their mean."""
+        """The weights of checkpoints and evaluations: the trained ones, or their average."""
         return self.flat.values if self.average is None else self.average.mean
 
     def state(self, member: int) -> State:
-        """Everything that a member's next step depends on beside its weights: `optimiser.quantity` to tensor."""
+        """The optimiser state of a member, for a resume: `optimiser.quantity` to tensor."""
         return {
             f"{name}.{quantity}": tensor
             for name, optimiser in self.members.items()
@@ -225,7 +227,7 @@ class Optimisers:
         }
 
     def load(self, member: int, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises CheckpointError for a state that another version wrote."""
+        """Load what `state` gave. Raises CheckpointError for the state of another version."""
         for name, optimiser in self.members.items():
             mine = {key.partition(".")[2]: t for key, t in state.items() if key.startswith(f"{name}.")}
             if set(mine) != set(optimiser.state(member)):
@@ -256,7 +258,7 @@ class Schedule:
         return replace(self, begin=step, end=min(self.end, step + self.cfg.decay_steps))
 
     def share(self, step: int) -> float:
-        """Of step number `step`, counted from 0."""
+        """The learning rate of step number `step` (from 0) as a share of its peak."""
         if step < self.cfg.warmup_steps:
             return (step + 1) / self.cfg.warmup_steps
         if step < self.begin:

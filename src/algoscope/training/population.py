@@ -1,8 +1,8 @@
-"""Many runs together: every member is an ordinary run, equal to training it alone.
+"""Training many runs at once: every member is an ordinary run, equal to training it alone.
 
-Members of one shape are trained as one batch of models where that pays, and the batches are shared among processes, one
-thread each. What pays was measured (docs/benchmarks.md): on a CPU, stacking while a member's own step is so small that
-calling its operations costs more than computing them; on a GPU, always.
+Members of one shape are stacked (trained as one batch of models) where that is faster, and the stacks are distributed
+over processes with one thread each. By measurement (docs/benchmarks.md) stacking is faster on a CPU while the overhead
+of calling a step's operations exceeds their computation, and always on a GPU.
 """
 
 import json
@@ -25,8 +25,8 @@ from algoscope.training.worker_pool import Tally, one_by_one, share_out
 
 STACK_UP_TO = 16  # members of a stack on a CPU
 STACK_ON_GPU = 256
-SMALL_STEP = 1.5e7  # parameters times tokens of one member's step, up to which stacking pays on a CPU
-OWN = {  # what members of one stack may differ in; everything else decides the shape of the computation
+SMALL_STEP = 1.5e7  # parameters times tokens per step, up to which stacking is faster on a CPU
+OWN = {  # fields in which members of a stack may differ; all others must agree
     "model": {"init_embed_std", "init_matrix_std", "init_unembed_std", "init_zero_out"},
     "data": {"n_test", "train_seed", "test_seed", "hard_share"},
     "optim": {
@@ -39,7 +39,7 @@ OWN = {  # what members of one stack may differ in; everything else decides the 
 
 @dataclass(frozen=True)
 class Population:
-    """What became of the members of `train_many`.
+    """The result of `train_many`.
 
     Example:
         >>> import tempfile, algoscope as ag
@@ -50,12 +50,12 @@ class Population:
     runs: Mapping[str, Run]
     """The finished runs, by name."""
     failed: Mapping[str, str]
-    """Why each of the others is not finished, by name."""
+    """The reason why each of the others failed, by name."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a population is trained: its stacks, and the processes that share them."""
+    """How a population is trained: its stacks, and the number of worker processes."""
 
     stacks: tuple[tuple[Run, ...], ...]
     workers: int
@@ -71,24 +71,25 @@ def train_many(
     stack: int | None = None,
     progress: bool = True,
 ) -> Population:
-    """Train many runs together, each into its own run folder and equal to training it alone.
+    """Train many runs at once, each into its own run folder and equal to training it alone.
 
-    A run that shares its stack with none is equal bit for bit, others to float tolerance (`run.json` says how many were
-    stacked). A member that diverges, or whose process dies, does not stop the rest. Ctrl-C keeps every member's state.
+    A run that is alone in its stack is equal bit for bit, others up to float tolerance (`run.json` has the size of the
+    stack). A member that diverges, or whose process dies, does not stop the others. Ctrl-C saves the state of every
+    member.
 
     Args:
-        members: a config for each name of a run.
+        members: configs by name of the run.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
-        resume: whether finished members are taken as they are and interrupted ones go on.
+        resume: whether to keep finished members and continue interrupted ones.
         device: `cpu`, `cuda` or `mps`.
-        workers: processes that share the stacks; None: as many as cores are free.
-        stack: members trained as one batch of models; None: what was measured to pay.
-        progress: whether a progress bar is shown.
+        workers: number of worker processes; None: the number of free cores.
+        stack: members per stack; None: the fastest number by measurement.
+        progress: whether to show a progress bar.
     Returns:
         The finished runs, and why the others failed.
     Raises:
         ConfigError: for numbers below 1.
-        RunFolderError: for a member that exists, without `resume`, before any is trained.
+        RunFolderError: for a member that exists, unless `resume` is set; raised before any training.
         Interrupted: after Ctrl-C.
 
     Example:
@@ -127,23 +128,23 @@ def train_many(
 def plan_for(
     runs: Sequence[Run], device: torch.device, workers: int | None = None, stack: int | None = None
 ) -> Plan:  # fmt: skip
-    """The stacks of runs that are not whole, and how many processes share them."""
-    alike: dict[str, list[Run]] = {}
+    """The stacks of unfinished runs, and the number of processes."""
+    by_shape: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(_shape(run), []).append(run)
+        by_shape.setdefault(_shape(run), []).append(run)
     workers = workers or (free_cores() if device.type == "cpu" else 1)
-    share = -(-len(runs) // workers) if workers else 1  # no stack so large that a process is left without one
+    share = -(-len(runs) // workers) if workers else 1  # so that every process has a stack
     stacks = []
-    for group in alike.values():
+    for group in by_shape.values():
         size = stack or min(worth_stacking(group[0].config, device), share)
         stacks += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
     return Plan(tuple(stacks), max(1, min(workers, len(stacks))))
 
 
 def worth_stacking(config: RunConfig, device: torch.device) -> int:
-    """How many members of such a config train faster together than one after another; 1: they do not."""
+    """The number of members of such a config to stack; 1 where stacking is not faster."""
     if config.start is not None or config.data.shortest is not None or config.model.positions in BY_DIGIT:
-        return 1  # a base of its own, or batches of widths of their own
+        return 1  # such members have separate base weights or batches of different widths
     if device.type != "cpu":
         return STACK_ON_GPU
     work = sum(count_parameters(config.model).values()) * config.train.batch * config.task.n_ctx
@@ -151,8 +152,8 @@ def worth_stacking(config: RunConfig, device: torch.device) -> int:
 
 
 def _shape(run: Run) -> str:
-    """What must agree within a stack: the config but for what is a member's own; where batches differ in size, also the
-    step to go on from.
+    """The key of a stack: the config without the fields in which members may differ; where batches differ in size, also
+    the step to resume from.
     """
     config = run.config
     plain = config.model_dump()

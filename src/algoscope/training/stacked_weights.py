@@ -1,6 +1,6 @@
-"""The weights of models of one shape, side by side in one matrix: a row a model, each tensor a stretch of it.
+"""The weights of models of one shape in one matrix: one row per model, each tensor a range of columns.
 
-What an optimiser does entry by entry is then one operation for all models and all their tensors.
+An elementwise optimiser is then a single operation over all models and tensors.
 """
 
 import math
@@ -16,7 +16,7 @@ Rows = Float[Tensor, "member entry"]
 class Flat:
     """Weights and gradients of `members`: `values` and `grads` [member entry], and their tensors as views of them.
 
-    The tensors that satisfy `first` come first, and among them equal shapes stand together.
+    The tensors that satisfy `first` come first, sorted by shape.
     """
 
     def __init__(self, model: nn.Module, n_members: int, first: Callable[[str, Tensor], bool]) -> None:
@@ -30,12 +30,12 @@ class Flat:
         for name, shape in self.shapes.items():
             self.stretches[name] = slice(end, end + math.prod(shape))
             end += math.prod(shape)
-        some = next(iter(trained.values()))
-        self.values = torch.zeros(n_members, end, dtype=some.dtype, device=some.device)
+        weight = next(iter(trained.values()))
+        self.values = torch.zeros(n_members, end, dtype=weight.dtype, device=weight.device)
         self.grads = torch.zeros_like(self.values)
 
     def tensors(self, rows: Rows) -> dict[str, Float[Tensor, "member *shape"]]:
-        """Any such matrix cut into its tensors, each with the members first; views."""
+        """Views of the tensors in such a matrix, with a leading member axis."""
         return {name: rows[:, stretch].view(len(rows), *self.shapes[name]) for name, stretch in self.stretches.items()}
 
     def fill(self, member: int, weights: Mapping[str, Tensor]) -> None:
@@ -44,11 +44,11 @@ class Flat:
             self.values[member, stretch] = weights[name].detach().flatten().to(self.values)
 
     def leaves(self) -> dict[str, Tensor]:
-        """The tensors of all members, as views that a graph can begin with."""
+        """The tensors of all members as leaves of the autograd graph (views)."""
         return {name: tensor.detach().requires_grad_() for name, tensor in self.tensors(self.values).items()}
 
     def bind(self, model: nn.Module) -> None:
-        """Make the parameters of a model views of row 0, and their gradients too."""
+        """Make the parameters of a model, and their gradients, views of row 0."""
         values, grads = self.tensors(self.values), self.tensors(self.grads)
         for name, parameter in model.named_parameters():
             if name in values:
@@ -57,5 +57,5 @@ class Flat:
 
 
 def column(numbers: Sequence[float], like: Tensor) -> Float[Tensor, "member 1"]:
-    """One number a member, to multiply its row with."""
+    """One number per member as a column, to broadcast over its row."""
     return torch.tensor(numbers, dtype=like.dtype, device=like.device)[:, None]

@@ -1,4 +1,4 @@
-"""The one training loop. A run is its config: same recipe, seed and device, same weights, bit for bit."""
+"""The training loop. The config determines the weights: same recipe, seed and device, same weights, bit for bit."""
 
 import signal
 import threading
@@ -32,27 +32,27 @@ def train(
     device: str = "cpu",
     progress: bool = True,
 ) -> Run:
-    """Train one run into the folder `runs_dir/name` and return it.
+    """Train a run, write it to the folder `runs_dir/name`, and return it.
 
     The same recipe, seed and settings give the same weights, bit for bit, on the same machine and build of PyTorch.
-    Ctrl-C finishes the step and keeps the state.
+    Ctrl-C finishes the step and saves the state.
 
     Args:
         recipe: the name of a recipe, or a complete config.
-        seed: decides the first weights and the data; None: the config's own.
+        seed: of the initial weights and the data; None: the seed in the config.
         name: the name of the run's folder; by default the recipe and the seed, such as `add3-s0`.
         settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
-        resume: whether an interrupted run goes on from its newest checkpoint, to the weights that an uninterrupted one
-            ends with; a finished run is returned as it is.
+        resume: whether to continue an interrupted run from its newest checkpoint; the final weights are those of an
+            uninterrupted run. A finished run is returned unchanged.
         device: `cpu`, `cuda` or `mps`.
-        progress: whether a progress bar is shown.
+        progress: whether to show a progress bar.
     Returns:
         The finished run.
     Raises:
-        ConfigError: for a setting or a device that there is not, or a value that a field cannot take.
-        RunFolderError: for a run that exists, without `resume`.
-        DivergedError: for a loss or a weight that is no longer finite; the last good checkpoint stays.
+        ConfigError: for an unknown setting or device, and for an illegal value.
+        RunFolderError: for a run that exists, unless `resume` is set.
+        DivergedError: for a loss or a weight that is not finite; the last good checkpoint is kept.
         Interrupted: after Ctrl-C.
 
     Example:
@@ -80,7 +80,7 @@ def train(
 
 
 def open_run(path: Path, config: RunConfig, resume: bool) -> Run:
-    """The run in a folder that is new, or that holds the same config and is to be resumed."""
+    """A new run, or an existing one with the same config that is to be resumed."""
     if not resume or not (path / "config.json").exists():
         return Run.create(path, config)
     run = Run(path)
@@ -98,7 +98,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def finishing_the_step() -> Iterator[threading.Event]:
-    """Within the body, Ctrl-C and SIGTERM set the event instead of striking between two parameters."""
+    """Within the body, Ctrl-C and SIGTERM set the event instead of interrupting a step."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -114,9 +114,9 @@ def finishing_the_step() -> Iterator[threading.Event]:
 def train_together(
     runs: Sequence[Run], device: torch.device, watcher: Watcher, stop: threading.Event
 ) -> dict[str, DivergedError]:
-    """Train runs whose configs agree in shape, as one batch of models, until each is finished or has diverged.
+    """Train runs whose configs agree in shape as one stack of models, until each has finished or diverged.
 
-    Those that diverge are returned by name. Raises Interrupted where `stop` is set, after every state is kept.
+    Returns the errors of diverged runs by name. Raises Interrupted where `stop` is set, after saving every state.
     """
     failed: dict[str, DivergedError] = {}
     with ExitStack() as held:
@@ -137,7 +137,7 @@ def train_together(
 
 
 def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, DivergedError]) -> list[int]:
-    """One step of every member; the indices of those that go on."""
+    """One step of every member; returns the indices of those with steps left."""
     batches = [member.batch() for member in members]
     losses, logits = stack.gradient(
         torch.stack([batch.tokens for batch in batches]), batches[0].at, batches[0].position_ids
@@ -146,11 +146,11 @@ def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, Diverged
     left = []
     for index, member in enumerate(members):
         try:
-            goes_on = member.after_step(stack, index, batches[index], losses[index], logits[index])
+            has_steps_left = member.after_step(stack, index, batches[index], losses[index], logits[index])
         except DivergedError as error:
             failed[member.run.name] = error
             continue
-        if goes_on:
+        if has_steps_left:
             left.append(index)
     return left
 
@@ -158,9 +158,9 @@ def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, Diverged
 def _show_progress(everyone: Sequence[Member], watcher: Watcher) -> None:
     first = everyone[0]
     if first.step % first.config.train.log_every == 0 or len(everyone) > 1:
-        whole = f"{sum(member.is_done for member in everyone)} of {len(everyone)} runs finished"
+        n_finished = f"{sum(member.is_done for member in everyone)} of {len(everyone)} runs finished"
         done, total = sum(member.step for member in everyone), sum(member.schedule.end for member in everyone)
-        watcher.advance(done, total, first.note if len(everyone) == 1 else whole)
+        watcher.advance(done, total, first.note if len(everyone) == 1 else n_finished)
 
 
 def _save_and_stop(members: Sequence[Member], stack: Stack, indices: Sequence[int]) -> NoReturn:
@@ -170,7 +170,9 @@ def _save_and_stop(members: Sequence[Member], stack: Stack, indices: Sequence[in
     first = members[0]
     if len(members) == 1:
         raise Interrupted(
-            f"stopped at step {first.step} of {first.schedule.end}; {first.run.path} keeps the state: "
+            f"stopped at step {first.step} of {first.schedule.end}; the state is saved in {first.run.path}: "
             f"go on with --resume --name {first.run.name}"
         )
-    raise Interrupted(f"stopped; {len(members)} runs in {first.run.path.parent} keep their state: go on with --resume")
+    raise Interrupted(
+        f"stopped; the states of {len(members)} runs are saved in {first.run.path.parent}: go on with --resume"
+    )

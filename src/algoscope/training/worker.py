@@ -1,8 +1,8 @@
-"""The process of one worker: it reads jobs, trains them, and reports progress; one line of JSON each.
+"""A worker process: it reads jobs, trains them, and reports progress, as lines of JSON.
 
 `{"runs": [PATH, ...], "device": "cpu"}` is answered by any number of `{"done": steps, "total": steps}` and by one
-`{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and keeps the states; where nobody reads any more, so does the next
-line that cannot be written.
+`{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and saves the states, and so does a
+closed pipe.
 """
 
 import json
@@ -24,7 +24,7 @@ REPORT_EVERY = 0.5  # seconds
 
 
 def main() -> None:
-    """Work until there is nothing more to read."""
+    """Train jobs until standard input ends."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -1,7 +1,7 @@
-"""Stacks of runs shared among processes, one thread each: the parent's side. `worker.py` is the other.
+"""Stacks of runs distributed over worker processes, one thread each: the parent process. `worker.py` is the worker.
 
-A worker is this Python running `algoscope.training.worker`; both sides write one line of JSON at a time. A worker that
-dies costs nothing but the steps since its runs' last checkpoints: a new one takes over.
+A worker is the same Python running `algoscope.training.worker`; both sides write lines of JSON. A worker that dies is
+replaced; only the steps since its runs' last checkpoints are lost.
 """
 
 import json
@@ -24,12 +24,12 @@ from algoscope.runs.run_folder import Run
 from algoscope.training.train import train_together
 
 Stacks = Sequence[Sequence[Run]]
-CHECK_EVERY = 0.2  # seconds between checks whether the user wants to stop
+CHECK_EVERY = 0.2  # seconds between checks for Ctrl-C
 PACKAGE = Path(__file__).parents[2]
 
 
 class Tally:
-    """The progress of all stacks together, shown by one watcher."""
+    """The total progress of all stacks, shown by one watcher."""
 
     def __init__(self, stacks: Stacks, watcher: Watcher) -> None:
         self.watcher, self.runs = watcher, [run for stack in stacks for run in stack]
@@ -37,13 +37,13 @@ class Tally:
         self.parts = [(0, sum(run.config.train.steps for run in stack)) for stack in stacks]
 
     def reporter(self, number: int) -> Callable[[int, int], None]:
-        """What to call with the steps done, and all steps, of a stack."""
+        """The callback of a stack, called with the steps done and the total."""
 
         def report(done: int, total: int) -> None:
             with self.lock:
                 self.parts[number] = (done, total)
-                whole = f"{sum(run.is_whole for run in self.runs)} of {len(self.runs)} runs finished"
-                self.watcher.advance(sum(d for d, _ in self.parts), sum(t for _, t in self.parts), whole)
+                n_finished = f"{sum(run.is_whole for run in self.runs)} of {len(self.runs)} runs finished"
+                self.watcher.advance(sum(d for d, _ in self.parts), sum(t for _, t in self.parts), n_finished)
 
         return report
 
@@ -59,7 +59,7 @@ class Forwarding(Watcher):
 
 
 def one_by_one(stacks: Stacks, device: torch.device, tally: Tally, stop: threading.Event) -> dict[str, str]:
-    """Train every stack in this process; why runs failed, by name."""
+    """Train every stack in this process. Returns the reasons of failed runs, by name."""
     failed: dict[str, str] = {}
     for number, stack in enumerate(stacks):
         try:
@@ -74,7 +74,7 @@ def one_by_one(stacks: Stacks, device: torch.device, tally: Tally, stop: threadi
 
 
 def share_out(stacks: Stacks, device: str, n_workers: int, tally: Tally, stop: threading.Event) -> dict[str, str]:
-    """The same, each stack by the next worker that is free."""
+    """The same in worker processes, each stack by the next free worker."""
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(stacks)):
         todo.put(number)
@@ -112,7 +112,7 @@ def share_out(stacks: Stacks, device: str, n_workers: int, tally: Tally, stop: t
 
 
 def _lost(run: Run, how: str) -> str:
-    return f"its process ended ({how}); {run.path} keeps step {run.newest_step or 0}: go on with --resume"
+    return f"its process ended ({how}); {run.path} has step {run.newest_step or 0}: go on with --resume"
 
 
 class _Worker:
@@ -130,7 +130,7 @@ class _Worker:
         known.append(self)
 
     def train(self, job: dict[str, Any], report: Callable[[int, int], None]) -> dict[str, str] | None:
-        """Send a job and listen until it is answered: why runs failed, by name; None where the process died."""
+        """Send a job and wait for the answer: the reasons of failed runs, by name; None where the process died."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -151,7 +151,7 @@ class _Worker:
             self.process.send_signal(signal.SIGINT)
 
     def close(self) -> str:
-        """Let the process end, and return how it did."""
+        """End the process, and return its exit code or signal as text."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
