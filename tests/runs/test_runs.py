@@ -88,8 +88,8 @@ def spoil(run: Run, change: str) -> None:
     [
         ("renamed", "blocks.9.what"),
         ("reshaped", "embed.weight.*3, 32.*14, 32"),
-        ("empty file", "not a whole"),
-        ("text", "not a whole"),
+        ("empty file", "no complete"),
+        ("text", "no complete"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(own_run: Run, change: str, words: str) -> None:
