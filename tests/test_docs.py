@@ -123,7 +123,7 @@ METHODS = {
 DOCUMENTED = OFFERED | CLASSES | METHODS
 NOT_YET = """
     override
-    lenses.attention_by_part lenses.source_attention lenses.induction lenses.induction_phase
+    lenses.induction lenses.induction_phase
     Subject.answer_logits Subject.with_model Subject.folded Subject.to_dtype Subject.before_training
     Subject.finding Subject.to_tokens Subject.pad Subject.to_string Subject.to_str_tokens Subject.token_labels
     Subject.generate Subject.generate_many Subject.lay_out Task.prompt Task.completed Task.sequence

@@ -16,7 +16,7 @@ from algoscope.lenses.heads.attention_by_part import (
     attention_by_part,
     classes,
     fall_between,
-    parts_seen,
+    input_parts,
     shares_and_entropy,
 )
 from algoscope.networks.build import build
@@ -110,12 +110,12 @@ def test_shares_and_entropy_of_pairs_are_those_of_slow_loops(form: str, keys: li
 def test_over_several_answer_positions_shares_are_means_and_what_is_hidden_counts_for_nothing() -> None:
     task = Addition(n_digits=2)
     subject = untrained(task).to_dtype(torch.double)
-    seen = parts_seen(task, causal=True)
-    assert seen.names == ("first operand", "+", "second operand", "=", "sum so far", "itself")
+    parts = input_parts(task, causal=True)
+    assert parts.names == ("first operand", "+", "second operand", "=", "sum so far", "itself")
     tokens = task.sample(20, torch.Generator().manual_seed(0))[:, :-1]
     pattern = subject.run_with_cache(tokens)[1]["pattern", 1]
     at = range(task.n_ctx - 1)[task.answer_slice]
-    shares, nats, share = shares_and_entropy(pattern[:, :, task.answer_slice], seen)
+    shares, nats, share = shares_and_entropy(pattern[:, :, task.answer_slice], parts)
     for b, h in product(range(20), range(2)):
         rows = {q: pattern[b, h, q].tolist() for q in at}
         wanted = [
@@ -127,13 +127,13 @@ def test_over_several_answer_positions_shares_are_means_and_what_is_hidden_count
         assert float(nats[b, h]) == pytest.approx(np.mean(entropies), abs=1e-12)
         wanted_share = np.mean([entropy / math.log(q + 1) for q, entropy in zip(at, entropies, strict=True)])
         assert float(share[b, h]) == pytest.approx(wanted_share, abs=1e-12)
-    np.testing.assert_allclose(seen.chance.sum(), 1)
+    np.testing.assert_allclose(parts.chance.sum(), 1)
 
 
 def test_a_head_that_rests_half_the_time_has_half_the_entropy() -> None:
-    seen = parts_seen(TASK, causal=True)
+    parts = input_parts(TASK, causal=True)
     row = torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.double).expand(1, 1, 1, 4)
-    (_, whole, _), (shares, half, _) = (shares_and_entropy(one, seen) for one in (row, 0.5 * row))
+    (_, whole, _), (shares, half, _) = (shares_and_entropy(one, parts) for one in (row, 0.5 * row))
     assert float(half) == pytest.approx(float(whole) / 2)
     assert float(shares.sum()) == pytest.approx(0.5)
 
@@ -142,7 +142,7 @@ def test_a_head_that_rests_half_the_time_has_half_the_entropy() -> None:
 
 
 def test_a_part_is_named_from_the_threshold_on_then_spread_then_both_operands_then_mixed() -> None:
-    seen = parts_seen(TASK, causal=True)
+    parts = input_parts(TASK, causal=True)
     shares = np.array(
         [
             [0.56, 0.2, 0.14, 0.1],
@@ -153,7 +153,7 @@ def test_a_part_is_named_from_the_threshold_on_then_spread_then_both_operands_th
         ]
     )
     entropy = np.array([0.9, 0.1, 0.75, 0.74, 0.74])
-    found = [seen.class_names[i] for i in classes(shares, entropy, seen, BOUNDS)]
+    found = [parts.class_names[i] for i in classes(shares, entropy, parts, BOUNDS)]
     assert found == ["first operand", "second operand", "spread", "both operands", "mixed"]
 
 

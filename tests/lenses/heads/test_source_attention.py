@@ -12,8 +12,8 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.doors.report.report import prompts_of, questions_of, render
-from algoscope.lenses.heads.position_or_content import PARTS, _products, pattern_change, score_parts, swapped
-from algoscope.lenses.heads.source_attention import _where, source_attention
+from algoscope.lenses.heads.position_or_content import PARTS, _products, interchange, pattern_change, score_parts
+from algoscope.lenses.heads.source_attention import _sources, source_attention
 from algoscope.networks.build import build
 from algoscope.planted.handwritten import SHARP, Stream, blank, fill, plant
 from algoscope.planted.models import LOGIT, shuffled
@@ -135,7 +135,7 @@ def test_heads_that_share_the_work_are_given_another_output_together() -> None:
     assert [place["heads"] for place in found["positions"]] == [["L0H0", "L0H1"]] * 3
     assert found["causal"] == "carried"
     tokens = every(task)
-    alone = swapped(by_hand(task, n_heads=2, share=0.7), tokens, 3, [(0, 0)])
+    alone = interchange(by_hand(task, n_heads=2, share=0.7), tokens, 3, [(0, 0)])
     assert alone["follows"] < 0.9, "one of two equal heads does not decide"
 
 
@@ -182,7 +182,7 @@ def test_another_input_s_output_is_given_at_one_position_and_in_some_heads_alone
             name: float((tokens_said == right)[own != other].double().mean())
             for name, right in (("kept", own), ("follows", other))
         }
-    assert swapped(subject, tokens, query, heads) == said[query] != said[None]
+    assert interchange(subject, tokens, query, heads) == said[query] != said[None]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
@@ -191,44 +191,44 @@ def test_the_four_products_are_those_of_the_weights(kv_heads: int) -> None:
     with torch.no_grad():
         subject.model.block(0).attn.q.bias.normal_(generator=torch.Generator().manual_seed(1))
         subject.model.block(0).attn.k.bias.normal_(generator=torch.Generator().manual_seed(2))
-    tokens, where = every(SMALL), _where(subject, "")
+    tokens, sources = every(SMALL), _sources(subject, None)
     model, attn = subject.model, subject.model.block(0).attn
     stream = model.embed(tokens[:, :-1]) + model.pos_embed.weight[: SMALL.n_ctx - 1]
     place, content = stream.mean(0, keepdim=True).expand_as(stream), stream - stream.mean(0)
 
     def queries(x: Tensor, bias: bool) -> Tensor:
-        return (x @ attn.q.weight.mT + bias * attn.q.bias).unflatten(-1, (2, 8))[:, list(where.queries)]
+        return (x @ attn.q.weight.mT + bias * attn.q.bias).unflatten(-1, (2, 8))[:, list(sources.queries)]
 
     def keys(x: Tensor, bias: bool) -> Tensor:
         k = (x @ attn.k.weight.mT + bias * attn.k.bias).unflatten(-1, (kv_heads, 8))
         return k.repeat_interleave(2 // kv_heads, dim=2)
 
-    found = _products(subject, tokens, where, 0) * where.visible
+    found = _products(subject, tokens, sources, 0) * sources.visible
     wanted = [
         torch.einsum("bqhd,bkhd->bhqk", queries(one, one is place), keys(other, other is place)) / math.sqrt(8)
         for one in (place, content)
         for other in (place, content)
     ]
-    torch.testing.assert_close(found, torch.stack(wanted) * where.visible, atol=1e-10, rtol=0)
+    torch.testing.assert_close(found, torch.stack(wanted) * sources.visible, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [{}, {"positions": "rotary"}, {"positions": "alibi"}, {"positions": None}])
 def test_the_parts_of_the_scores_add_up(shape: dict) -> None:
     subject = untrained(**shape).to_dtype(torch.double)
-    tokens, where = every(SMALL), _where(subject, "")
-    scores = subject.run_with_cache(tokens[:, :-1])[1]["attn_scores", 1][:, :, list(where.queries)]
-    together = _products(subject, tokens, where, 1).sum(0)
-    difference = torch.where(where.visible, together - scores, 0.0)
+    tokens, sources = every(SMALL), _sources(subject, None)
+    scores = subject.run_with_cache(tokens[:, :-1])[1]["attn_scores", 1][:, :, list(sources.queries)]
+    together = _products(subject, tokens, sources, 1).sum(0)
+    difference = torch.where(sources.visible, together - scores, 0.0)
     assert float(difference.abs().max()) < 1e-10
-    parts, by_position = score_parts(subject, tokens, where)
+    parts, by_position = score_parts(subject, tokens, sources)
     np.testing.assert_allclose(parts.sum(-1), 1, atol=1e-10)
     assert by_position.shape == (2, 2)
 
 
 def test_without_positions_nothing_varies_by_position_but_the_separator() -> None:
     """Letters are drawn alike everywhere, so that means differ between them and the separator alone."""
-    parts, _ = score_parts(untrained(positions=None), every(SMALL), _where(untrained(positions=None), ""))
-    with_positions, _ = score_parts(untrained(), every(SMALL), _where(untrained(), ""))
+    parts, _ = score_parts(untrained(positions=None), every(SMALL), _sources(untrained(positions=None), None))
+    with_positions, _ = score_parts(untrained(), every(SMALL), _sources(untrained(), None))
     assert parts[0, :, 0].mean() < with_positions[0, :, 0].mean()
 
 

@@ -1,4 +1,11 @@
-"""The looks lens: which part of its input does each head look at from where the answer is read, over all inputs?"""
+"""Attention by part of the input: which part does each head attend to where the answer is read, over all inputs?
+
+The queries are the answer positions (`=` alone in modular arithmetic), each input followed by its right answer. The
+parts are those of the task, but the key that is the query's own position is `itself`; an operand is an operand even
+there (the form `ab`). A head's share of a part is the mean over the queries; its score there is
+(share - chance) / (1 - chance), chance being the share under uniform attention over the visible keys. The entropy is
+-sum a ln a over the keys, also as a share of ln n for n visible keys: 0 = one key, 1 = uniform.
+"""
 
 import math
 from collections import Counter
@@ -17,9 +24,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
 from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
-from algoscope.lenses.heads.head_panels import (
-    head_name,
-)
+from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
 from algoscope.runs.run_folder import Run
@@ -58,58 +63,54 @@ def attention_by_part(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Class every head of every layer by the part of the input that it looks at where the answer is read, over all
-    inputs of the task where there are at most `n_inputs`, else over as many random ones.
+    """Name every head after the part of the input that it attends to where the answer is read, over all inputs.
 
-    The queries are the answer positions (`=` alone in modular arithmetic), each input followed by its right answer. The
-    parts are those of the task, but the key that is the query's own position is `itself`; an operand is an operand
-    even there (the form `ab`). A head's share of a part is the mean over the queries; its score there is
-    (share - chance) / (1 - chance), chance being the share that even attention over the visible keys gives: 0 = as much
-    as that, 1 = all. Its entropy is -sum a ln a over the keys, and as a share of ln n for n visible keys: 0 = one key,
-    1 = all alike.
+    Over all inputs of the task where there are at most `n_inputs`, else over as many random ones. The class is, from
+    the means over the inputs: the part of the highest score, if that reaches `threshold`; else `spread`, if the mean
+    entropy reaches `spread_threshold`; else `both operands`, if the score of the two together reaches `threshold`; else
+    `mixed`. The same rule classes the head on each single input: `agreement` is the share that has the head's class.
 
-    The class is, from the means over the inputs: the part of the highest score, if that reaches `threshold` (0.4, as
-    for `roles`; one of four keys then has at least 0.55 of the attention, more than the others together); else
-    `spread`, if the mean entropy reaches `spread_threshold` of ln n (0.75: of four keys, as much as 2.8 alike have);
-    else `both operands`, if the score of the two together reaches `threshold`; else `mixed`. The same rule classes the
-    head on each single input; `agreement` is the share of inputs whose class is the head's, and the head is stable
-    where that is at least `stable`. A head that looks by content is not.
+    Args:
+        subject: a model of a task, by name or opened.
+        inputs: inputs to show one by one, each followed by the model's own answer; by default 5 and 8, 90 and 90, 50
+            and 0, or the task's first edge cases.
+        n_inputs: the most inputs to measure over, 2 at least.
+        threshold: the score (0 = as uniform attention, 1 = all attention) from which a head is named after a part; with
+            0.4 it puts at least 0.55 of its attention on one of four keys.
+        spread_threshold: the entropy, as a share of the largest, from which it is spread.
+        stable: the agreement from which a class is stable. That of a head that attends by content is not.
+        fall: the least fall of the entropy share from the first layer to the last (see `fall_between`).
+        seed: seed of the random inputs.
+        runs_dir: where runs live.
+    Returns:
+        A finding with panels `attention` [layer head input part], `classes` and `entropy` [layer head], `entropy by
+        layer` [layer], `shares` [head part] and `shares by layer` [part layer] (means over the inputs); facts `heads`,
+        `layers`, `counts` of classes, `broad_early_sharp_late`, `covered` {inputs, of, method, wrong}, `inputs`.
+    Raises:
+        TaskMismatchError: for a model of free text.
+        ConfigError: for fewer than two inputs to measure over.
+        VocabularyError: for an input that is not a prompt of the task.
 
-    `broad_early_sharp_late` compares the entropy shares of the heads of the first and the last layer: their mean
-    difference, its standard error over the heads (Welch), and low and high two errors below and above. It is `true` if
-    low is above 0 and the difference at least `fall`, `false` if high is below `fall`, else `unclear`, as it is where a
-    layer has a single head; `one layer` where there are no two to compare.
-
-    `inputs` are those shown one by one, each followed by the model's own answer; by default 5 and 8, 90 and 90, 50 and
-    0, or the task's first edge cases. Panels: `attention` [layer head input part], `classes` [layer head] (the class,
-    and its agreement), `entropy` [layer head], `entropy by layer` [layer], `shares` [head part] (means over the inputs,
-    and their standard deviations in words), `shares by layer` [part layer] (means over the heads). Facts: `heads`,
-    `layers`, `counts` of classes, `broad_early_sharp_late`, `covered` {inputs, of, method, wrong}, `thresholds`, and
-    `inputs`.
-
-    Raises TaskMismatchError for a model of free text, ConfigError for fewer than two inputs to class heads by, and
-    VocabularyError for an input that is not a prompt of the task.
+    Example:
+        >>> import algoscope as ag
+        >>> ag.lenses.attention_by_part("planted:pizza", n_inputs=100)["heads"][0]["class"]
+        'spread'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    tokens, method = inputs_of(subject, n_inputs, seed)
-    seen = parts_seen(subject.task, subject.cfg.causal)
-    measured = _measured(subject, tokens, seen)
+    tokens, covered = inputs_of(subject, n_inputs, seed)
+    parts = input_parts(subject.task, subject.cfg.causal)
+    measured = _measured(subject, tokens, parts)
     bounds = {"part": threshold, "spread": spread_threshold, "stable": stable, "fall": fall}
-    heads = _heads(subject, seen, measured, bounds)
-    layers = _layers(seen, measured)
+    heads = _heads(subject, parts, measured, bounds)
+    layers = _layers(parts, measured)
     falls = fall_between(measured.entropy[:, 0].mean(axis=0), measured.entropy[:, -1].mean(axis=0), fall)
     texts = list(texts_of(inputs)) or _default_inputs(subject.task)
     prompts = [subject.lay_out(text) for text in texts]
-    shown = np.stack([_of_one(subject, prompt, seen) for prompt in prompts], axis=2)
+    shown = np.stack([_of_one(subject, prompt, parts) for prompt in prompts], axis=2)
     facts = {
         "queries": list(_query_labels(subject)),
-        "parts": list(seen.names),
-        "covered": {
-            "inputs": len(tokens),
-            "of": subject.task.domain_size,
-            "method": method,
-            "wrong": measured.wrong,
-        },
+        "parts": list(parts.names),
+        "covered": covered | {"wrong": measured.wrong},
         "counts": dict(Counter(head["class"] for head in heads)),
         "heads": heads,
         "layers": layers,
@@ -117,30 +118,24 @@ def attention_by_part(
         "thresholds": bounds,
         "inputs": [{"input": prompt.text, "got": prompt.got, "expected": prompt.expected} for prompt in prompts],
     }
-    return subject.finding(
-        "attention_by_part",
-        _claim(facts),
-        facts,
-        panels_of(subject.cfg, facts, measured.shares, measured.entropy, shown),
-        about=ABOUT,
-        tables=tables_of(facts),
-        seed=seed,
-    )
+    panels = panels_of(subject.cfg, facts, measured.shares, measured.entropy, shown)
+    tables = tables_of(facts)
+    return subject.finding("attention_by_part", _claim(facts), facts, panels, about=ABOUT, tables=tables, seed=seed)
 
 
 # ---------------------------------------------------------------------- inputs
 
 
-def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, str]:
-    """Every input of the subject's task with its right answer (`exhaustive`), or `n_inputs` random ones (`sampled`).
-
-    Raises ConfigError for fewer than two.
+def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, dict[str, Any]]:
+    """Every input of the subject's task with its right answer (`exhaustive`), or `n_inputs` random ones (`sampled`),
+    and which these are. Raises ConfigError for fewer than two.
     """
     task = subject.task
     if n_inputs < 2:
         raise ConfigError(f"n_inputs is {n_inputs}: what heads do over inputs takes at least 2")
+    tokens = all_or_sample(task, n_inputs, seeded(subject.device, seed))
     method = "exhaustive" if task.domain_size <= n_inputs else "sampled"
-    return all_or_sample(task, n_inputs, seeded(subject.device, seed)), method
+    return tokens, {"inputs": len(tokens), "of": task.domain_size, "method": method}
 
 
 def _default_inputs(task: Task) -> list[str]:
@@ -160,8 +155,8 @@ def _query_labels(subject: Subject) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The parts of a sequence as the answer positions see them: `masks` says which visible keys are of each."""
+class InputParts:
+    """The parts of a sequence as seen from the answer positions: `masks` says which visible keys are of each."""
 
     names: tuple[str, ...]
     masks: Bool[Tensor, "part query key"]
@@ -173,22 +168,22 @@ class Seen:
 
     @property
     def chance(self) -> Float[np.ndarray, "part"]:
-        """The share of each part under even attention."""
-        found: Float[np.ndarray, "part"] = (self.masks.sum(dim=2).double() / self.n_visible).mean(dim=1).numpy()
-        return found
+        """The share of each part under uniform attention."""
+        share: Float[np.ndarray, "part"] = (self.masks.sum(dim=2).double() / self.n_visible).mean(dim=1).numpy()
+        return share
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return (*self.names, SPREAD, BOTH, MIXED)
 
     def scores(self, shares: Float[np.ndarray, "*rows part"]) -> Float[np.ndarray, "*rows part"]:
-        """0 = as much as under even attention, 1 = all."""
-        found: Float[np.ndarray, "*rows part"] = (shares - self.chance) / (1 - self.chance)
-        return found
+        """0 = as under uniform attention, 1 = all."""
+        score: Float[np.ndarray, "*rows part"] = (shares - self.chance) / (1 - self.chance)
+        return score
 
 
-def parts_seen(task: Task, causal: bool) -> Seen:
-    """The task's parts, and `itself`, from its answer positions; a part of which they see nothing is left out."""
+def input_parts(task: Task, causal: bool) -> InputParts:
+    """The task's parts, and `itself`, seen from its answer positions; a part of which no key is visible is left out."""
     key = torch.arange(task.n_ctx - 1)
     query = key[task.answer_slice][:, None]
     visible = key <= query if causal else torch.ones_like(key <= query)
@@ -198,17 +193,17 @@ def parts_seen(task: Task, causal: bool) -> Seen:
         ITSELF: itself
     }
     masks = {name: mask for name, mask in masks.items() if mask.any()}
-    return Seen(tuple(masks), torch.stack(list(masks.values())))
+    return InputParts(tuple(masks), torch.stack(list(masks.values())))
 
 
 def shares_and_entropy(
-    pattern: Float[Tensor, "batch head query key"], seen: Seen
+    pattern: Float[Tensor, "batch head query key"], parts: InputParts
 ) -> tuple[Float[Tensor, "batch head part"], Float[Tensor, "batch head"], Float[Tensor, "batch head"]]:
     """Of the attention of the answer positions: the share on each part, the entropy in nats, and as a share of ln n of
-    the n visible keys; means over the queries. Where a head may rest, its entropy is that of the keys it does look at,
-    times how much it looks.
+    the n visible keys; means over the queries. Where a head may rest, its entropy is that of the keys it attends to,
+    times its total attention.
     """
-    masks, n_visible = seen.masks.to(pattern.device, pattern.dtype), seen.n_visible.to(pattern.device, pattern.dtype)
+    masks, n_visible = parts.masks.to(pattern.device, pattern.dtype), parts.n_visible.to(pattern.device, pattern.dtype)
     shares = einsum(pattern, masks, "b h q k, part q k -> b h part") / pattern.shape[2]
     entropy = torch.special.entr(pattern).sum(dim=-1) - torch.special.entr(pattern.sum(dim=-1))
     return shares, entropy.mean(dim=-1), (entropy / n_visible.log()).mean(dim=-1)
@@ -217,27 +212,30 @@ def shares_and_entropy(
 def classes(
     shares: Float[np.ndarray, "*rows part"],
     entropy: Float[np.ndarray, "*rows"],
-    seen: Seen,
+    parts: InputParts,
     bounds: Mapping[str, float],
 ) -> Int[np.ndarray, "*rows"]:
-    """The class of a head, on the mean or on single inputs, by its number in `class_names` (see `looks`)."""
-    score, n_parts = seen.scores(shares), len(seen.names)
+    """The class of a head, on the mean or on single inputs, by its number in `class_names`."""
+    score, n_parts = parts.scores(shares), len(parts.names)
     both = np.full(entropy.shape, -np.inf)
-    if set(OPERANDS) <= set(seen.names):
-        places = [seen.names.index(name) for name in OPERANDS]
-        chance = seen.chance[places].sum()
+    if set(OPERANDS) <= set(parts.names):
+        places = [parts.names.index(name) for name in OPERANDS]
+        chance = parts.chance[places].sum()
         if chance < 1:
             both = (shares[..., places].sum(axis=-1) - chance) / (1 - chance)
     otherwise = np.where(both >= bounds["part"], n_parts + 1, n_parts + 2)
     otherwise = np.where(entropy >= bounds["spread"], n_parts, otherwise)
-    found: Int[np.ndarray, "*rows"] = np.where(score.max(-1) >= bounds["part"], score.argmax(-1), otherwise)
-    return found
+    number: Int[np.ndarray, "*rows"] = np.where(score.max(-1) >= bounds["part"], score.argmax(-1), otherwise)
+    return number
 
 
 def fall_between(
     first: Float[np.ndarray, "head"], last: Float[np.ndarray, "head"], least: float
 ) -> dict[str, float | str | None]:
-    """By how much the mean of `last` is below that of `first`, and whether that is a fall of at least `least`."""
+    """By how much the mean of `last` is below that of `first`, and whether it falls by at least `least`: `true` if the
+    interval of two standard errors over the heads (Welch) on either side is above 0 and the difference at least
+    `least`, `false` if the interval is below `least`, else `unclear`, as with a single head.
+    """
     difference = float(first.mean() - last.mean())
     if min(len(first), len(last)) < 2:
         return {"difference": difference, "error": None, "low": None, "high": None, "verdict": "unclear"}
@@ -259,7 +257,7 @@ class _Measured:
     wrong: int
 
 
-def _measured(subject: Subject, tokens: Tokens, seen: Seen) -> _Measured:
+def _measured(subject: Subject, tokens: Tokens, parts: InputParts) -> _Measured:
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     each: list[list[Tensor]] = []
     wrong = 0
@@ -267,30 +265,32 @@ def _measured(subject: Subject, tokens: Tokens, seen: Seen) -> _Measured:
     for portion in tokens.split(max(1, PORTION // numbers)):
         logits, cache = subject.run(portion[:, :-1], record=[("pattern", layer) for layer in layers], at=at)
         wrong += int((~answers_right(logits, portion[:, subject.task.prompt_length :])).sum())
-        by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen) for layer in layers]
+        by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), parts) for layer in layers]
         each.append([torch.stack(values, dim=1).cpu() for values in zip(*by_layer, strict=True)])
     shares, nats, entropy = (torch.cat(values).numpy() for values in zip(*each, strict=True))
     return _Measured(shares, entropy, nats, wrong)
 
 
-def _of_one(subject: Subject, prompt: Prompt, seen: Seen) -> Float[np.ndarray, "layer head part"]:
+def _of_one(subject: Subject, prompt: Prompt, parts: InputParts) -> Float[np.ndarray, "layer head part"]:
     """Shares on one input, followed by the model's own answer."""
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in layers], at=at)[1]
-    each = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), seen)[0][0] for layer in layers]
-    found: Float[np.ndarray, "layer head part"] = torch.stack(each).cpu().numpy()
-    return found
+    each = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), parts)[0][0] for layer in layers]
+    shares: Float[np.ndarray, "layer head part"] = torch.stack(each).cpu().numpy()
+    return shares
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- facts and claim
 
 
-def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[str, float]) -> list[dict[str, Any]]:
-    names = seen.class_names
+def _heads(
+    subject: Subject, parts: InputParts, measured: _Measured, bounds: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    names = parts.class_names
     mean, deviation = measured.shares.mean(axis=0), measured.shares.std(axis=0)
-    whole = classes(mean, measured.entropy.mean(axis=0), seen, bounds)
-    single = classes(measured.shares, measured.entropy, seen, bounds)
-    score = seen.scores(mean)
+    whole = classes(mean, measured.entropy.mean(axis=0), parts, bounds)
+    single = classes(measured.shares, measured.entropy, parts, bounds)
+    score = parts.scores(mean)
     heads = []
     for layer, head in np.ndindex(whole.shape):
         counted = np.bincount(single[:, layer, head], minlength=len(names)) / len(single)
@@ -304,9 +304,9 @@ def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[st
                 "agreement": agreement,
                 "stable": agreement >= bounds["stable"],
                 "by_input": {name: float(share) for name, share in zip(names, counted, strict=True) if share},
-                "shares": dict(zip(seen.names, mean[layer, head].tolist(), strict=True)),
-                "spread": dict(zip(seen.names, deviation[layer, head].tolist(), strict=True)),
-                "scores": dict(zip(seen.names, score[layer, head].tolist(), strict=True)),
+                "shares": dict(zip(parts.names, mean[layer, head].tolist(), strict=True)),
+                "spread": dict(zip(parts.names, deviation[layer, head].tolist(), strict=True)),
+                "scores": dict(zip(parts.names, score[layer, head].tolist(), strict=True)),
                 "entropy_nats": float(measured.nats[:, layer, head].mean()),
                 "entropy_share": float(measured.entropy[:, layer, head].mean()),
                 "entropy_spread": float(measured.entropy[:, layer, head].std()),
@@ -315,7 +315,7 @@ def _heads(subject: Subject, seen: Seen, measured: _Measured, bounds: Mapping[st
     return heads
 
 
-def _layers(seen: Seen, measured: _Measured) -> list[dict[str, Any]]:
+def _layers(parts: InputParts, measured: _Measured) -> list[dict[str, Any]]:
     """Means over the heads of each layer; `entropy_spread` is the standard deviation over them."""
     by_head, shares = measured.entropy.mean(axis=0), measured.shares.mean(axis=(0, 2))
     return [
@@ -324,7 +324,7 @@ def _layers(seen: Seen, measured: _Measured) -> list[dict[str, Any]]:
             "entropy_nats": float(measured.nats[:, layer].mean()),
             "entropy_share": float(by_head[layer].mean()),
             "entropy_spread": float(by_head[layer].std()),
-            "shares": dict(zip(seen.names, shares[layer].tolist(), strict=True)),
+            "shares": dict(zip(parts.names, shares[layer].tolist(), strict=True)),
         }
         for layer in range(len(by_head))
     ]
@@ -335,15 +335,15 @@ def _claim(facts: Mapping[str, Any]) -> str:
     every = "all" if covered["method"] == "exhaustive" else "a random"
     counted = ", ".join(f"{n} {name}" for name, n in sorted(facts["counts"].items(), key=lambda one: -one[1]))
     unstable = sum(not head["stable"] for head in facts["heads"])
-    said = (
+    claim = (
         f"{len(facts['heads'])} heads over {every} {covered['inputs']:,} inputs ({covered['wrong']:,} answered wrongly)"
     )
-    said += f": {counted}; {unstable or 'none'} of them change{'s' * (unstable == 1)} class with the input"
+    claim += f": {counted}; {unstable or 'none'} of them change{'s' * (unstable == 1)} class with the input"
     if falls["verdict"] == "one layer":
-        return said
+        return claim
     first, last = facts["layers"][0], facts["layers"][-1]
     ends = f"entropy {first['entropy_share']:.2f} of the most in layer 0, {last['entropy_share']:.2f} in the last"
-    return f"{said}; broad early, sharp late: {falls['verdict']} ({ends})"
+    return f"{claim}; broad early, sharp late: {falls['verdict']} ({ends})"
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

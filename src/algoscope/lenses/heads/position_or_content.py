@@ -1,4 +1,4 @@
-"""Contents swapped and positions kept: what of a head's attention stays, and what its output then says."""
+"""Contents exchanged and positions kept: how much attention stays, and which answer a head's output then gives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,25 +18,23 @@ SIDES = ("both", "query", "key")  # whose contents are those of another input
 
 
 @dataclass(frozen=True)
-class Where:
-    """The sources of an answer, of what `what` names, as masks: `there` says which keys are the source of each answer
-    position.
-    """
+class AnswerSources:
+    """The keys from which the answer can be read at each answer position, by position and as a mask."""
 
     what: str
-    sources: Mapping[int, tuple[int, ...]]
-    there: Bool[Tensor, "query key"]
+    by_query: Mapping[int, tuple[int, ...]]
+    mask: Bool[Tensor, "query key"]
     visible: Bool[Tensor, "query key"]
 
     @property
     def queries(self) -> tuple[int, ...]:
-        return tuple(self.sources)
+        return tuple(self.by_query)
 
     @property
     def chance(self) -> Float[np.ndarray, "query"]:
-        """The share of the source under even attention."""
-        found: Float[np.ndarray, "query"] = (self.there.sum(dim=1).double() / self.visible.sum(dim=1)).numpy()
-        return found
+        """The share of the source under uniform attention."""
+        share: Float[np.ndarray, "query"] = (self.mask.sum(dim=1).double() / self.visible.sum(dim=1)).numpy()
+        return share
 
 
 def patterns(
@@ -56,14 +54,14 @@ def pattern_change(
     """
     chosen = list(queries)
     pattern = patterns(subject, tokens, chosen)[1]
-    found = torch.stack([_distance(pattern, pattern.roll(1, dims=0))] * len(SIDES))
+    change = torch.stack([_distance(pattern, pattern.roll(1, dims=0))] * len(SIDES))
     for side, site in (("query", "q"), ("key", "k")):
         for layer in range(subject.cfg.n_layers):
-            own = subject.run(tokens[:, :-1], record=[(site, layer)])[1][site, layer]
-            edits = [Patch((site, layer), value=own.roll(1, dims=0))]
+            here = subject.run(tokens[:, :-1], record=[(site, layer)])[1][site, layer]
+            edits = [Patch((site, layer), value=here.roll(1, dims=0))]
             moved = patterns(subject, tokens, chosen, edits)[1]
-            found[SIDES.index(side), layer] = _distance(pattern, moved)[layer]
-    return found.cpu().numpy()
+            change[SIDES.index(side), layer] = _distance(pattern, moved)[layer]
+    return change.cpu().numpy()
 
 
 def _distance(
@@ -73,7 +71,7 @@ def _distance(
 
 
 def score_parts(
-    subject: Subject, tokens: Tokens, where: Where
+    subject: Subject, tokens: Tokens, sources: AnswerSources
 ) -> tuple[Float[np.ndarray, "layer head part"] | None, Float[np.ndarray, "layer head"] | None]:
     """The shares of `PARTS` in the variation of each head's scores over the visible keys (NaN where they do not vary),
     and the attention on the source, mean over the positions, if the first part were all; None and None for models that
@@ -87,20 +85,22 @@ def score_parts(
         return None, None
     shares, alone = [], []
     for layer in range(subject.cfg.n_layers):
-        parts = _products(subject, tokens, where, layer)
-        visible = where.visible.to(parts.device)
+        parts = _products(subject, tokens, sources, layer)
+        visible = sources.visible.to(parts.device)
         pattern = softmax_over_keys(parts[0].mean(dim=0, keepdim=True).masked_fill(~visible, -torch.inf))[0]
-        alone.append((pattern * where.there.to(parts.device)).sum(dim=-1).mean(dim=-1))
-        seen = visible / visible.sum(dim=-1, keepdim=True)
-        centred = (parts - (parts * seen).sum(dim=-1, keepdim=True)) * visible
+        alone.append((pattern * sources.mask.to(parts.device)).sum(dim=-1).mean(dim=-1))
+        uniform = visible / visible.sum(dim=-1, keepdim=True)
+        centred = (parts - (parts * uniform).sum(dim=-1, keepdim=True)) * visible
         score = centred.sum(dim=0)
         shares.append((centred * score).sum(dim=(1, 3, 4)) / (score * score).sum(dim=(0, 2, 3)))
     return torch.stack(shares).mT.cpu().numpy(), torch.stack(alone).cpu().numpy()
 
 
-def _products(subject: Subject, tokens: Tokens, where: Where, layer: int) -> Float[Tensor, "part batch head query key"]:
+def _products(
+    subject: Subject, tokens: Tokens, sources: AnswerSources, layer: int
+) -> Float[Tensor, "part batch head query key"]:
     """The four products that a layer's scores are the sum of, at the answer positions, in float64."""
-    cfg, queries = subject.cfg, list(where.queries)
+    cfg, queries = subject.cfg, list(sources.queries)
     turned = "rot_" if cfg.positions == "rotary" else ""
     sites = [(f"{turned}q", layer), (f"{turned}k", layer), ("attn_scores", layer)]
     cache = subject.run(tokens[:, :-1], record=sites)[1]
@@ -112,12 +112,17 @@ def _products(subject: Subject, tokens: Tokens, where: Where, layer: int) -> Flo
         torch.einsum("bqhd,bkhd->bhqk", *(x.expand(len(tokens), -1, -1, -1) for x in (left, right)))
         for left, right in ((q_place, k_content), (q_content, k_place), (q_content, k_content))
     ]
-    score = scores[:, :, queries].masked_fill(~where.visible.to(scores.device), 0.0)
+    score = scores[:, :, queries].masked_fill(~sources.visible.to(scores.device), 0.0)
     return torch.stack([score - sum(three), *three])
 
 
-def swapped(subject: Subject, tokens: Tokens, query: int, heads: Sequence[tuple[int, int]]) -> dict[str, float | None]:
-    """What is said after a position where some heads give, there, what they give in the row before."""
+def interchange(
+    subject: Subject, tokens: Tokens, query: int, heads: Sequence[tuple[int, int]]
+) -> dict[str, float | None]:
+    """The interchange intervention at a position: some heads give, there, the output that they have in the row before.
+    Of the rows whose right tokens differ from those of the row before, the share still right (`kept`) and the share
+    that gives the right token of the row before (`follows`).
+    """
     layers = sorted({layer for layer, _ in heads})
     read = slice(query, query + 1)
     cache = subject.run(tokens[:, :-1], record=[("z", layer) for layer in layers])[1]
@@ -130,12 +135,12 @@ def swapped(subject: Subject, tokens: Tokens, query: int, heads: Sequence[tuple[
         )
         for layer in layers
     ]
-    said = subject.run(tokens[:, :-1], edits=edits, at=read)[0][:, 0].argmax(dim=-1)
-    own, other = tokens[:, query + 1], tokens[:, query + 1].roll(1)
-    apart = own != other
+    answer = subject.run(tokens[:, :-1], edits=edits, at=read)[0][:, 0].argmax(dim=-1)
+    right, other = tokens[:, query + 1], tokens[:, query + 1].roll(1)
+    apart = right != other
     if not apart.any():
         return {"kept": None, "follows": None}
     return {
-        "kept": float((said == own)[apart].double().mean()),
-        "follows": float((said == other)[apart].double().mean()),
+        "kept": float((answer == right)[apart].double().mean()),
+        "follows": float((answer == other)[apart].double().mean()),
     }

@@ -1,4 +1,19 @@
-"""The alignment lens: does a head look where the answer stands, by position alone, and does it bring it from there?"""
+"""Source attention: does a head attend to where the answer can be read, by position alone, and carry it from there?
+
+`share`: of every head at every answer position, the attention on the source, mean over the inputs, each followed by its
+right answer; `chance` is that of uniform attention over the visible keys, `lowest` the lowest over the inputs of the
+mean over the positions. Over pairs of inputs, contents exchanged and positions kept:
+
+- `change`: queries, keys, or both are those of the other input. The total variation distance between a head's attention
+  with and without it: 0 = it stays, 1 = all of it goes elsesources.
+- `score_parts`: queries and keys are each their mean at their position plus the rest, their content; the score is the
+  sum of four products. The share of each in the variation of the score over the visible keys; they add up to 1.
+  `share_by_position` is the share on the source with the first product alone. Not for models that normalise queries
+  and keys.
+- `kept`, `follows`: at each answer position all heads that are aligned there (the best where none is) give the output
+  that they have in the other input. Of the pairs whose right tokens differ there, the share still right (1 = these
+  heads are not needed) and the share that gives the other input's right token (1 = the answer is what they carry).
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +34,11 @@ from algoscope.lenses.heads.head_panels import ATTENTION, INPUTS, head_axes, hea
 from algoscope.lenses.heads.position_or_content import (
     PARTS,
     SIDES,
-    Where,
+    AnswerSources,
+    interchange,
     pattern_change,
     patterns,
     score_parts,
-    swapped,
 )
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import tokens_right
@@ -48,7 +63,7 @@ ABOUT = (
 def source_attention(
     subject: str | Run | Subject,
     *,
-    what: str = "",
+    what: str | None = None,
     n_inputs: int = 50_000,
     n_pairs: int = 2_000,
     threshold: float = 0.5,
@@ -56,98 +71,94 @@ def source_attention(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Say whether heads look at the positions from which a task's answer can be read (`Task.sources`, of them `what`,
-    or the first), whether position alone leads them there, and whether the answer follows from what they bring.
+    """Test whether heads attend to the positions from which a task's answer can be read, why, and what they carry.
 
-    `share`: of every head at every answer position, the attention on the source, mean over all inputs of the task (over
-    `n_inputs` random ones of a larger one), each followed by its right answer; 0 none, 1 all; `chance` is what even
-    attention over the visible keys gives, `lowest` the lowest over inputs of the mean over the positions. A head is
-    aligned at a position where its share is at least `threshold` (0.5: more than on all other keys together).
+    A head is aligned at an answer position where its share of attention on the source is at least `threshold`. The
+    verdict is `not aligned` unless some head is aligned at every answer position; `by position alone` where at most
+    `same` of the aligned heads' attention goes elsewhere when the contents of queries and keys are another input's;
+    else `by content too`. The causal verdict is `carried` where at least 0.9 of the answers follow the output of the
+    aligned heads on another input at every position; `needed` where at most 0.1 stay right of 0.9 that were; else
+    `neither`: a head can attend to the source and carry something else.
 
-    Over `n_pairs` pairs of inputs, contents swapped and positions kept:
+    Args:
+        subject: a causal model of a task with `Task.sources`, by name or opened.
+        what: which of the task's sources; by default the first.
+        n_inputs: the most inputs to measure over, 2 at least; of a larger task so many random ones.
+        n_pairs: pairs of inputs to exchange contents between, 2 at least.
+        threshold: the share from which a head is aligned; above 0.5 it is more than on all other keys together.
+        same: the largest change of attention that counts as position alone.
+        seed: seed of the random inputs.
+        runs_dir: where runs live.
+    Returns:
+        A finding with panels `pattern` [layer head query key] (mean over the inputs; a dot at the source), `share`
+        [head position], `change` [head side], `swapped` [measure position] and `score parts` [head part]; facts
+        `heads`, `positions`, `chance`, `verdict` and `causal`. Shares: 0 = none, 1 = all.
+    Raises:
+        TaskMismatchError: for a model of free text, or a task that names no sources.
+        UnknownNameError: for a source that the task does not name.
+        SubjectError: for a model that is not causal and so sees the answer.
+        ConfigError: for fewer than two inputs or pairs.
 
-    - `change`: queries, keys, or both are those of the other input. The total variation distance between a head's
-      attention with and without it: 0 = it stays, 1 = all of it goes elsewhere.
-    - `score_parts`: queries and keys are each what they are on average at their position plus the rest, their content;
-      the score is the sum of four products. The share of each in the variation of the score over the visible keys; they
-      add up to 1. `share_by_position` is the share on the source with the first product alone. Not for models that
-      normalise queries and keys.
-    - `swapped`: at each answer position, all heads that are aligned there (the best where none is) give the output that
-      they have in the other input. Of the pairs whose right tokens differ there, the share still right (`kept`, 1 =
-      these heads are not needed) and the share that says the other input's right token (`follows`, 1 = the answer is
-      what they bring).
-
-    `verdict`: `not aligned` unless some head is aligned at every answer position; `by position alone` where the
-    `change` (both) of the aligned heads there is at most `same`, else `by content too`. `causal`: `carried` where
-    `follows` is at least 0.9 at every position, `needed` where `kept` is at most 0.1 and 0.9 were right before, else
-    `neither`; a head can look at the source and bring something else.
-
-    Panels: `pattern` [layer head query key] (mean over the inputs; a dot at the source), `share` [head position],
-    `change` [head side], `swapped` [measure position], `score parts` [head part].
-
-    Raises TaskMismatchError for a model of free text and for a task that names no sources, UnknownNameError for a
-    source that it does not name, SubjectError for a model that is not causal and so sees the answer, ConfigError for
-    fewer than two inputs or pairs.
+    Example:
+        >>> import algoscope as ag
+        >>> finding = ag.lenses.source_attention("planted:reversal", n_inputs=200, n_pairs=50)
+        >>> finding["verdict"], finding["causal"]
+        ('by position alone', 'carried')
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    where = _where(subject, what)
+    sources = _sources(subject, what)
     if n_pairs < 2:
-        raise ConfigError(f"n_pairs is {n_pairs}: to swap contents takes at least 2 inputs")
-    tokens, method = inputs_of(subject, n_inputs, seed)
-    looked = _looked(subject, tokens, where)
+        raise ConfigError(f"n_pairs is {n_pairs}: to exchange contents takes at least 2 inputs")
+    tokens, covered = inputs_of(subject, n_inputs, seed)
+    mean = _mean_attention(subject, tokens, sources)
     order = torch.randperm(len(tokens), generator=seeded(torch.device("cpu"), seed, 1))[:n_pairs]
     pairs = tokens[order.to(tokens.device)]
-    change = pattern_change(subject, pairs, where.queries)
-    parts, by_position = score_parts(subject, pairs, where)
-    positions = _positions(subject, pairs, where, looked, change[0], threshold)
+    change = pattern_change(subject, pairs, sources.queries)
+    parts, by_position = score_parts(subject, pairs, sources)
+    positions = _positions(subject, pairs, sources, mean, change[0], threshold)
     facts = {
-        "what": where.what,
-        "covered": {"inputs": len(tokens), "of": subject.task.domain_size, "method": method, "pairs": len(pairs)},
-        "chance": float(where.chance.mean()),
-        "heads": _heads(looked, change, parts, by_position),
+        "what": sources.what,
+        "covered": covered | {"pairs": len(pairs)},
+        "chance": float(sources.chance.mean()),
+        "heads": _heads(mean, change, parts, by_position),
         "positions": positions,
         "verdict": _verdict(positions, same),
         "causal": _causal(positions),
         "thresholds": {"aligned": threshold, "same": same, "mostly": MOSTLY},
     }
-    return subject.finding(
-        "source_attention",
-        _claim(facts),
-        facts,
-        _panels(subject, where, looked, change, parts, facts),
-        about=ABOUT,
-        tables=[_table(subject, positions)],
-        seed=seed,
-    )
+    panels, tables = _panels(subject, sources, mean, change, parts, facts), [_table(subject, positions)]
+    return subject.finding("source_attention", _claim(facts), facts, panels, about=ABOUT, tables=tables, seed=seed)
 
 
 # ---------------------------------------------------------------------- sources
 
 
-def _where(subject: Subject, what: str) -> Where:
+def _sources(subject: Subject, what: str | None) -> AnswerSources:
     task = subject.task
     if not task.sources:
         raise TaskMismatchError(
-            f"{task.kind} does not name the positions from which its answers can be read: the alignment lens takes a "
+            f"{task.kind} does not name the positions from which its answers can be read: source_attention takes a "
             "task that does, such as reversal"
         )
-    if what and what not in task.sources:
+    if what is not None and what not in task.sources:
         raise UnknownNameError("source", what, task.sources)
     if not subject.cfg.causal:
         raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
-    what = what or next(iter(task.sources))
-    sources = dict(sorted(task.sources[what].items()))
+    what = next(iter(task.sources)) if what is None else what
+    by_query = dict(sorted(task.sources[what].items()))
     key = torch.arange(task.n_ctx - 1)
-    there = torch.stack([torch.isin(key, torch.tensor(keys)) for keys in sources.values()])
-    return Where(what, sources, there, key <= torch.tensor(list(sources))[:, None])
+    mask = torch.stack([torch.isin(key, torch.tensor(keys)) for keys in by_query.values()])
+    return AnswerSources(what, by_query, mask, key <= torch.tensor(list(by_query))[:, None])
 
 
 # ---------------------------------------------------------------------- over all inputs
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """What heads do over all inputs, and the share of inputs whose answer is right at each position."""
+class _MeanAttention:
+    """Attention over all inputs: the mean pattern, its share on the source, the lowest share of any input; for each
+    position the share of inputs whose answer is right there.
+    """
 
     pattern: Float[np.ndarray, "layer head query key"]
     share: Float[np.ndarray, "layer head query"]
@@ -155,20 +166,20 @@ class _Looked:
     right: Float[np.ndarray, "query"]
 
 
-def _looked(subject: Subject, tokens: Tokens, where: Where) -> _Looked:
-    cfg, queries = subject.cfg, list(where.queries)
-    there = where.there.to(subject.device)
-    total = torch.zeros(cfg.n_layers, cfg.n_heads, len(queries), there.shape[1], dtype=torch.double)
+def _mean_attention(subject: Subject, tokens: Tokens, sources: AnswerSources) -> _MeanAttention:
+    cfg, queries = subject.cfg, list(sources.queries)
+    mask = sources.mask.to(subject.device)
+    total = torch.zeros(cfg.n_layers, cfg.n_heads, len(queries), mask.shape[1], dtype=torch.double)
     n_right, lowest = torch.zeros(len(queries)), torch.ones(cfg.n_layers, cfg.n_heads, dtype=torch.double)
     for portion in tokens.split(max(1, PORTION // (cfg.n_layers * cfg.n_heads * tokens.shape[1] ** 2))):
         logits, pattern = patterns(subject, portion, queries)
         total += pattern.sum(dim=0).cpu()
-        means = (pattern * there).sum(dim=-1).mean(dim=-1)  # [batch layer head]
+        means = (pattern * mask).sum(dim=-1).mean(dim=-1)  # [batch layer head]
         lowest = torch.minimum(lowest, means.amin(dim=0).cpu())
         n_right += tokens_right(logits[:, queries], _targets(portion, queries)).sum(dim=0).cpu()
     pattern = total / len(tokens)
-    share = (pattern * where.there).sum(dim=-1)
-    return _Looked(pattern.numpy(), share.numpy(), lowest.numpy(), (n_right / len(tokens)).double().numpy())
+    share = (pattern * sources.mask).sum(dim=-1)
+    return _MeanAttention(pattern.numpy(), share.numpy(), lowest.numpy(), (n_right / len(tokens)).double().numpy())
 
 
 def _targets(tokens: Tokens, queries: list[int]) -> Int[Tensor, "batch query"]:
@@ -178,64 +189,64 @@ def _targets(tokens: Tokens, queries: list[int]) -> Int[Tensor, "batch query"]:
 
 def _aligned(share: Float[np.ndarray, "layer head query"], threshold: float) -> list[list[tuple[int, int]]]:
     """For each position the heads that are aligned there, best first; the best where none is."""
-    found = []
+    aligned = []
     for values in np.moveaxis(share, -1, 0):
         order = np.argsort(-values, axis=None, kind="stable").tolist()
         places = [divmod(flat, values.shape[1]) for flat in order]
-        found.append([place for place in places if values[place] >= threshold] or places[:1])
-    return found
+        aligned.append([place for place in places if values[place] >= threshold] or places[:1])
+    return aligned
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- facts and claim
 
 
 def _positions(
     subject: Subject,
     pairs: Tokens,
-    where: Where,
-    looked: _Looked,
+    sources: AnswerSources,
+    mean: _MeanAttention,
     change: Float[np.ndarray, "layer head query"],
     threshold: float,
 ) -> list[dict[str, Any]]:
-    """What is found at each answer position; `share` is that of its best head, `change` the largest of its heads."""
-    found = []
-    for i, (query, heads) in enumerate(zip(where.queries, _aligned(looked.share, threshold), strict=True)):
-        share = float(looked.share[(*heads[0], i)])
-        found.append(
+    """The facts of each answer position; `share` is that of its best head, `change` the largest of its heads."""
+    positions = []
+    for i, (query, heads) in enumerate(zip(sources.queries, _aligned(mean.share, threshold), strict=True)):
+        share = float(mean.share[(*heads[0], i)])
+        positions.append(
             {
                 "query": query,
-                "sources": list(where.sources[query]),
+                "sources": list(sources.by_query[query]),
                 "heads": [head_name(*head) for head in heads],
                 "share": share,
-                "chance": float(where.chance[i]),
+                "chance": float(sources.chance[i]),
                 "aligned": share >= threshold,
                 "change": float(max(change[(*place, i)] for place in heads)),
-                "right": float(looked.right[i]),
-                **swapped(subject, pairs, query, heads),
+                "right": float(mean.right[i]),
+                **interchange(subject, pairs, query, heads),
             }
         )
-    return found
+    return positions
 
 
 def _heads(
-    looked: _Looked,
+    mean: _MeanAttention,
     change: Float[np.ndarray, "side layer head query"],
     parts: Float[np.ndarray, "layer head part"] | None,
     by_position: Float[np.ndarray, "layer head"] | None,
 ) -> list[dict[str, Any]]:
     heads = []
-    for layer, head in np.ndindex(looked.lowest.shape):
-        said = {
+    for layer, head in np.ndindex(mean.lowest.shape):
+        facts = {
             "name": head_name(layer, head),
-            "share": float(looked.share[layer, head].mean()),
-            "lowest": float(looked.lowest[layer, head]),
+            "share": float(mean.share[layer, head].mean()),
+            "lowest": float(mean.lowest[layer, head]),
             "change": dict(zip(SIDES, change[:, layer, head].mean(axis=-1).tolist(), strict=True)),
         }
         if parts is not None and by_position is not None:
             values = [None if np.isnan(value) else float(value) for value in parts[layer, head]]
-            said["score_parts"] = dict(zip(PARTS, values, strict=True))
-            said["share_by_position"] = float(by_position[layer, head])
-        heads.append(said)
+            facts["score_parts"] = dict(zip(PARTS, values, strict=True))
+            facts["share_by_position"] = float(by_position[layer, head])
+        heads.append(facts)
     return heads
 
 
@@ -261,17 +272,19 @@ def _claim(facts: Mapping[str, Any]) -> str:
     n_aligned = sum(position["aligned"] for position in positions)
     heads = list(dict.fromkeys(name for position in positions for name in position["heads"] if position["aligned"]))
     share = np.mean([position["share"] for position in positions])
-    said = f"{n_aligned} of {len(positions)} answer positions have a head on their source" + (
+    claim = f"{n_aligned} of {len(positions)} answer positions have a head on their source" + (
         f" ({', '.join(heads)})" if heads else ""
     )
-    said += f", mean share {share:.2f} where chance is {facts['chance']:.2f}, over {every} {covered['inputs']:,} inputs"
+    claim += (
+        f", mean share {share:.2f} where chance is {facts['chance']:.2f}, over {every} {covered['inputs']:,} inputs"
+    )
     if facts["verdict"] == "not aligned":
-        return f"{said}: not aligned"
+        return f"{claim}: not aligned"
     follows = np.mean([position["follows"] or 0.0 for position in positions])
     change = max(position["change"] for position in positions)
     right = np.mean([position["right"] for position in positions])
     return (
-        f"{said}: {facts['verdict']} (other contents move {change:.2f} of it); {right:.1%} of the answers are right, "
+        f"{claim}: {facts['verdict']} (other contents move {change:.2f} of it); {right:.1%} of the answers are right, "
         f"and with another input's output of these heads {follows:.1%} become that input's: {facts['causal']}"
     )
 
@@ -281,8 +294,8 @@ def _claim(facts: Mapping[str, Any]) -> str:
 
 def _panels(
     subject: Subject,
-    where: Where,
-    looked: _Looked,
+    sources: AnswerSources,
+    mean: _MeanAttention,
     change: Float[np.ndarray, "side layer head query"],
     parts: Float[np.ndarray, "layer head part"] | None,
     facts: Mapping[str, Any],
@@ -290,12 +303,12 @@ def _panels(
     covered, positions = facts["covered"], facts["positions"]
     example = subject.task.edge_cases()[0]
     keys = subject.token_labels(example[:-1])
-    queries = tuple(keys[query] for query in where.queries)
+    queries = tuple(keys[query] for query in sources.queries)
     names = Axis("head", head_names(subject.cfg))
     prompt = subject.task.decode(example[: subject.task.prompt_length].tolist())
     position = Axis("position", queries, f"answer position, as in {prompt}")
-    dots = np.where(where.there.numpy(), "\u25cf", "").astype(object)
-    hidden = np.where(where.visible.numpy(), looked.pattern, np.nan)
+    dots = np.where(sources.mask.numpy(), "\u25cf", "").astype(object)
+    hidden = np.where(sources.visible.numpy(), mean.pattern, np.nan)
     every = "all" if covered["method"] == "exhaustive" else "a random"
     over_inputs = (
         f"Mean attention over {every} {covered['inputs']:,} inputs at the answer positions. Rows are queries, columns "
@@ -320,7 +333,7 @@ def _panels(
             caption=over_inputs, **ATTENTION,
         ),
         _heatmap(
-            "share", "attention on the source", (names, position), looked.share.reshape(len(names.labels), -1),
+            "share", "attention on the source", (names, position), mean.share.reshape(len(names.labels), -1),
             caption=experiments, **ATTENTION,
         ),
         _heatmap(
