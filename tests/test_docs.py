@@ -123,7 +123,6 @@ METHODS = {
 DOCUMENTED = OFFERED | CLASSES | METHODS
 NOT_YET = """
     override
-    lenses.induction lenses.induction_phase
     Subject.answer_logits Subject.with_model Subject.folded Subject.to_dtype Subject.before_training
     Subject.finding Subject.to_tokens Subject.pad Subject.to_string Subject.to_str_tokens Subject.token_labels
     Subject.generate Subject.generate_many Subject.lay_out Task.prompt Task.completed Task.sequence

@@ -18,7 +18,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.doors.report.report import render
 from algoscope.lenses.induction_circuit import head_scores as scoring
-from algoscope.lenses.induction_circuit.head_ablations import Losses, Replacements, heard, nats_without
+from algoscope.lenses.induction_circuit.head_ablations import Losses, Replacements, nats_without, path_effects
 from algoscope.lenses.induction_circuit.head_scores import attention_scores, chances, head_scores, raised, repeated_rows
 from algoscope.lenses.induction_circuit.induction_heads import induction
 from algoscope.lenses.induction_circuit.phase_change import induction_phase, shortest_window
@@ -321,7 +321,9 @@ def test_what_is_heard_is_that_of_two_plain_runs() -> None:
     subject = copier(dtype=torch.double)
     rows = repeated_rows(subject, 6)
     given = Replacements.recorded(subject, rows, seed=0)
-    found = {(one.sender, one.entry): one for one in heard(subject, rows, given, (1, 0), [(0, 0), (0, 1)], "mean")}
+    found = {
+        (one.sender, one.entry): one for one in path_effects(subject, rows, given, (1, 0), [(0, 0), (0, 1)], "mean")
+    }
     assert set(found) == {((0, head), entry) for head in range(2) for entry in "qk"}
     mean = given.z[0].mean(dim=0, keepdim=True)
     for (sender, entry), one in found.items():
@@ -402,7 +404,7 @@ def by_offset(back: int) -> Subject:
 
 
 def test_a_head_that_goes_by_distance_is_no_pair() -> None:
-    """With blocks of one length it looks at what followed before and is right; its keys hear nobody."""
+    """With blocks of one length it attends to the right token, and its keys read no head."""
     found = induction(by_offset(9), n_inputs=8, length=10)
     assert next(head for head in found["heads"] if head["name"] == "L1H0")["induction"] > 0.99
     assert found["losses"]["gain"] > 3

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 import algoscope as ag
 from algoscope.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
+from algoscope.core.renaming import RenamedWarning
 from algoscope.lenses.modular_arithmetic import progress_measures
 from algoscope.lenses.over_training import timeline_lens
+from algoscope.lenses.over_training._fact_paths import split
 from algoscope.lenses.over_training._formation_rules import formation, rule_of
 from algoscope.lenses.over_training.checkpoint_series import over_checkpoints
 from algoscope.networks.transformer import Transformer
@@ -298,6 +300,11 @@ def test_what_cannot_be_followed_is_one_line(small_run: ag.Run, fact: str, error
     with pytest.raises(error, match=said) as raised:
         ag.lenses.timeline(small_run, [fact])
     assert "\n" not in str(raised.value)
+
+
+def test_a_role_by_its_former_name_is_followed_with_a_warning() -> None:
+    with pytest.warns(RenamedWarning, match="'same-token' is now called 'duplicate-token'"):
+        assert split("roles:heads.0.scores.same-token", {}) == ("roles", "heads.0.scores.duplicate-token")
 
 
 def test_a_model_without_checkpoints_is_one_line() -> None:

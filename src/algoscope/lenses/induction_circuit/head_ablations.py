@@ -1,4 +1,4 @@
-"""What heads are for where tokens come again: runs without them, and runs in which one does not hear another."""
+"""What heads are for where tokens are repeated: runs with heads ablated, and with single paths between two ablated."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ Nats = Float[Tensor, "batch pos"]
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean cross-entropy in nats of predictions that nothing before determines (`first`), and of those that what has
-    been before determines (`later`).
+    """Mean cross-entropy in nats of predictions that nothing before determines (`first`), and of those that a previous
+    occurrence of the token determines (`later`).
     """
 
     first: float
@@ -39,7 +39,7 @@ class Losses:
 
     @property
     def gain(self) -> float:
-        """What it is worth that a token has been before."""
+        """By how many nats a previous occurrence of the token makes the prediction better."""
         return self.first - self.later
 
     def share_lost(self, without: "Losses", n_candidates: int) -> float:
@@ -56,10 +56,10 @@ def nats_of(logits: Float[Tensor, "*edit batch pos d_vocab"], rows: Rows) -> Flo
     return cross_entropy(logits, targets).double()
 
 
-def looks_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tensor, "layer head"]], Nats]:
+def scores_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tensor, "layer head"]], Nats]:
     """The attention scores of every head, means over the rows, and the cross-entropy of every prediction."""
     layers = range(subject.cfg.n_layers)
-    looks: dict[str, list[Tensor]] = {name: [] for name in ATTENTION}
+    by_name: dict[str, list[Tensor]] = {name: [] for name in ATTENTION}
     nats = []
     for part in portions(subject, rows):
         these = rows.portion(part)
@@ -67,11 +67,11 @@ def looks_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tensor
         each = [attention_scores(cache["pattern", layer], these) for layer in layers]
         nats.append(nats_of(logits, these).cpu())
         for name in ATTENTION:
-            looks[name].append(torch.stack([scores[name] for scores in each], dim=1).cpu())
-    return {name: torch.cat(values).double().mean(dim=0) for name, values in looks.items()}, torch.cat(nats)
+            by_name[name].append(torch.stack([scores[name] for scores in each], dim=1).cpu())
+    return {name: torch.cat(values).double().mean(dim=0) for name, values in by_name.items()}, torch.cat(nats)
 
 
-# ---------------------------------------------------------------------- runs without heads
+# ---------------------------------------------------------------------- runs with heads ablated
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +84,15 @@ class Replacements:
     @classmethod
     def recorded(cls, subject: Subject, rows: Rows, seed: int) -> "Replacements":
         layers = range(subject.cfg.n_layers)
-        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        z: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         for part in portions(subject, rows):
             _, cache = subject.run(rows.read[part], record=[("z", layer) for layer in layers], at=slice(0, 0))
             for layer in layers:
-                found[layer].append(cache["z", layer])
-        return cls({layer: torch.cat(values) for layer, values in found.items()}, seed)
+                z[layer].append(cache["z", layer])
+        return cls({layer: torch.cat(values) for layer, values in z.items()}, seed)
 
     def edit(self, head: Head, kind: str, part: slice) -> Edit:
-        """The edit that takes one head away on a stretch of the rows."""
+        """The edit that ablates one head on a stretch of the rows."""
         layer, number = head
         z = self.z[layer]
         if kind == "zero":
@@ -104,57 +104,55 @@ class Replacements:
 
 
 def nats_without(
-    subject: Subject, rows: Rows, given: Replacements, groups: Mapping[str, Sequence[Head]], kind: str
+    subject: Subject, rows: Rows, replacements: Replacements, groups: Mapping[str, Sequence[Head]], kind: str
 ) -> dict[str, Nats]:
     """The cross-entropy of every prediction without all heads of a group, for each group by its name."""
-    found: dict[str, list[Tensor]] = {name: [] for name in groups}
+    nats_of_group: dict[str, list[Tensor]] = {name: [] for name in groups}
     for part in portions(subject, rows):
         these = rows.portion(part)
-        edits = {name: [given.edit(head, kind, part) for head in group] for name, group in groups.items()}
+        edits = {name: [replacements.edit(head, kind, part) for head in group] for name, group in groups.items()}
         alone = {name: group[0] for name, group in edits.items() if len(group) == 1}
         each = subject.run_each(these.read, list(alone.values()), reduce=partial(nats_of, rows=these))
         nats = dict(zip(alone, each, strict=True))
         for name, group in edits.items():
             one = nats[name] if name in nats else nats_of(subject.run(these.read, edits=group)[0], these)
-            found[name].append(one.cpu())
-    return {name: torch.cat(values) for name, values in found.items()}
+            nats_of_group[name].append(one.cpu())
+    return {name: torch.cat(values) for name, values in nats_of_group.items()}
 
 
-# ---------------------------------------------------------------------- who hears whom
+# ---------------------------------------------------------------------- paths between heads
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What is left of a receiver's attention to what followed before (the induction score) when its queries or its keys
-    hear what a sender is on another row.
-    """
+class PathEffect:
+    """The mean induction score of a receiver when its queries or its keys read what a sender writes on another row."""
 
     sender: Head
     entry: str
     attention: float
 
 
-def heard(
-    subject: Subject, rows: Rows, given: Replacements, receiver: Head, senders: Sequence[Head], kind: str
-) -> list[Heard]:
+def path_effects(
+    subject: Subject, rows: Rows, replacements: Replacements, receiver: Head, senders: Sequence[Head], kind: str
+) -> list[PathEffect]:
     """For each sender, and for the receiver's queries and keys: one run without the sender, from which only that entry
     is kept, and one run with it in place of the receiver's own.
 
     The sender's effect on the entry counts in full: straight through the residual stream, and by way of anything in
-    between. Where keys and values are shared by a group of heads, the whole group hears the change.
+    between. Where keys and values are shared by a group of heads, the change reaches the whole group.
     """
     layer, head = receiver
     group = subject.cfg.n_heads // subject.cfg.kv_heads
-    looks: dict[tuple[Head, str], list[Tensor]] = {}
+    induction: dict[tuple[Head, str], list[Tensor]] = {}
     for part in portions(subject, rows):
         these = rows.portion(part)
         for sender in senders:
-            sites, deaf = [(entry, layer) for entry in ENTRIES], [given.edit(sender, kind, part)]
-            _, cache = subject.run(these.read, record=sites, edits=deaf, at=slice(0, 0))
+            sites, edits = [(entry, layer) for entry in ENTRIES], [replacements.edit(sender, kind, part)]
+            _, cache = subject.run(these.read, record=sites, edits=edits, at=slice(0, 0))
             for entry in ENTRIES:
                 place = head if entry == "q" else head // group
-                edit = Patch((entry, layer), value=cache[entry, layer], head=place)
-                _, after = subject.run(these.read, record=[("pattern", layer)], edits=[edit], at=slice(0, 0))
+                path = Patch((entry, layer), value=cache[entry, layer], head=place)
+                _, after = subject.run(these.read, record=[("pattern", layer)], edits=[path], at=slice(0, 0))
                 pattern = after["pattern", layer][:, head : head + 1]
-                looks.setdefault((sender, entry), []).append(attention_scores(pattern, these)["induction"])
-    return [Heard(sender, entry, float(torch.cat(values).mean())) for (sender, entry), values in looks.items()]
+                induction.setdefault((sender, entry), []).append(attention_scores(pattern, these)["induction"])
+    return [PathEffect(sender, entry, float(torch.cat(values).mean())) for (sender, entry), values in induction.items()]

@@ -1,4 +1,4 @@
-"""Where heads look, and what they write, when a stretch of tokens comes again."""
+"""What heads attend to, and what they write, when a stretch of tokens is repeated."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 from algoscope.tasks.strings.copying import Copying
 
-LONGEST = 50  # tokens of a block where nobody says
+LONGEST = 50  # tokens of a block by default
 SHORTEST = 2
 LENGTHS = 16  # different lengths of blocks, where there are so many
 FEW = 64  # tokens: with no more, all of them are candidates for what a head may write
@@ -40,7 +40,7 @@ class Rows:
     """Sequences in which a block of different tokens comes again and again: `start` tokens that all rows share, then
     row i's block of `period[i]` tokens, repeated and cut. The model reads all but the last token.
 
-    A position is `determined` where its token has been before: what followed it there follows again.
+    A position is `determined` where its token has occurred before: the token after it is the same again.
     """
 
     tokens: Tokens
@@ -69,15 +69,20 @@ class Rows:
 
 
 def repeated_rows(
-    subject: Subject, n_inputs: int, length: int = 0, copies: int = 0, first: str = "", seed: int = 0
+    subject: Subject,
+    n_inputs: int,
+    length: int | None = None,
+    copies: int | None = None,
+    first: str | None = None,
+    seed: int = 0,
 ) -> Rows:
     """Random rows for a subject.
 
-    `length`: tokens of a block; 0: for the copying task the lengths of its patterns, as many rows of each; else up to
-    16 lengths, from half of the longest that fits, or of 50, to that: with a single one, a head that goes by distance
-    looks as one that goes by content, and what heads write of positions is the same on every row. `copies`:
-    how often the longest block is read; 0: twice, and in the copying task to the end of a sequence. `first`: a text
-    before the blocks; empty: what the tokenizer puts before every text. A model with a task reads no more positions
+    `length`: tokens of a block; None: for the copying task the lengths of its patterns, as many rows of each; else up
+    to 16 lengths, from half of the longest that fits, or of 50, to that: with one alone, a head that goes by distance
+    attends as one that goes by content, and what heads write of positions is the same on every row. `copies`: how often
+    the longest block is read; None: twice, and in the copying task to the end of a sequence. `first`: a text before
+    the blocks; None: what the tokenizer puts before every text. A model with a task reads no more positions
     than its task has.
 
     Raises ConfigError for blocks that do not fit and for fewer than two rows, SubjectError where no block of two fits.
@@ -86,7 +91,7 @@ def repeated_rows(
         raise ConfigError(
             f"induction needs 2 inputs or more, so that there is another one to take from, not {n_inputs}"
         )
-    start = subject.text.encode(first)
+    start = subject.text.encode(first or "")
     copying = subject.task if subject.has_task and isinstance(subject.task, Copying) else None
     room = (subject.task.n_ctx - 1 if subject.has_task else subject.cfg.n_ctx) - len(start)
     usable = usable_tokens(subject, start)
@@ -96,29 +101,35 @@ def repeated_rows(
     period = torch.tensor(lengths).repeat(-(-n_inputs // len(lengths)))[:n_inputs]
     body = blocks.gather(1, torch.arange(n_read + 1) % period[:, None])
     tokens = torch.cat([torch.tensor(start, dtype=torch.long).expand(n_inputs, -1), body], dim=1)
-    said = " or ".join(map(str, lengths)) if len(lengths) < 4 else f"{lengths[0]} to {lengths[-1]}"
+    sizes = " or ".join(map(str, lengths)) if len(lengths) < 4 else f"{lengths[0]} to {lengths[-1]}"
     return Rows(
         tokens=tokens.to(subject.device),
         start=len(start),
         period=period.to(subject.device),
         candidates=(usable.expand(n_inputs, -1) if len(usable) <= FEW else blocks).to(subject.device),
         trained=copying is not None and set(lengths) <= set(copying.lengths),
-        meaning=f"{n_inputs:,} rows of random tokens in blocks of {said}, read over {n_read} positions",
+        meaning=f"{n_inputs:,} rows of random tokens in blocks of {sizes}, read over {n_read} positions",
     )
 
 
 def _sizes(
-    subject: Subject, copying: Copying | None, room: int, n_usable: int, n_inputs: int, length: int, copies: int
+    subject: Subject,
+    copying: Copying | None,
+    room: int,
+    n_usable: int,
+    n_inputs: int,
+    length: int | None,
+    copies: int | None,
 ) -> tuple[list[int], int]:
     """The lengths of blocks, and the positions over which they are read."""
-    longest = min(room // max(copies, 2), n_usable)
+    longest = min(room // max(copies or 2, 2), n_usable)
     if longest < SHORTEST:
         raise SubjectError(
             f"{subject.name} has room for {room} tokens and {n_usable} different ones: too few to repeat a block of two"
         )
-    if copies == 1 or copies < 0:
+    if copies is not None and copies < 2:
         raise ConfigError(f"{copies} copies repeat nothing: ask for 2 or more")
-    if length and not SHORTEST <= length <= longest:
+    if length is not None and not SHORTEST <= length <= longest:
         raise ConfigError(f"a block of {length} tokens does not fit {subject.name}: give a length from 2 to {longest}")
     if copying is None:
         most = min(longest, LONGEST)
@@ -128,7 +139,7 @@ def _sizes(
         lengths = [length] if length else [n for n in copying.lengths if SHORTEST <= n <= longest]
         if not lengths:
             raise SubjectError(f"{subject.name} has no pattern of {SHORTEST} to {longest} different letters")
-    filled = room if copying and not copies else max(copies, 2) * max(lengths)
+    filled = room if copying and copies is None else (copies or 2) * max(lengths)
     return lengths, filled
 
 
@@ -140,7 +151,7 @@ def attention_scores(
 ) -> dict[str, Float[Tensor, "batch head"]]:
     """Six scores of every head on each row, all of them mean attention, 0 = none there, 1 = all of it.
 
-        induction        determined queries q     every k with token[k - 1] = token[q], k <= q: what followed before
+        induction        determined queries q     every k with token[k - 1] = token[q], k <= q
         diagonal         all q >= period - 1      k = q - (period - 1): the field's raw diagonal, of which the entries
                                                   before the second copy cannot be right
         previous-token   all q >= 1               k = q - 1
@@ -165,7 +176,7 @@ def attention_scores(
 
 
 def chances(rows: Rows) -> dict[str, float]:
-    """The same scores of a head that attends to all visible positions alike."""
+    """The same scores of uniform attention over the visible positions."""
     n = rows.read.shape[1]
     even = torch.ones(n, n, device=rows.tokens.device, dtype=torch.double).tril()
     pattern = (even / even.sum(dim=1, keepdim=True)).expand(len(rows.tokens), 1, n, n)
@@ -187,9 +198,9 @@ def raised(
     A head attending to one position alone writes `out(v)`. Its logits among the row's candidates are centred, and what
     is below zero counts as zero. Every position is one example, whether the head attends to it or not.
     """
-    said = unembedding[rows.candidates]  # [batch some d_model]
+    directions = unembedding[rows.candidates]  # [batch some d_model]
     written = einsum(v, out, "batch pos head d_head, head d_head d_model -> batch head pos d_model")
-    logits = einsum(written, said, "batch head pos d_model, batch some d_model -> batch head pos some")
+    logits = einsum(written, directions, "batch head pos d_model, batch some d_model -> batch head pos some")
     up = (logits - logits.mean(dim=-1, keepdim=True)).relu()[:, :, rows.start :]
     itself = rows.read[:, rows.start :, None] == rows.candidates[:, None, :]
     return (up * itself[:, None]).sum(dim=(0, 2, 3)), up.sum(dim=(0, 2, 3))
@@ -204,7 +215,7 @@ def name_of(head: Head) -> str:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What is measured of one head: where it looks (means over the rows, and their spread), and what it writes."""
+    """What is measured of one head: what it attends to (means over the rows, and their spread), and what it writes."""
 
     head: Head
     attention: Mapping[str, float]
@@ -243,13 +254,13 @@ def head_scores(subject: Subject, circuits: Circuits, rows: Rows) -> list[HeadSc
             v = values["v", layer].repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=2)
             out = circuits.layer(layer).W_O.mT.to(v.dtype)
             up[:, layer] += torch.stack(raised(v, out, circuits.model.W_U.detach(), these)).cpu()
-    found = []
+    heads = []
     for layer in layers:
         scores = {name: torch.cat([one[name] for one in each[layer]]).double() for name in ATTENTION}
         eigenvalues, top1 = circuits.copying_eigenvalues(layer), circuits.copying_top1(layer)
         for head in range(cfg.n_heads):
             writes = (2 * up[0, layer, head] / up[1, layer, head] - 1, eigenvalues[head], top1[head])
-            found.append(
+            heads.append(
                 HeadScores(
                     head=(layer, head),
                     attention={name: float(score[:, head].mean()) for name, score in scores.items()},
@@ -257,4 +268,4 @@ def head_scores(subject: Subject, circuits: Circuits, rows: Rows) -> list[HeadSc
                     writes=dict(zip(WRITING, map(float, writes), strict=True)),
                 )
             )
-    return found
+    return heads

@@ -1,4 +1,19 @@
-"""The induction lens: does the model find what followed a token before, and by which heads?"""
+"""Induction: does the model continue repeated tokens, and by which heads?
+
+The rows are repeated blocks of random tokens; a prediction is determined where its token has occurred before. Facts:
+
+- `heads`: of each head six attention scores (see `attention_scores`; `chance` has those of uniform attention) and their
+  `spread` (standard deviation over the rows); `copying`: 2 s - 1, with s the share that the token at a position has of
+  all logits raised by attending there (1 = all, -1 = none); from the weights `eigenvalues` and `top1` (`Circuits`).
+- `losses` in nats: `first` where nothing determines the prediction, `later` where a previous occurrence does, their
+  difference `gain`, and for a copying task the `floor` of both. `ablations`: the losses without heads, in three ways.
+- `heard`: the induction score of the strongest induction head (`receiver`) when its queries or keys read what an
+  earlier head writes on another row. `pair`: that head and the earlier one that matters most to it.
+- `composition`: the pairs of heads furthest above `chance` (Gaussian matrices). `by_length`: other lengths of block.
+- `mechanism`, by the `rules`, whose outcomes are in `evidence`: "induction pair" where keys read a previous-token head;
+  "pointer pair" where queries read from a duplicate-token head at which position their token was; both want every rule
+  to hold. "induction-like attention only" where another rule than the first fails; "none" where the first does.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +28,12 @@ from algoscope.core.finding import Finding
 from algoscope.data import seeded
 from algoscope.lenses.induction_circuit._induction_panels import panels_of, tables_of
 from algoscope.lenses.induction_circuit.head_ablations import (
-    Heard,
     Losses,
+    PathEffect,
     Replacements,
-    heard,
-    looks_and_nats,
     nats_without,
+    path_effects,
+    scores_and_nats,
 )
 from algoscope.lenses.induction_circuit.head_scores import (
     HeadScores,
@@ -36,12 +51,12 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
-MANY = 32  # heads: of a larger model only those in question are taken away, and some drawn beside them
+MANY = 32  # heads: of a larger model only those in question are ablated, and some drawn beside them
 CONTROLS = 12  # heads that are drawn
-SENDERS = 8  # of a larger model, heads whose being heard is tried
+SENDERS = 8  # of a larger model, earlier heads whose paths are ablated
 TRIED = 8  # of a larger model, rows that are run without heads
 HALF = 0.5  # of an effect: what counts as most of it
-LEAST_GAIN = 0.1  # nats: what has been before is worth nothing below it
+LEAST_GAIN = 0.1  # nats: a smaller gain counts as none
 SHOWN = 10  # pairs of heads whose composition is named
 ABOUT = (
     "Blocks of random tokens are repeated: where a token comes again, the token that followed its previous occurrence "
@@ -51,16 +66,16 @@ ABOUT = (
     "token stood: a pointer pair. Attention alone proves neither, so the heads are ablated and the paths between them "
     "cut."
 )
-NOTHING, LOOKING = "nothing", "induction heads"
+NOTHING, INDUCTION_HEADS = "nothing", "induction heads"
 ROUTES = {"k": ("previous-token", "induction pair"), "q": ("duplicate-token", "pointer pair")}
 RULES = {
     "looks": "the induction score of a head reaches the threshold",
     "hears": "the strongest induction head beyond the first layer reaches it, and loses half of what its score has "
-    "above chance when its keys hear what a previous-token head, or its queries what a duplicate-token head, wrote on "
+    "above chance when its keys read what a previous-token head, or its queries what a duplicate-token head, wrote on "
     "another row; that head reaches the threshold too",
     "gains": f"determined predictions are better than the others by {LEAST_GAIN} nats or more",
     "needs induction heads": "half of the gain is lost without all heads beyond the first layer that reach it",
-    "needs earlier heads": "and so it is without all earlier heads of the kind that is heard",
+    "needs earlier heads": "and so it is without all earlier heads of the kind that is read",
 }
 
 
@@ -68,37 +83,38 @@ def induction(
     subject: str | Run | Subject,
     *,
     n_inputs: int = 64,
-    length: int = 0,
-    copies: int = 0,
-    first: str = "",
+    length: int | None = None,
+    copies: int | None = None,
+    first: str | None = None,
     threshold: float = 0.4,
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Repeat random tokens, and see which heads look at what followed before, what they write, and what they are for.
+    """Find induction heads and what they are for: repeat random tokens, score every head, and ablate heads and paths.
 
-    The rows (`repeated_rows`): blocks of `length` different tokens, `copies` times, after the tokens of `first`; by
-    default blocks as long as the patterns of a copying task, else of lengths up to 50. A prediction is determined
-    where its token has been before in the row. Facts:
+    Args:
+        subject: a causal model, by name or opened.
+        n_inputs: rows of repeated random tokens, 2 at least.
+        length: tokens of a block; by default those of a copying task's patterns, else several lengths up to 50.
+        copies: how often the longest block is read, 2 at least; by default twice, in a copying task to the end.
+        first: a text before the blocks; by default what the tokenizer puts before every text.
+        threshold: the attention score (0 = none of the attention, 1 = all) from which a head has a role.
+        seed: seed of the rows, of rows taken for replacement, and of heads drawn from a large model.
+        runs_dir: where runs live.
+    Returns:
+        A finding with panels `attention` and `writing` [head score], `loss by position` [ablated position] (nats), loss
+        increases by ablation, and for few tokens the circuits token by token. Facts as at the head of this module.
+    Raises:
+        SubjectError: for a model that is not causal or has no room for a block of two.
+        ConfigError: for fewer than two rows, or blocks that do not fit.
+    Source:
+        Olsson et al., arXiv 2209.11895; Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
 
-    `heads`, each with six attention scores (`attention_scores` says which queries they average; 0 = none of the
-    attention, 1 = all of it; `chance` has those of even attention) and their `spread` (standard deviation over rows);
-    `copying`: 2 s - 1, with s the share that the token at a position has of all logits raised by attending there (1 =
-    all, -1 = none; Olsson et al., arXiv 2209.11895); and from the weights `eigenvalues` and `top1` (`Circuits`). Null
-    where a head writes nothing. `losses` in nats: `first` where nothing determines the prediction, `later` where what
-    has been before does, their difference `gain`, and for a copying task the `floor` of both. `ablations`: the losses
-    without each head, and without groups of them, in three ways. `heard`: what is left of the strongest induction head
-    when its queries or keys hear what an earlier head wrote on another row. `pair`: that head, the one it hears
-    best, their composition, their circuit, and the losses without them. `composition`: the pairs of heads furthest
-    above `chance` (Gaussian matrices). `by_length`, for a copying task: other lengths of block, trained or not.
-
-    `mechanism`, by the `rules`, whose outcomes are in `evidence`: "induction pair" where keys hear a previous-token
-    head; "pointer pair" where queries hear from a duplicate-token head at which position their token was (the other way
-    known, first seen in GPT-2: Elhage et al. 2021); both want every rule to hold. "induction-like attention only" where
-    heads look and another rule fails; "none" where no head looks.
-
-    Raises SubjectError for a model that is not causal or has no room for a block of two, ConfigError for blocks that do
-    not fit.
+    Example:
+        >>> import algoscope as ag
+        >>> finding = ag.lenses.induction("planted:induction", n_inputs=8)
+        >>> finding["mechanism"], finding["pair"]["earlier"], finding["pair"]["induction"]
+        ('induction pair', 'L0H1', 'L1H0')
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     if not subject.cfg.causal:
@@ -107,14 +123,15 @@ def induction(
     circuits = Circuits(subject, seed)
     heads, chance = head_scores(subject, circuits, rows), chances(rows)
     tried = rows if len(heads) <= MANY else rows.portion(slice(None, None, n_inputs // TRIED + 1))
-    given = Replacements.recorded(subject, tried, seed)
+    replacements = Replacements.recorded(subject, tried, seed)
     receiver = _receiver(heads)
-    hears = heard(subject, tried, given, receiver, _senders(heads, receiver), "resample") if receiver else []
-    looks, whole = looks_and_nats(subject, tried)
-    before = float(looks["induction"][receiver]) if receiver else 0.0
-    route = _route(heads, hears, receiver, before, chances(tried)["induction"])
+    senders = _senders(heads, receiver) if receiver else []
+    effects = path_effects(subject, tried, replacements, receiver, senders, "resample") if receiver else []
+    scores, whole = scores_and_nats(subject, tried)
+    before = float(scores["induction"][receiver]) if receiver else 0.0
+    route = _route(heads, effects, receiver, before, chances(tried)["induction"])
     groups = _groups(heads, route, threshold, seed)
-    nats = {kind: {NOTHING: whole, **nats_without(subject, tried, given, groups, kind)} for kind in KINDS}
+    nats = {kind: {NOTHING: whole, **nats_without(subject, tried, replacements, groups, kind)} for kind in KINDS}
     losses = {kind: {name: Losses.of(each, tried) for name, each in nats[kind].items()} for kind in KINDS}
     evidence = _evidence(heads, route, losses["mean"], rows, threshold)
     composition = circuits.composition()
@@ -123,16 +140,16 @@ def induction(
         "evidence": evidence,
         "rules": RULES,
         "threshold": threshold,
-        "losses": _losses_said(subject, tried, losses["mean"][NOTHING]),
+        "losses": _loss_facts(subject, tried, losses["mean"][NOTHING]),
         "pair": _pair(circuits, route, losses, composition, rows) if evidence["hears"]["holds"] else None,
         "heads": [head.document() for head in heads],
         "chance": chance,
         "receiver": name_of(receiver) if receiver else None,
-        "heard": _heard_said(hears, before),
+        "heard": _path_facts(effects, before),
         "ablations": _ablations(groups, losses),
-        "composition": _composition_said(circuits, composition),
+        "composition": _composition_facts(circuits, composition),
         "kinds": KINDS,
-        "inputs": _inputs_said(rows, first, seed) | {"tried": len(tried.tokens)},
+        "inputs": _input_facts(rows, first or "", seed) | {"tried": len(tried.tokens)},
         "by_length": _by_length(subject, route, n_inputs, seed),
     }
     lines = {name: nats["mean"][name] for name in (NOTHING, *groups) if name == NOTHING or name.endswith(" heads")}
@@ -140,12 +157,12 @@ def induction(
     return subject.finding("induction", _claim(facts), facts, panels, about=ABOUT, tables=tables_of(facts), seed=seed)
 
 
-# ---------------------------------------------------------------------- who is in question
+# ---------------------------------------------------------------------- heads in question
 
 
 @dataclass(frozen=True)
 class Route:
-    """The strongest induction head beyond the first layer, and the earlier head that one of its entries hears best."""
+    """The strongest induction head beyond the first layer, and the earlier head that one of its entries needs most."""
 
     receiver: HeadScores
     sender: HeadScores
@@ -155,14 +172,14 @@ class Route:
 
     @property
     def role(self) -> str:
-        """Where the sender looks, if this is a known way."""
+        """The role of the sender, if this is a known way."""
         return ROUTES[self.entry][0]
 
 
-def _heard_said(hears: Sequence[Heard], before: float) -> list[dict[str, Any]]:
+def _path_facts(effects: Sequence[PathEffect], before: float) -> list[dict[str, Any]]:
     return [
         {"sender": name_of(one.sender), "entry": one.entry, "before": before, "induction": one.attention}
-        for one in hears
+        for one in effects
     ]
 
 
@@ -172,7 +189,7 @@ def _receiver(heads: Sequence[HeadScores]) -> Head | None:
 
 
 def _senders(heads: Sequence[HeadScores], receiver: Head) -> list[Head]:
-    """The heads of earlier layers; of many, those that look most at the token before, or at the same token."""
+    """The heads of earlier layers; of many, those that attend most to the previous or a duplicate token."""
     able = [one for one in heads if one.head[0] < receiver[0]]
     if len(able) > MANY:
         able = sorted(able, key=lambda one: -max(one.attention[role] for role, _ in ROUTES.values()))[:SENDERS]
@@ -180,21 +197,21 @@ def _senders(heads: Sequence[HeadScores], receiver: Head) -> list[Head]:
 
 
 def _route(
-    heads: Sequence[HeadScores], hears: Sequence[Heard], receiver: Head | None, before: float, chance: float
+    heads: Sequence[HeadScores], effects: Sequence[PathEffect], receiver: Head | None, before: float, chance: float
 ) -> Route | None:
     if receiver is None:
         return None
     by_head = {one.head: one for one in heads}
-    best = min(hears, key=lambda one: one.attention)
+    best = min(effects, key=lambda one: one.attention)
     share = (before - best.attention) / (before - chance) if before > chance else 0.0
     return Route(by_head[receiver], by_head[best.sender], best.entry, share)
 
 
 def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, seed: int) -> dict[str, list[Head]]:
-    """What is taken away, by name: each head by itself, all induction heads beyond the first layer, and all earlier
-    heads that look as the one heard does.
+    """What is ablated, by name: each head by itself, all induction heads beyond the first layer, and all earlier heads
+    of the sender's role.
     """
-    looking = [one.head for one in heads if one.head[0] > 0 and one.attention["induction"] >= threshold]
+    inducing = [one.head for one in heads if one.head[0] > 0 and one.attention["induction"] >= threshold]
     earlier = [
         one.head
         for one in heads
@@ -202,11 +219,11 @@ def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, 
     ]
     alone = [one.head for one in heads]
     if len(alone) > MANY:
-        asked = {*looking, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
+        asked = {*inducing, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
         others = [head for head in alone if head not in asked]
         order = torch.randperm(len(others), generator=seeded(torch.device("cpu"), seed, 1)).tolist()
         alone = sorted([*asked, *(others[i] for i in order[:CONTROLS])])
-    together = {LOOKING: looking} | ({f"{route.role} heads": earlier} if route else {})
+    together = {INDUCTION_HEADS: inducing} | ({f"{route.role} heads": earlier} if route else {})
     return {name_of(head): [head] for head in alone} | {name: group for name, group in together.items() if group}
 
 
@@ -222,7 +239,7 @@ def _evidence(
     reach = route is not None and min(route.receiver.attention["induction"], route.sender.attention[route.role])
     shares = [
         whole.share_lost(losses[name], n) if name in losses else 0.0
-        for name in (LOOKING, f"{route.role} heads" if route else "")
+        for name in (INDUCTION_HEADS, f"{route.role} heads" if route else "")
     ]
     decided = {
         "looks": (best, best >= threshold),
@@ -242,10 +259,10 @@ def _mechanism(evidence: Mapping[str, Mapping[str, Any]], route: Route | None) -
     return ROUTES[route.entry][1]
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- facts and claim
 
 
-def _losses_said(subject: Subject, rows: Rows, whole: Losses) -> dict[str, Any]:
+def _loss_facts(subject: Subject, rows: Rows, whole: Losses) -> dict[str, Any]:
     floor = None
     if subject.has_task and isinstance(subject.task, Copying) and not rows.start:
         least = Losses.of(subject.task.surprisal(rows.tokens).cpu(), rows)
@@ -305,7 +322,7 @@ def _ablations(
     ]
 
 
-def _composition_said(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> dict[str, Any]:
+def _composition_facts(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> dict[str, Any]:
     mean, deviation = circuits.chance
     names = [name_of((layer, head)) for layer in range(circuits.cfg.n_layers) for head in range(circuits.cfg.n_heads)]
     order = np.argsort(-np.nan_to_num(scores.ravel(), nan=-1.0))[: min(SHOWN, int(np.isfinite(scores).sum()))]
@@ -317,7 +334,7 @@ def _composition_said(circuits: Circuits, scores: Float[np.ndarray, "entry sende
     return {"chance": {"mean": mean, "standard_deviation": deviation}, "largest": pairs}
 
 
-def _inputs_said(rows: Rows, first: str, seed: int) -> dict[str, Any]:
+def _input_facts(rows: Rows, first: str, seed: int) -> dict[str, Any]:
     determined = rows.determined.sum(dim=1)
     return {
         "n": len(rows.tokens),
@@ -339,39 +356,40 @@ def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) 
     """
     if route is None or not (subject.has_task and isinstance(subject.task, Copying)):
         return []
-    task, said = subject.task, []
+    task, by_length = subject.task, []
     for length in range(max(2, task.shortest - 1), min(task.longest + 2, task.n_symbols, (task.n_ctx - 1) // 2) + 1):
         these = repeated_rows(subject, n_inputs, length, seed=seed)
-        looks, nats = looks_and_nats(subject, these)
+        scores, nats = scores_and_nats(subject, these)
         whole = Losses.of(nats, these)
-        said.append(
+        by_length.append(
             {
                 "length": length,
                 "trained": these.trained,
-                "induction": float(looks["induction"][route.receiver.head]),
-                "earlier": float(looks[route.role][route.sender.head]),
+                "induction": float(scores["induction"][route.receiver.head]),
+                "earlier": float(scores[route.role][route.sender.head]),
                 "chance": chances(these)["induction"],
                 "first": whole.first,
                 "later": whole.later,
             }
         )
-    return said
+    return by_length
 
 
 def _claim(facts: Mapping[str, Any]) -> str:
     losses, pair, rows = facts["losses"], facts["pair"], facts["inputs"]["meaning"]
     best = max(facts["heads"], key=lambda head: head["induction"])
     fall = f"({losses['first']:.3g} to {losses['later']:.3g})"
-    worth = f"what has been before is worth {losses['gain']:.3g} nats a token {fall}"
+    gain = f"a previous occurrence gains {losses['gain']:.3g} nats a token {fall}"
     if facts["mechanism"] not in (mechanism for _, mechanism in ROUTES.values()):
-        found = "no induction head" if facts["mechanism"] == "none" else facts["mechanism"]
-        looks = f"{best['name']} looks most at what followed before ({best['induction']:.2f})"
-        return f"{found}: {looks}; {worth}, over {rows}"
+        mechanism = "no induction head" if facts["mechanism"] == "none" else facts["mechanism"]
+        most = f"{best['name']} attends most to the token after the previous occurrence ({best['induction']:.2f})"
+        return f"{mechanism}: {most}; {gain}, over {rows}"
     part = "keys" if pair["entry"] == "k" else "queries"
     lost = facts["evidence"]["needs induction heads"]["value"]
     return (
-        f"{facts['mechanism']}: {pair['induction']} looks at what followed before, its {part} hear the {pair['role']} "
-        f"head {pair['earlier']}; {worth}, {lost:.0%} of it lost without the induction heads, over {rows}"
+        f"{facts['mechanism']}: {pair['induction']} attends to the token after the previous occurrence, its {part} "
+        f"read the {pair['role']} head {pair['earlier']}; {gain}, {lost:.0%} of it lost without the induction heads, "
+        f"over {rows}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The phase lens: when in training does looking at what followed before appear, and how fast does the loss fall?"""
+"""The phase change of induction: when in training do induction heads form, and how fast does the loss fall?"""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.heads.head_panels import ATTENTION
-from algoscope.lenses.induction_circuit.head_ablations import Losses, looks_and_nats
+from algoscope.lenses.induction_circuit.head_ablations import Losses, scores_and_nats
 from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
@@ -35,26 +35,44 @@ def induction_phase(
     subject: str | Run | Subject,
     *,
     n_inputs: int = 64,
-    length: int = 0,
+    length: int | None = None,
     threshold: float = 0.4,
     share: float = 0.8,
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Put every checkpoint of a run to repeated random tokens, the same for all, and say when heads form.
+    """Measure when in training induction heads form: their scores at every checkpoint, over the same repeated tokens.
 
-    Rows and scores are those of the induction lens; a score's curve is that of the best head at each checkpoint. Facts:
-    `steps` and `series` by name: `induction`, `previous-token`, `duplicate-token` (mean attention, 0 to 1); `gain`
-    (nats by which determined predictions are better than the others), and the losses of both, `determined` and
-    `undetermined`, in nats. `formed`: for each score the first checkpoint from which on it stays at or above
-    `threshold`, or null. `curves`: the losses logged in training, of the batches and over the held-out inputs.
+    Rows and scores are those of `induction`; a score's curve is that of the best head at each checkpoint.
 
-    `window`: the fewest steps `from` .. `to` in which the held-out loss falls by `share` of its whole `fall`; counted
-    below an even guess among the tokens used, which is what step 0 is taken to have: a model with large first weights
-    comes down to it before it has learned anything. Null where the loss never gets below.
+    Args:
+        subject: a run with at least two checkpoints, or any of its models.
+        n_inputs: rows of repeated random tokens, 2 at least.
+        length: tokens of a block; by default as for `induction`.
+        threshold: the score from which heads of a kind count as formed.
+        share: the share of the whole fall of the held-out loss, above 0 and at most 1, that the window encloses.
+        seed: seed of the rows.
+        runs_dir: where runs live.
+    Returns:
+        A finding with a panel [step] for each series and each logged loss. Facts: `steps`; `series`, by name
+        `induction`, `previous-token`, `duplicate-token` (mean attention, 0 to 1), the losses `determined` (of
+        predictions that a previous occurrence determines) and `undetermined`, and their difference `gain`, in nats;
+        `formed`, for each score the first checkpoint from which on it stays at or above the threshold, or null;
+        `curves`, the losses logged in training; `window`, the fewest steps `from` .. `to` in which the held-out loss
+        falls by `share` of its whole `fall`, counted below that of a uniform guess among the tokens used, which step 0
+        is taken to have: a model with large first weights comes down to it before it has learned anything. Null where
+        the loss never gets below.
+    Raises:
+        SubjectError: for a subject without two checkpoints, or not causal, or without room for a block of two.
+        ConfigError: for a share that is not between 0 and 1, or blocks that do not fit.
 
-    Raises SubjectError for a subject without at least two checkpoints, and what the induction lens raises; ConfigError
-    for a share that is not between 0 and 1.
+    Example:
+        >>> import tempfile
+        >>> import algoscope as ag
+        >>> settings = {"steps": 2, "data.n_train": 64, "data.n_test": 64}
+        >>> run = ag.train("copy8", settings=settings, runs_dir=tempfile.mkdtemp(), progress=False)
+        >>> ag.lenses.induction_phase(run, n_inputs=8)["steps"]
+        [0, 1, 2]
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     run = subject.origin
@@ -70,31 +88,26 @@ def induction_phase(
     formed = {name: formed_at(steps, series[name], threshold) for name in SCORES}
     curves = _curves(run, int(steps[-1]))
     window = _window(subject, curves["held out"], share)
-    return subject.finding(
-        "induction_phase",
-        _claim(formed, series, window, threshold),
-        {
-            "steps": steps.tolist(),
-            "series": {name: values.tolist() for name, values in series.items()},
-            "curves": {name: {"steps": at.tolist(), "loss": loss.tolist()} for name, (at, loss) in curves.items()},
-            "formed": formed,
-            "threshold": threshold,
-            "window": window,
-            "inputs": {"n": len(rows.tokens), "meaning": rows.meaning, "seed": seed},
-        },
-        _panels(steps, series, curves, formed, window, threshold),
-        about=ABOUT,
-        tables=[_table(formed, series, window, threshold)],
-        seed=seed,
-    )
+    facts = {
+        "steps": steps.tolist(),
+        "series": {name: values.tolist() for name, values in series.items()},
+        "curves": {name: {"steps": at.tolist(), "loss": loss.tolist()} for name, (at, loss) in curves.items()},
+        "formed": formed,
+        "threshold": threshold,
+        "window": window,
+        "inputs": {"n": len(rows.tokens), "meaning": rows.meaning, "seed": seed},
+    }
+    panels = _panels(steps, series, curves, formed, window, threshold)
+    claim, tables = _claim(formed, series, window, threshold), [_table(formed, series, window, threshold)]
+    return subject.finding("induction_phase", claim, facts, panels, about=ABOUT, tables=tables, seed=seed)
 
 
 def measures(subject: Subject, rows: Rows) -> dict[str, float]:
     """Every number of one checkpoint, by name."""
-    looks, nats = looks_and_nats(subject, rows)
+    scores, nats = scores_and_nats(subject, rows)
     losses = Losses.of(nats, rows)
-    found = {name: float(looks[name].max()) for name in SCORES}
-    return found | {"gain": losses.gain, "undetermined": losses.first, "determined": losses.later}
+    best = {name: float(scores[name].max()) for name in SCORES}
+    return best | {"gain": losses.gain, "undetermined": losses.first, "determined": losses.later}
 
 
 # ---------------------------------------------------------------------- the fall of the loss
@@ -132,25 +145,25 @@ def _window(subject: Subject, curve: Curve, share: float) -> dict[str, Any] | No
     """The window of a loss that was logged, below an even guess."""
     even = math.log(len(subject.task.used_tokens))
     steps, loss = np.concatenate([[0], curve[0]]), np.concatenate([[even], curve[1].clip(max=even)])
-    found = shortest_window(steps, loss, share)
-    if found is None:
+    window = shortest_window(steps, loss, share)
+    if window is None:
         return None
-    begin, end = found
+    begin, end = window
     return {"from": begin, "to": end, "steps": end - begin, "share": share, "fall": float(loss.max() - loss.min())}
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- claim and panels
 
 
 def _claim(formed: Mapping[str, int | None], series: Series, window: Mapping[str, Any] | None, threshold: float) -> str:
-    said = []
+    scores = []
     for name, step in formed.items():
         stays = "nowhere" if step is None else f"from step {step:,}"
-        said.append(f"{name} stays at {threshold:g} or above {stays} ({series[name][-1]:.2f} at the end)")
+        scores.append(f"{name} stays at {threshold:g} or above {stays} ({series[name][-1]:.2f} at the end)")
     if window is None:
-        return f"{'; '.join(said)}; the held-out loss does not fall below an even guess"
+        return f"{'; '.join(scores)}; the held-out loss does not fall below an even guess"
     fall = f"{window['share']:.0%} of the fall of the held-out loss lies within {window['steps']:,} steps"
-    return f"{'; '.join(said)}; {fall}, {window['from']:,} to {window['to']:,}"
+    return f"{'; '.join(scores)}; {fall}, {window['from']:,} to {window['to']:,}"
 
 
 def _panels(

@@ -8,10 +8,12 @@ from typing import Any
 
 from algoscope.core.errors import AlgoscopeError, ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
+from algoscope.core.renaming import warn_renamed
 from algoscope.lenses.table import LENSES
 from algoscope.subjects.subject import Subject
 
 OVER_TIME = ("timeline", "progress", "induction_phase")  # lenses that go over the checkpoints themselves
+FORMER_ROLES = {"self": "current-token", "same-token": "duplicate-token"}
 SUGGESTED = 4  # paths that an error names
 
 Measures = Mapping[str, Callable[[Subject], Finding]]
@@ -19,7 +21,7 @@ Measures = Mapping[str, Callable[[Subject], Finding]]
 
 
 def split(fact: str, measures: Measures) -> tuple[str, str]:
-    """`LENS:FACT` as the two, the lens by its present name.
+    """`LENS:FACT` as the two, the lens and a role by their present names.
 
     Raises ConfigError for a text of another form, UnknownNameError for a name that is neither lens nor measure.
     """
@@ -30,7 +32,10 @@ def split(fact: str, measures: Measures) -> tuple[str, str]:
         return name, path
     if name not in LENSES:
         raise UnknownNameError("lens or measure", name, [*LENSES, *measures])
-    return LENSES.current(name), path
+    name, parts = LENSES.current(name), path.split(".")
+    for former in FORMER_ROLES.keys() & parts if name == "roles" else ():
+        warn_renamed("role", former, FORMER_ROLES[former])
+    return name, ".".join(FORMER_ROLES.get(part, part) for part in parts) if name == "roles" else path
 
 
 def measure_of(name: str, measures: Measures) -> Callable[[Subject], Finding]:
