@@ -89,7 +89,7 @@ def test_what_it_says_is_what_was_found(page_of, demo: dict) -> None:
     assert "0 wrong" in text
     assert "Every one of the 1,000,000 inputs" in text
     assert facts["robust"]
-    assert "rounding decides no answer" in text
+    assert "rounding can change no answer" in text
     assert facts["weights_sha256"] in text
     assert "17,760" in text
     assert "at most 2,000 steps of 256" in text
@@ -179,5 +179,5 @@ def test_a_sentence_goes_through_every_lens_on_one_page(chromium: Browser, tmp_p
 
 
 def test_a_model_of_free_text_needs_a_prompt(tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match=r"reads free text: name .*--clean"):
+    with pytest.raises(SubjectError, match=r"reads free text: give a prompt.*--clean"):
         ag.report("planted:induction", tmp_path / "page.html")

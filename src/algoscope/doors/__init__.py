@@ -1,1 +1,2 @@
-"""Layer 7, the doors: the command line and the report. Thin: each calls into the layers below and shows a finding."""
+"""Layer 7, the doors: the command line and the report. Thin: each command calls the layers below and prints or draws a
+finding."""

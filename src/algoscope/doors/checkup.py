@@ -17,12 +17,12 @@ from algoscope.version import __version__
 
 
 def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
-    """What this machine and installation can do.
+    """Report versions, devices, threads and missing programs of this machine.
 
     Args:
         runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
     Returns:
-        A row for each thing looked at: `what`, what is `here`, and the `way_out` where something is missing.
+        One row per item: `what` it is, its value `here`, and the `way_out` (how to install it) where it is missing.
 
     Example:
         >>> import algoscope as ag

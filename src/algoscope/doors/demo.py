@@ -1,4 +1,4 @@
-"""`algoscope demo`: the main job on its built-in default, from nothing to the report."""
+"""`algoscope demo`: train, certify, analyse and report the default model."""
 
 import time
 from pathlib import Path
@@ -17,9 +17,9 @@ NAME = "demo"
 
 
 def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
-    """Train the three-digit adder, certify it on every sum, look inside, write the report.
+    """Train the three-digit adder, certify it on every sum, apply the lenses, and write the report.
 
-    An earlier demo of the same config is replaced: it would have the same weights.
+    An earlier demo run of the same config is replaced, as its weights are the same.
 
     Args:
         seed: of weights and data.
@@ -28,7 +28,7 @@ def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: boo
     Returns:
         The `run`, the `verdict`, the path of the `report`, and `seconds` {training, certification, report}.
     Raises:
-        RunFolderError: where another run is called `demo`.
+        RunFolderError: if a run of another config is called `demo`.
 
     Example:
         >>> import algoscope as ag

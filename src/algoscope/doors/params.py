@@ -1,4 +1,4 @@
-"""Parameter tables: one model by component, and beside published shapes."""
+"""Parameter counts: one model by component, and compared with published models."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from algoscope.subjects.subject import Subject
 
 
 def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
-    """Parameters by component, and the model's size beside that of published ones.
+    """Count parameters by component, and compare the total with published models.
 
     No weight is allocated for a recipe, a published shape or a config.
 
@@ -20,10 +20,10 @@ def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = N
         what: a model, by name or opened, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
         runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
     Returns:
-        `total`; `components` [{name, parameters}] in the order of the data's path; `scale` [{name, total, times}]: this
-        model and the published shapes, smallest first, with how many times this model they are.
+        `total`; `components` [{name, parameters}] in the order of the forward pass; `scale` [{name, total, times}]:
+        this model and the published shapes, smallest first, with their size in multiples of this model.
     Raises:
-        UnknownNameError: for a name that is none of these.
+        UnknownNameError: for any other name.
 
     Example:
         >>> import algoscope as ag

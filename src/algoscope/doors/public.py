@@ -59,28 +59,32 @@ PUBLIC = Table(
     {
         "train": Entry("algoscope.training.train:train", "train a recipe or a config into a run folder"),
         "train_many": Entry("algoscope.training.population:train_many", "train many runs together"),
-        "Population": Entry("algoscope.training.population:Population", "what became of many runs"),
+        "Population": Entry("algoscope.training.population:Population", "the results of many runs"),
         "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
         "certify": Entry(
             "algoscope.verdicts.certification.certify:certify", "count the inputs that a model answers wrongly"
         ),
         "study": Entry("algoscope.verdicts.studies.study:study", "a controlled comparison over seeds"),
-        "census": Entry("algoscope.verdicts.census.census:census", "what many seeds of one recipe learned"),
-        "import_weights": Entry("algoscope.subjects.foreign:import_weights", "a run folder of another tool's weights"),
+        "census": Entry("algoscope.verdicts.census.census:census", "a comparison of many seeds of one recipe"),
+        "import_weights": Entry(
+            "algoscope.subjects.foreign:import_weights", "a run folder from another tool's weights"
+        ),
         "export": Entry("algoscope.subjects.exporting:export", "a model as files of another tool"),
-        "merge": Entry("algoscope.subjects.merging:merge", "a run of updates or factors as one of whole matrices"),
+        "merge": Entry(
+            "algoscope.subjects.merging:merge", "a run with LoRA or low-rank factors as one with full matrices"
+        ),
         "selfcheck": Entry(
             "algoscope.verdicts.lens_trials.selfcheck:selfcheck", "the lenses on models whose mechanism is known"
         ),
         "report": Entry("algoscope.doors.report.report:report", "one offline HTML page about a model"),
-        "demo": Entry("algoscope.doors.demo:run_demo", "the main job: train, certify, look, report"),
-        "checkup": Entry("algoscope.doors.checkup:checkup", "what this machine and installation can do"),
+        "demo": Entry("algoscope.doors.demo:run_demo", "train, certify, analyse, report"),
+        "checkup": Entry("algoscope.doors.checkup:checkup", "versions, devices, threads and missing programs"),
         "curves": Entry("algoscope.runs.learning_curves:read_curves", "plateau and jump in a run's metrics"),
         "params": Entry("algoscope.doors.params:params", "parameters by component, beside published shapes"),
-        "runs_directory": Entry("algoscope.runs.paths:runs_directory", "where runs live"),
+        "runs_directory": Entry("algoscope.runs.paths:runs_directory", "the runs directory"),
         "Run": Entry("algoscope.runs.run_folder:Run", "a run folder"),
         "override": Entry("algoscope.config:override", "a config with some fields changed"),
-        "RunConfig": Entry("algoscope.config:RunConfig", "everything that a run depends on"),
+        "RunConfig": Entry("algoscope.config:RunConfig", "the complete config of a run"),
         "ModelConfig": Entry("algoscope.config:ModelConfig", "the shape of a transformer"),
         "Transformer": Entry("algoscope.networks.transformer:Transformer", "the model"),
         "Subject": Entry("algoscope.subjects.subject:Subject", "a model under study"),
@@ -109,10 +113,10 @@ PUBLIC_LENSES = Table(
     {**LENSES, "timeline": replace(LENSES["timeline"], target="algoscope.doors.timeline:timeline")},
     renamed=LENSES.renamed,
 )
-"""`algoscope.lenses.NAME`: the lenses, of which the timeline can also follow verdicts."""
+"""`algoscope.lenses.NAME`: the lenses, with verdicts added to the timeline."""
 
 
-if not TYPE_CHECKING:  # so that a name which is not there is an error to a type checker
+if not TYPE_CHECKING:  # so that a type checker reports unknown names
 
     def __getattr__(name: str) -> Any:
         if name in PUBLIC:

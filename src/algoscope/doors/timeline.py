@@ -1,4 +1,4 @@
-"""The timeline as the package offers it: it can follow verdicts too, which the lens layer does not know."""
+"""The public timeline lens, which can also track verdicts: the lens layer cannot import them."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 
 
 def following(lens: Callable[P, Finding], **measures: Callable[[Subject], Finding]) -> Callable[P, Finding]:
-    """A lens whose option `measures`, unless it is set, holds these."""
+    """A lens whose option `measures` has this default."""
 
     @wraps(lens)
     def offered(*args: P.args, **kwargs: P.kwargs) -> Finding:

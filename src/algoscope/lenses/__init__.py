@@ -1,6 +1,6 @@
-"""Layer 5, the lenses: ways to look inside a model. `algoscope.lenses.NAME` is the lens of that name.
+"""Layer 5, the lenses: analyses of a model's activations and weights. `algoscope.lenses.NAME` is the lens of that name.
 
-This module itself is a public namespace, as `algoscope` is: it stands above the layers and resolves names on first use.
+This module itself is a public namespace, as `algoscope` is: it is above the layers and imports each lens on first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from algoscope.doors.public import PUBLIC_LENSES
 from algoscope.lenses.table import LENSES as LENSES
 
-if TYPE_CHECKING:  # what editors and type checkers read; at run time a lens is loaded on first use
+if TYPE_CHECKING:  # for editors and type checkers; at run time a lens is imported on first use
     from algoscope.doors.timeline import timeline as timeline
     from algoscope.lenses.heads.attention_by_part import attention_by_part as attention_by_part
     from algoscope.lenses.heads.attention_maps import attention as attention

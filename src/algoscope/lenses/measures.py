@@ -1,4 +1,4 @@
-"""What the numbers of a panel mean: unit, what 0 and 1 stand for, and the scale they are drawn on, written once."""
+"""Quantities of panels: unit, meaning of 0 and 1, and colour scale, defined once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from algoscope.core.panel import Axis, Panel, Scale
 
 @dataclass(frozen=True)
 class Measure:
-    """A quantity that panels show. `key` is what JSON calls the numbers."""
+    """A quantity that panels show. `key` is its name in JSON."""
 
     unit: str
     zero: str = ""
@@ -23,7 +23,7 @@ class Measure:
     def panel(
         self, name: str, axes: Sequence[Axis], values: Float[np.ndarray, "..."], caption: str, **drawing: Any
     ) -> Panel:
-        """A panel of this quantity; `drawing` is whatever else a `Panel` takes."""
+        """A panel of this quantity; `drawing` holds the other arguments of `Panel`."""
         return Panel(
             name,
             tuple(axes),

@@ -1,7 +1,7 @@
-"""The lenses by name: each is registered here once; the command line, the notebook and the report follow from the row.
+"""The lenses by name: each is registered here once, for the command line, the notebook and the report.
 
-A lens is a function `(subject, ..., keyword options) -> Finding`. It never changes the subject. The rows stand in the
-order in which a report shows them.
+A lens is a function `(subject, ..., keyword options) -> Finding`. It never changes the subject. Rows are in the order
+of a report.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ LENSES = Table(
         ),
         "attention_by_part": LensEntry(
             "algoscope.lenses.heads.attention_by_part:attention_by_part",
-            "share of attention on each part of the input where the answer is read, over all inputs; entropy",
+            "share of attention on each part of the input at the answer positions, over all inputs; entropy",
             "Attention by input part",
         ),
         "source_attention": LensEntry(
             "algoscope.lenses.heads.source_attention:source_attention",
-            "do heads attend to where the answer can be read, by position alone, and does the answer follow them",
+            "do heads attend to the source of the answer, by position alone, and do they carry the answer",
             "Attention to the sources of the answer",
         ),
         "logit": LensEntry(
@@ -47,7 +47,7 @@ LENSES = Table(
         ),
         "attribution": LensEntry(
             "algoscope.lenses.reading.logit_attribution:attribution",
-            "how many logits each head, feed-forward and embedding adds to the answer",
+            "how many logits each head, MLP and embedding adds to the answer",
             "Logit attribution",
         ),
         "patch": LensEntry(
@@ -57,7 +57,7 @@ LENSES = Table(
         ),
         "path_patching": LensEntry(
             "algoscope.lenses.interventions.path_patching:path_patching",
-            "path patching: from which heads and feed-forwards one receiver gets the answer directly",
+            "path patching: which heads and MLPs affect one receiver directly",
             "Path patching",
             reported=False,
         ),
@@ -68,7 +68,7 @@ LENSES = Table(
         ),
         "ablate": LensEntry(
             "algoscope.lenses.interventions.ablation:ablate",
-            "each head, feed-forward, layer and embedding ablated three ways: what is lost, by class of input",
+            "each head, MLP, layer and embedding ablated in three ways: the cost, by class of input",
             "Ablation",
         ),
         "embeddings": LensEntry(

@@ -1,1 +1,1 @@
-"""Layer 6, the verdicts: what holds over which inputs, counted exactly, with counterexamples."""
+"""Layer 6, the verdicts: claims about whole sets of inputs, checked exactly, with counterexamples."""

@@ -438,7 +438,7 @@ def test_bad_input_is_one_line() -> None:
     with pytest.raises(VocabularyError, match="'1'"):
         roles("planted:induction", ["a1"])
     tiny = Subject("tiny", build(ModelConfig(d_vocab=9, n_ctx=3, d_mlp=None), 0), text=Numbers(9))
-    with pytest.raises(SubjectError, match=r"context of 3 .* texts of your own"):
+    with pytest.raises(SubjectError, match=r"context of 3 .* give texts"):
         roles(tiny)
 
 

@@ -81,7 +81,7 @@ def test_one_solution_has_the_units_at_the_equals_sign_after_its_first_block(sto
         ("1+2", "2+1", {}, "same answer"),
         (["1+2"], ["1+3", "1+4"], {}, "1 clean and 2 corrupt"),
         ([], [], {}, "0 clean"),
-        ("123+456", "124+456", {"metric": "exact_match"}, "does not tell"),
+        ("123+456", "124+456", {"metric": "exact_match"}, "does not separate"),
     ],
 )
 def test_inputs_that_cannot_be_compared_are_one_line(clean, corrupt, options: dict, words: str) -> None:
@@ -125,7 +125,7 @@ def test_free_text_is_read_at_its_end_and_compares_what_the_model_says(llama: ag
 
 
 def test_free_texts_that_cannot_be_paired(llama: ag.Subject) -> None:
-    with pytest.raises(PairingError, match="equally long in tokens"):
+    with pytest.raises(PairingError, match="equal length in tokens"):
         patch(llama, SENTENCES[0][:12], SENTENCES[0][:30])
     clean, corrupt = equally_long(llama)
     with pytest.raises(VocabularyError, match=r"tokens of hf:.*, not one"):

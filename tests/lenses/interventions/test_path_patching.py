@@ -217,7 +217,7 @@ def test_once_the_keys_are_shuffled_the_path_carries_nothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_shuffled_model_that_cannot_tell_the_inputs_apart_is_refused(seed: int) -> None:
     destroyed = subject_of(shuffled(PLANTED.load("carry-adder")(), seed), "shuffled")
-    with pytest.raises(PairingError, match="does not tell '005\\+005' from '000\\+000'"):
+    with pytest.raises(PairingError, match="does not separate '005\\+005' from '000\\+000'"):
         ag.lenses.path_patching(destroyed, "005+005", "000+000")
 
 
@@ -288,7 +288,7 @@ def test_a_receiver_may_be_written_in_several_ways(text: str) -> None:
         ("reference", {"mlps": "thawed"}, UnknownNameError, "mlps 'thawed'"),
         ("reference", {"direction": "sideways"}, UnknownNameError, "sideways"),
         ("reference", {"metric": "vibes"}, UnknownNameError, "vibes"),
-        ("reference", {"metric": "exact_match"}, PairingError, "does not tell"),
+        ("reference", {"metric": "exact_match"}, PairingError, "does not separate"),
         ("not causal", {}, SubjectError, "not causal"),
     ],
 )

@@ -35,7 +35,7 @@ def test_few_draws_a_class_do_not_replace_a_count_over_every_input(short: ag.Run
     assert kept(short) == ("exhaustive", 100)
     code, _, err = run("certify", "run:short-s0", "--per-class", 2, "--runs-dir", folder)
     assert code == 1
-    assert "not kept: the run folder has a stronger verdict" in err
+    assert "not saved: the run folder holds a stronger verdict" in err
     assert kept(short) == ("exhaustive", 100)
 
 

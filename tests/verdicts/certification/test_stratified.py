@@ -316,7 +316,7 @@ def test_the_page_shows_sizes_and_intervals() -> None:
     subject = Flawed(FIVE, bad={5})
     page = render(subject, {"verdict": certify(subject, per_class=100)})
     table = page[page.index("<h2>Verdict") :]
-    for expected in ("95 % interval: low", "450,000", "96.3783%", "3.6217%", "each class counts"):
+    for expected in ("95 % interval: low", "450,000", "96.3783%", "3.6217%", "each class is weighted"):
         assert expected in table, expected
 
 

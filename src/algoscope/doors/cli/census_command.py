@@ -9,8 +9,8 @@ from algoscope.doors.cli.runs_commands import parse_seeds
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_run)
-@click.option("--seeds", metavar="A..B", help="These seeds of a recipe; those that are not there yet are trained.")
-@click.option("--threshold", type=float, default=0.1, show_default=True, help="Distance that still counts as the same.")
+@click.option("--seeds", metavar="A..B", help="Seeds of the recipe; missing runs are trained first.")
+@click.option("--threshold", type=float, default=0.1, show_default=True, help="Largest distance within one solution.")
 @click.option("--n-inputs", type=click.IntRange(min=2), default=256, show_default=True, help="Inputs to compare on.")
 @click.option("--sample", type=int, help="Certify this many random inputs instead of all.")
 @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
@@ -26,9 +26,8 @@ def census(
     quiet: bool,
     runs_dir: str | None,
 ) -> int:
-    """Compare runs that differ in their seed: outcomes, heads matched across seeds, how many distinct solutions, and
-    whether anything in the first steps predicts them. A recipe's name stands for all its runs.
-    """
+    """Compare runs that differ in their seed: outcomes, heads matched across seeds, number of distinct solutions, and
+    whether early features predict them. A recipe's name means all its runs."""
     finding = public.census(
         names,
         seeds=() if seeds is None else parse_seeds(seeds),

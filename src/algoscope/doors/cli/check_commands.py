@@ -14,7 +14,7 @@ def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     if as_json:
         show_json(rows)
     else:
-        show_table("", ["what", "here", "way out"], [(row["what"], row["here"], row["way_out"]) for row in rows])
+        show_table("", ["what", "value", "how to fix it"], [(row["what"], row["here"], row["way_out"]) for row in rows])
 
 
 @click.command()
@@ -29,8 +29,9 @@ def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
 @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
 @common
 def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> int:
-    """Put every lens to planted models, where it must find what is there, and to N shuffled and N random ones, where it
-    must not. Exit code 1 when something planted is missed, or more than one answer in twenty is a false alarm.
+    """Run every lens on planted models, where it must detect the mechanism, and on N shuffled and N random models,
+    where it must not. Exit code 1 when a planted mechanism is missed, or more than one answer in twenty is a false
+    alarm.
     """
     finding = public.selfcheck(copies=copies, progress=not quiet)
     if out is not None:

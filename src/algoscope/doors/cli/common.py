@@ -1,4 +1,4 @@
-"""What the commands share: their common options, completion, and how results reach the terminal."""
+"""Shared by the commands: common options, shell completion, and tables on the terminal."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else."),
         click.option("--quiet", is_flag=True, help="No progress on standard error."),
         click.option(
-            "--runs-dir", type=click.Path(), help="Where runs live; else $ALGOSCOPE_RUNS, else ./runs.", default=None
+            "--runs-dir", type=click.Path(), help="Runs directory; else $ALGOSCOPE_RUNS, else ./runs.", default=None
         ),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), options, command)

@@ -1,4 +1,4 @@
-"""Commands that turn weights into other forms: import, export, merge."""
+"""Commands that convert weights: import, export, merge."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ from algoscope.tasks.table import TASKS
 
 @click.command("import")
 @click.argument("file", type=click.Path())
-@click.option("--task", required=True, shell_complete=names(TASKS), help="The task that the model was made for.")
+@click.option("--task", required=True, shell_complete=names(TASKS), help="The task that the model was trained on.")
 @click.option(
     "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the task (p=59) or model.FIELD=VALUE."
 )
 @click.option(
     "--layout",
     metavar="NAME",
-    help="How its matrices are turned, where names and shapes do not tell: transformerlens, grokking, "
+    help="Orientation of its matrices, where names and shapes leave it open: transformerlens, grokking,  "
     "transformerlens-current or transformerlens-gpt2.",
 )
-@click.option("--act", metavar="NAME", help="Its activation, which weights do not show.  [default: by layout]")
-@click.option("--causal/--no-causal", default=None, help="Is there a mask?  [default: by a stored one, else causal]")
-@click.option("--name", help="Name of the run.  [default: as the file]")
+@click.option("--act", metavar="NAME", help="Its activation function.  [default: by layout]")
+@click.option("--causal/--no-causal", default=None, help="Is attention causal?  [default: as a stored mask, else yes]")
+@click.option("--name", help="Name of the run.  [default: that of the file]")
 @common
 def import_(
     file: str,
@@ -39,7 +39,7 @@ def import_(
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Make a run folder of weights that another tool has written, and say what was inferred and what was assumed.
+    """Make a run folder from another tool's weights, and print what was inferred and what was assumed.
 
     FILE is .safetensors, or a state dictionary saved with torch.save. A config of TransformerLens beside it (the same
     name, ending in .json) is read too.
@@ -78,7 +78,7 @@ def import_(
 def export(
     subject: str, to: str, out: str, naming: str | None, as_json: bool, quiet: bool, runs_dir: str | None
 ) -> None:
-    """Write SUBJECT as files that another tool loads, with the same logits there."""
+    """Write SUBJECT in another tool's format, with the same logits."""
     written: tuple[Path, ...] = public.export(subject, to, out, naming=naming, runs_dir=runs_dir)
     if as_json:
         show_json({"files": [str(path) for path in written]})
@@ -91,13 +91,13 @@ def export(
 @click.option("--name", help="Name of the run.  [default: NAME-merged]")
 @common
 def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """Write SUBJECT, a run with low-rank updates or factors, as a run with whole matrices and the same logits."""
+    """Write SUBJECT, a run with LoRA updates or low-rank factors, as a run with full matrices and the same logits."""
     run = public.merge(subject, name=name, runs_dir=runs_dir)
     summary: RunSummary = run.summary
     if as_json:
         show_json(ended(run))
     else:
         click.echo(
-            f"{run.path}: {summary.parameters:,} parameters in whole matrices, right on "
+            f"{run.path}: {summary.parameters:,} parameters in full matrices, right on "
             f"{summary.test_accuracy:.2%} of the inputs that were tried; next: algoscope certify run:{run.name}"
         )

@@ -17,12 +17,12 @@ from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, show_result
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
-PROVIDED = ("runs_dir", "progress", "measures", "targets")  # what the command fills in, or a line cannot say
+PROVIDED = ("runs_dir", "progress", "measures", "targets")  # filled in by the command, or not expressible as text
 SHORT = ("patch", "ablate")
 
 
 class LensGroup(click.Group):
-    """The lenses as subcommands; a lens is loaded when it is called or asked for help."""
+    """The lenses as subcommands; a lens is imported when it is called or its help is shown."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(LENSES)
@@ -44,7 +44,7 @@ class LensGroup(click.Group):
 
 @click.group(cls=LensGroup)
 def lens() -> None:
-    """Look inside a model: `algoscope lens attention run:add3 --input 123+456 --out heads.html`."""
+    """Analyse a model: `algoscope lens attention run:add3 --input 123+456 --out heads.html`."""
 
 
 def __getattr__(name: str) -> click.Command:
@@ -68,7 +68,7 @@ def lens_command(name: str) -> click.Command:
     @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
     @common
     def command(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any) -> None:
-        for old, new in renamed.items():  # the function takes either name, and warns of the former
+        for old, new in renamed.items():  # the function accepts both names, and warns about the former
             del chosen[old if chosen[old] in (None, ()) else new]
         model = public.open(subject, runs_dir=runs_dir)
         finding: Finding = function(model, **chosen, **({"progress": not quiet} if watched else {}))
@@ -89,8 +89,8 @@ def lens_command(name: str) -> click.Command:
 def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
     """The option that a parameter becomes.
 
-    Texts may be repeated (`--input A --input B`), names that have a default are a list (`--sites a,b`), literals are
-    choices, a bool is a flag with its opposite. What is not given is the parameter's own default.
+    Texts may be repeated (`--input A --input B`), names that have a default are a comma-separated list (`--sites a,b`),
+    literals are choices, a bool is a flag with its negation. An omitted option leaves the parameter's default.
     """
     flag = "--" + parameter.name.replace("_", "-")
     kinds = [kind for kind in _members(parameter.annotation) if kind is not type(None)]
@@ -115,7 +115,7 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """What a type is one of: `int | None` as (int, NoneType)."""
+    """The members of a union type: `int | None` as (int, NoneType)."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
@@ -124,7 +124,7 @@ def _listed(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str
 
 
 def _hidden(former: str, option: click.Option) -> click.Option:
-    """The option under a name that it had before."""
+    """The option under its former name."""
     flag = "--" + former.replace("_", "-")
     if option.multiple:
         return click.Option([flag.removesuffix("s"), former], multiple=True, hidden=True)
@@ -133,7 +133,7 @@ def _hidden(former: str, option: click.Option) -> click.Option:
 
 
 def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
-    """The first sentence about each argument in the section `Args:` of a docstring, where it has one."""
+    """The first sentence about each argument in the `Args:` section of a docstring; empty without that section."""
     section = re.search(r"^Args:\n((?: .*\n|\n)+)", (inspect.getdoc(function) or "") + "\n", re.MULTILINE)
     entries = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
     told = [(names, re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]) for names, text in entries]
@@ -151,4 +151,4 @@ def _show(finding: Finding, out: str | None) -> None:
     for panel in finding.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
         click.echo(f"  {panel.name}: {shape}, {panel.unit}")
-    click.echo(f"written: {out}" if out else "see it with --out FILE.html, or take the numbers with --json")
+    click.echo(f"written: {out}" if out else "figures: --out FILE.html; numbers: --json")

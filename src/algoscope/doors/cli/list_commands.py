@@ -1,4 +1,4 @@
-"""Commands that list what there is. Only `recipes NAME` loads PyTorch."""
+"""Commands that list recipes, tasks and lenses. Only `recipes NAME` loads PyTorch."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def _list(table: Table[Any], as_json: bool) -> None:
     if as_json:
         show_json([{"name": name, "summary": summary} for name, summary in rows])
     else:
-        show_table("", [table.kind, "what it is"], rows)
+        show_table("", [table.kind, "summary"], rows)
 
 
 @click.command()

@@ -1,7 +1,7 @@
 """The `algoscope` command: a table of subcommands, each loaded only when it is called.
 
 Standard output carries the result (with `--json` one JSON document and nothing else), standard error the progress and
-the one line of an error. Exit codes: 0 done, 1 done and a verdict does not hold, 2 bad input, 3 interrupted.
+the one line of an error. Exit codes: 0 success, 1 success but a verdict does not hold, 2 bad input, 3 interrupted.
 """
 
 import os
@@ -21,26 +21,30 @@ from algoscope.version import __version__
 COMMANDS = Table(
     "command",
     {
-        "demo": Entry("algoscope.doors.cli.model_commands:demo", "train, certify, look, report: the main job"),
+        "demo": Entry(
+            "algoscope.doors.cli.model_commands:demo", "train, certify, analyse and report the default model"
+        ),
         "train": Entry("algoscope.doors.cli.runs_commands:train", "train a recipe into a run folder"),
         "runs": Entry("algoscope.doors.cli.runs_commands:runs", "list, show and remove runs"),
         "certify": Entry(
             "algoscope.doors.cli.model_commands:certify", "count every input that a model answers wrongly"
         ),
-        "lens": Entry("algoscope.doors.cli.lens_command:lens", "look inside a model"),
+        "lens": Entry("algoscope.doors.cli.lens_command:lens", "analyse a model with one lens"),
         "patch": Entry("algoscope.doors.cli.lens_command:patch", "activation patching between two inputs"),
-        "ablate": Entry("algoscope.doors.cli.lens_command:ablate", "ablate each part of a model: what is lost"),
+        "ablate": Entry("algoscope.doors.cli.lens_command:ablate", "ablate each component and measure the cost"),
         "report": Entry("algoscope.doors.cli.model_commands:report", "write one offline page about a model"),
         "generate": Entry("algoscope.doors.cli.model_commands:generate", "answer a prompt, token by token"),
         "params": Entry("algoscope.doors.cli.model_commands:params", "count parameters by component"),
-        "import": Entry("algoscope.doors.cli.exchange_commands:import_", "make a run of another tool's weights"),
+        "import": Entry("algoscope.doors.cli.exchange_commands:import_", "make a run from another tool's weights"),
         "export": Entry("algoscope.doors.cli.exchange_commands:export", "write a model for another tool"),
-        "merge": Entry("algoscope.doors.cli.exchange_commands:merge", "write updates or factors as whole matrices"),
+        "merge": Entry(
+            "algoscope.doors.cli.exchange_commands:merge", "write LoRA updates or low-rank factors as full matrices"
+        ),
         "recipes": Entry("algoscope.doors.cli.list_commands:recipes", "list the recipes"),
         "tasks": Entry("algoscope.doors.cli.list_commands:tasks", "list the tasks"),
         "lenses": Entry("algoscope.doors.cli.list_commands:lenses", "list the lenses"),
         "study": Entry("algoscope.doors.cli.study_command:study", "a controlled comparison: one table, one figure"),
-        "census": Entry("algoscope.doors.cli.census_command:census", "many seeds of one recipe: what each learned"),
+        "census": Entry("algoscope.doors.cli.census_command:census", "compare many seeds of one recipe"),
         "selfcheck": Entry("algoscope.doors.cli.check_commands:selfcheck", "the lenses on models of known mechanism"),
         "doctor": Entry("algoscope.doors.cli.check_commands:doctor", "versions, device, threads, what is missing"),
     },
@@ -72,11 +76,11 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="algoscope")
 def cli() -> None:
-    """Train small transformers on algorithmic tasks, open them up, and certify what they learned.
+    """Train small transformers on algorithmic tasks, analyse them with lenses, and certify what they learned.
 
     A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH, file:PATH.safetensors or
     foreign:PATH?task=T.
-    Exit codes: 0 done; 1 done, and a verdict does not hold; 2 bad input; 3 interrupted.
+    Exit codes: 0 success; 1 success, but a verdict does not hold; 2 bad input; 3 interrupted.
     Tab completion: eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)" (or zsh_source, fish_source).
     """
 
@@ -105,7 +109,7 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def _warn(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """A former name is one line on standard error; other warnings are shown as ever."""
+    """Warnings about former names are one line on standard error; other warnings are shown as usual."""
     if issubclass(category, RenamedWarning):
         click.echo(f"algoscope: {message}", err=True)
     else:

@@ -10,7 +10,7 @@ from algoscope.recipes.table import RECIPES
 
 VERDICTS = Table(
     "function",
-    {"keep": Entry("algoscope.verdicts.certification.kept:keep_verdict", "a verdict kept, unless there is a better")},
+    {"keep": Entry("algoscope.verdicts.certification.kept:keep_verdict", "store a verdict, unless a stronger one is")},
 )
 SUBJECT = click.argument("subject", shell_complete=complete_subject)
 
@@ -18,7 +18,7 @@ SUBJECT = click.argument("subject", shell_complete=complete_subject)
 @click.command()
 @common
 def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
-    """Train the 3-digit adder, certify it on all 1,000,000 sums, look inside, and write the report."""
+    """Train the 3-digit adder, certify it on all 1,000,000 sums, analyse it, and write the report."""
     done = public.demo(runs_dir=runs_dir, progress=not quiet)
     facts, seconds = done["verdict"].facts, done["seconds"]
     if as_json:
@@ -50,7 +50,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
     default=20,
     show_default=True,
     metavar="N",
-    help="Inputs answered wrongly that are shown.",
+    help="Number of counterexamples to show.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use.  [default: those free now]")
 @common
@@ -67,7 +67,7 @@ def certify(
 ) -> int:
     """Count every input that SUBJECT answers wrongly. Exit code 1 when there is one.
 
-    Where there are too many inputs, every class is sampled, and its exact size weighs what is found in it.
+    Of more than 10^8 inputs, every class is sampled and weighted by its exact size.
     """
     model = public.open(subject, runs_dir=runs_dir)
     verdict = public.certify(
@@ -80,7 +80,7 @@ def certify(
         progress=not quiet,
     )
     if sample is None and model.origin is not None and not VERDICTS.load("keep")(model, verdict) and not quiet:
-        click.echo("not kept: the run folder has a stronger verdict about these weights", err=True)
+        click.echo("not saved: the run folder holds a stronger verdict about these weights", err=True)
     if as_json:
         click.echo(verdict.to_json())
     else:
@@ -110,8 +110,8 @@ def show_verdict(verdict: Finding) -> None:
 @click.command()
 @SUBJECT
 @click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
-@click.option("--clean", metavar="TEXT", help="The prompt to look at.  [default: an edge case of the task]")
-@click.option("--corrupt", metavar="TEXT", help="What to compare it with.  [default: a near neighbour]")
+@click.option("--clean", metavar="TEXT", help="The prompt that figures show.  [default: an edge case of the task]")
+@click.option("--corrupt", metavar="TEXT", help="The prompt that it is compared with.  [default: a near neighbour]")
 @common
 def report(
     subject: str,
@@ -134,12 +134,12 @@ def report(
 @SUBJECT
 @click.argument("text")
 @click.option("--tokens", type=click.IntRange(min=1), metavar="N", help="New tokens of a model of free text.")
-@click.option("--no-cache", is_flag=True, help="Compute every position anew for each token.")
+@click.option("--no-cache", is_flag=True, help="Recompute all positions for every new token.")
 @common
 def generate(
     subject: str, text: str, tokens: int | None, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None
 ) -> None:
-    """Answer the prompt TEXT (such as 123+456), or go on after it, token by token."""
+    """Generate the answer to the prompt TEXT (such as 123+456), or a continuation, token by token."""
     model = public.open(subject, runs_dir=runs_dir)
     answer = model.generate(text, tokens, use_cache=not no_cache)
     if not as_json:
@@ -154,7 +154,7 @@ def generate(
 @click.argument("what", metavar="SUBJECT|RECIPE|gpt2|llama3-8b", shell_complete=names(RECIPES))
 @common
 def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """Count parameters by component, from the config alone, and set the model beside GPT-2 small and Llama 3 8B."""
+    """Count parameters by component, from the config alone, and compare the model with GPT-2 small and Llama 3 8B."""
     counts = public.params(what, runs_dir=runs_dir)
     if as_json:
         show_json(counts)

@@ -19,7 +19,7 @@ from algoscope.runs.paths import runs_directory
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data.  [default: the recipe's, 0]")
 @click.option("--seeds", metavar="A..B", help="Train every seed from A to B together, one run each (NAME-s<seed>).")
 @click.option("--name", help="Name of the run.  [default: RECIPE-s<seed>]")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--workers", type=click.IntRange(min=1), help="With --seeds: processes.  [default: the free cores]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
 @common
@@ -36,11 +36,11 @@ def train(
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Train RECIPE into a run folder. Ctrl-C finishes the step and keeps a run that --resume can go on with."""
+    """Train RECIPE into a run folder. Ctrl-C finishes the step and saves a run that --resume can continue."""
     if seed is not None and seeds is not None:
         raise ConfigError("--seed and --seeds exclude each other: give one")
     if workers is not None and seeds is None:
-        raise ConfigError("--workers shares many runs out: give --seeds A..B with it")
+        raise ConfigError("--workers divides many runs among processes: give --seeds A..B with it")
     changes = parse_settings(settings)
     where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
     if seeds is None:
@@ -93,7 +93,7 @@ def parse_seeds(text: str) -> range:
 @common
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
-    """List the runs; `show NAME` and `rm NAME` look at one and remove one."""
+    """List the runs; `show NAME` prints one, `rm NAME` removes one."""
     if ctx.invoked_subcommand is not None:
         return
     rows = [describe(run) for run in public.Run.all(runs_directory(runs_dir))]

@@ -28,7 +28,7 @@ def study(
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Train the variants of the study NAME over seeds, measure them, and compare them with their control: tables, a
+    """Train the variants of the study NAME over seeds, measure them, and compare them with the control: tables, a
     figure, and which predictions came true.
 
     Its members are ordinary runs, NAME-VARIANT-s<seed>; those that are finished are not trained again.

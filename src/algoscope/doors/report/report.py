@@ -1,4 +1,4 @@
-"""One offline HTML page about a model: how it was trained, the verdict, and what every lens that applies finds."""
+"""One offline HTML page about a model: training, verdict, and the findings of every lens that applies."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ from algoscope.version import __version__
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: its anchor, its heading, and the template that shows it, most often that of a finding."""
+    """A section of the page: its anchor, its heading, and its template, by default that of a finding."""
 
     name: str
     title: str
@@ -50,14 +50,14 @@ def report(
 ) -> Path:
     """Write the page and return its path.
 
-    A model with a task is certified first; a verdict that the run folder already holds for these weights is used again.
-    Then every lens is applied whose `for_report` has options for it. Findings about a run are kept in its folder.
+    A model with a task is certified first; a verdict stored in the run folder for these weights is reused. Then every
+    lens runs whose `for_report` returns options. Findings about a run are saved in its folder.
 
     Args:
         subject: a model, by name or opened.
         out: the file to write; by default `report.html` in the run folder, else in the current one.
-        clean: the prompt that single inputs are shown with; by default the task's first edge case. A model of free text
-            needs one.
+        clean: the prompt shown in figures of a single input; by default the task's first edge case. Required for a
+            model of free text.
         corrupt: a prompt with another answer, for activation patching; by default the nearest neighbour of `clean` with
             another answer, and for free text none.
         runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
@@ -66,7 +66,7 @@ def report(
         The path of the page, which holds everything it needs and opens without a network.
     Raises:
         SubjectError: for a model of free text without a prompt.
-        RunFolderError: where the page cannot be written.
+        RunFolderError: if the page cannot be written.
 
     Example:
         >>> import algoscope as ag
@@ -92,8 +92,8 @@ def report(
 
 
 def prompts_of(subject: Subject, clean: str | None = None, corrupt: str | None = None) -> Prompts:
-    """The prompts to look at, with a task's edge cases where none are given. Raises SubjectError where it has no task
-    and no prompt is given.
+    """The prompts that figures show; by default the task's edge cases. Raises SubjectError for a model without a task
+    if no prompt is given.
     """
     if subject.has_task:
         task = subject.task
@@ -101,12 +101,12 @@ def prompts_of(subject: Subject, clean: str | None = None, corrupt: str | None =
         clean = clean or edge
         return Prompts(clean, corrupt or task.neighbour(clean), other)
     if not clean:
-        raise SubjectError(f"{subject.name} reads free text: name what to look at, --clean 'The capital of France is'")
+        raise SubjectError(f"{subject.name} reads free text: give a prompt, such as --clean 'The capital of France is'")
     return Prompts(clean, corrupt, corrupt)
 
 
 def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> dict[str, Callable[[], Finding]]:
-    """The findings that the page is made of, by the names of their sections, in its order."""
+    """The findings of the page by section name, in the page's order."""
     questions: dict[str, Callable[[], Finding]] = {}
     if subject.origin and (rows := subject.origin.metrics()):
         questions["curves"] = partial(read_curves, rows)
@@ -123,7 +123,7 @@ def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> 
 
 
 def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
-    """The page as text. Every figure is drawn from a finding; Plotly's script stands in the page."""
+    """The page as text. Every figure is drawn from a finding; Plotly's script is embedded."""
     counts = params(subject)
     return (
         environment()
@@ -142,7 +142,7 @@ def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
 
 
 def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping[str, Any]) -> list[Section]:
-    """What stands on the page, in its order: where the model comes from, the verdict, the lenses, its size."""
+    """The sections in page order: origin of the model, verdict, lenses, parameters."""
     sections = []
     if subject.origin and subject.origin.is_whole and subject.origin.summary.imported:
         sections.append(Section("imported", "Origin of the weights", template="imported.j2"))
@@ -157,7 +157,7 @@ def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping
 
 
 def _parameters(counts: Mapping[str, Any]) -> Finding:
-    """The count of parameters as a finding that the page can show."""
+    """The parameter count as a finding."""
     total = counts["total"]
     parts = [(row["name"], row["parameters"], f"{row['parameters'] / total:.1%}") for row in counts["components"]]
     scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in counts["scale"]]
@@ -169,7 +169,7 @@ def _parameters(counts: Mapping[str, Any]) -> Finding:
 
 
 def environment() -> jinja2.Environment:
-    """The templates of pages, and how they write sentences, captions and figures."""
+    """The page templates, with filters for sentences, captions and figures."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("algoscope.doors.report", "pages"),
         autoescape=True,
@@ -194,8 +194,8 @@ def _first_apart(text: str) -> tuple[str, str]:
 
 
 def _figures(finding: Finding) -> list[tuple[str, list[list[str]]]]:
-    """The figures of a finding as (caption, rows of plots as HTML). Narrow plots that have a row each share one, which
-    breaks where the page is too narrow.
+    """The figures of a finding as (caption, rows of plots as HTML). Narrow plots share a row, which wraps on narrow
+    pages.
     """
     drawn = []
     for caption, rows in figures_of(finding.panels):
@@ -208,6 +208,6 @@ def _figures(finding: Finding) -> list[tuple[str, list[list[str]]]]:
 
 
 def plot_html(plot: Panel) -> str:
-    """A place for the plot with its data inside, where the page's last script finds and draws it."""
+    """An element that holds the plot's data; the script at the end of the page draws it."""
     data = (figure(plot).to_json() or "").replace("<", "\\u003c")
     return f'<div class="plot"><script type="application/json">{data}</script></div>'

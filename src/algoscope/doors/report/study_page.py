@@ -1,4 +1,4 @@
-"""A study as one offline HTML page: its tables, its figures, and what was predicted of it."""
+"""A study as one offline HTML page: its tables, its figures, and its predictions."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Inputs that lenses draw themselves."""
+"""Inputs drawn by lenses."""

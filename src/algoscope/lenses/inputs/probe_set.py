@@ -1,4 +1,4 @@
-"""The inputs that every checkpoint of a run is asked, and how it answers them: by answer token, by class of input."""
+"""A fixed set of inputs for all checkpoints of a run, and losses and accuracies on it by answer token and class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from algoscope.networks.evaluation import cross_entropy, tokens_right
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 
-EXHAUSTIVE_UP_TO = 20_000  # inputs of a task that is asked whole
-POOL = 100_000  # draws in which the inputs of each class are looked for
-PORTION = 4096  # inputs answered at once
+EXHAUSTIVE_UP_TO = 20_000  # largest task of which every input is used
+POOL = 100_000  # random draws from which the inputs of each class are taken
+PORTION = 4096  # inputs in one batch
 
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """Whole sequences: the first `n_plain` count by answer token, the rows of each class (by name) by class."""
+    """Full sequences: the first `n_plain` are scored by answer token, `rows` gives those of each class by its name."""
 
     tokens: Tokens
     n_plain: int
@@ -34,12 +34,12 @@ def probe_set_of(
     task: Task, by: str | None = None, *, n_inputs: int = 2000, per_class: int = 200, seed: int = 0
 ) -> ProbeSet:
     """Every input of the task where there are at most 20,000; else `n_inputs` random ones, and up to `per_class` of
-    each class of the scheme `by` (None: the task's first), found among 100,000 draws.
+    each class of the scheme `by` (None: the task's first), taken from 100,000 draws.
 
-    Raises ConfigError for fewer than one of either, UnknownNameError for a scheme that the task has not.
+    Raises ConfigError for fewer than one of either, UnknownNameError for a scheme that the task does not have.
     """
     if n_inputs < 1 or per_class < 1:
-        raise ConfigError(f"a probe of {n_inputs} inputs and {per_class} of each class says nothing: ask for 1 or more")
+        raise ConfigError(f"a probe of {n_inputs} inputs and {per_class} of each class is empty: give 1 or more")
     scheme = by or task.class_schemes[0]
     names = task.class_names(scheme)
     whole = task.domain_size <= EXHAUSTIVE_UP_TO
@@ -79,7 +79,7 @@ def members_by_class(task: Task, scheme: str, pool: Tokens, per_class: int) -> d
 
 
 def _labels(task: Task) -> tuple[str, ...]:
-    """The answer's tokens by number, the end of the sequence by its name."""
+    """Labels of the answer's tokens: numbers, and the name of the end of sequence."""
     n = task.n_ctx - task.prompt_length
     numbered = tuple(f"token {i + 1}" for i in range(n))
     ends = int(task.edge_cases()[0, -1])
@@ -88,9 +88,9 @@ def _labels(task: Task) -> tuple[str, ...]:
 
 @torch.no_grad()
 def answer_numbers(subject: Subject, probe: ProbeSet) -> dict[str, float]:
-    """Losses in nats and accuracies (0 = none right, 1 = all), each token given the right ones before it: of each
-    answer token and of the whole answer over the plain inputs (its loss is the mean over its tokens), and the accuracy
-    of whole answers in each class.
+    """Losses in nats and accuracies (0 = none right, 1 = all), each token given the right ones before it: per answer
+    token and for whole answers over the first `n_plain` inputs (the loss of an answer is the mean over its tokens), and
+    the accuracy of whole answers in each class.
     """
     losses, hits = [], []
     for tokens in probe.tokens.split(PORTION):

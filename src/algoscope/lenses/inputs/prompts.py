@@ -1,17 +1,17 @@
-"""The prompts that a report looks at."""
+"""The prompts that a report shows."""
 
 from dataclasses import dataclass
 
-LARGE = 10_000_000  # parameters from which on a report does without a run for every component, and without spectra
+LARGE = 10_000_000  # parameters from which a report omits the ablation of every component, and spectra
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """`clean` is the prompt that single inputs are shown with; `corrupt` has another answer; `other` is a second one to
-    compare attention on.
+    """`clean` is the prompt shown in figures of a single input; `corrupt` has another answer; `other` is a second
+    prompt for attention maps.
 
-    A lens that a report may show has a function `for_report(subject, prompts)` beside it: the options to call it with,
-    or None where it does not apply to the subject.
+    A reported lens has a function `for_report(subject, prompts)` in its module: the options for the call, or None where
+    the lens does not apply to the subject.
     """
 
     clean: str
@@ -20,5 +20,5 @@ class Prompts:
 
     @property
     def compared(self) -> list[str]:
-        """The one or two inputs that stand side by side."""
+        """The one or two inputs shown side by side."""
         return [prompt for prompt in (self.clean, self.other) if prompt]

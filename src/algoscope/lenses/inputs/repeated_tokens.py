@@ -1,4 +1,4 @@
-"""Random tokens in blocks that come again: inputs that lenses draw where no texts are given."""
+"""Repeated blocks of random tokens: the default inputs of lenses on free text."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,18 @@ from algoscope.core.errors import SubjectError
 from algoscope.data import seeded
 from algoscope.subjects.subject import Subject
 
-LONGEST_BLOCK = 24  # tokens of a block that is repeated
-LENGTHS = 16  # different lengths of such blocks, where there are so many
-Batches = list[Int[Tensor, "_batch _pos"]]  # each of its own length
+LONGEST_BLOCK = 24  # largest length of a repeated block, in tokens
+LENGTHS = 16  # different lengths of such blocks, at most
+Batches = list[Int[Tensor, "_batch _pos"]]  # each with one sequence length
 
 
 def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int = LENGTHS) -> Batches:
-    """Random rows for a model of free text, in batches of one length: what its tokenizer puts before every text, then a
-    block of different random tokens, then the same block again. The special tokens are in no block.
+    """Random rows for a model of free text, in batches of one length: the tokens that its tokenizer prepends to every
+    text (such as BOS), then a block of different random tokens, then the same block again. Special tokens are not in
+    blocks.
 
-    The blocks of a batch are equally long, those of different batches (`n_lengths`, where so many fit) not: between a
-    third of the longest and the longest, which is 24 tokens, or half the context. With one length, the longest.
+    Block length is constant within a batch and varies between batches (`n_lengths` lengths, if so many fit): from a
+    third of the longest to the longest, which is 24 tokens or half the context. With `n_lengths=1`, the longest.
 
     Raises SubjectError where the context or the vocabulary holds no block of two tokens.
     """
@@ -30,7 +31,7 @@ def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int =
     if longest < 2:
         raise SubjectError(
             f"{subject.name} has a context of {subject.cfg.n_ctx} and {subject.cfg.d_vocab} tokens: too few to repeat "
-            "a block of two; give texts of your own as inputs"
+            "a block of two; give texts as inputs"
         )
     generator = seeded(torch.device("cpu"), seed)
     shortest = max(2, longest // 3) if n_lengths > 1 else longest
@@ -45,7 +46,7 @@ def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int =
 
 
 def usable_tokens(subject: Subject, start: Sequence[int]) -> Int[Tensor, "some"]:
-    """The tokens that blocks are made of: those that the task uses, or all; none of `start`, and not the end."""
+    """The tokens that blocks may contain: those that the task uses, or all, without `start` and the end token."""
     known = set(range(subject.cfg.d_vocab))
     if subject.has_task:
         known = {subject.task.vocabulary.index(token) for token in subject.task.used_tokens}

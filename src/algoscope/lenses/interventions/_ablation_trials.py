@@ -1,4 +1,4 @@
-"""What the ablation lens tries a model on, and what it measures there."""
+"""The inputs and the measures of the ablation lens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from algoscope.networks.evaluation import answers_right, cross_entropy, kl_diver
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
-POOL = 100_000  # inputs among which those of each class are looked for; a domain no larger is looked through whole
+POOL = 100_000  # inputs from which those of each class are taken; of a domain no larger, all inputs
 N_INPUTS, N_TEXTS = 2000, 16  # reference inputs of a task, and rows of random tokens
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the model is tried on: whole sequences, of which the first `n_reference` are the reference inputs."""
+    """The inputs of the ablation lens: full sequences, of which the first `n_reference` are the reference inputs."""
 
     tokens: Tokens
     n_reference: int
     meaning: str
     at: slice  # positions whose logits are read
-    whole: bool  # is an answer right only as a whole, or does each token count?
-    classes: Mapping[str, tuple[slice, slice]]  # rows and places that each takes together; the first counts most
+    whole: bool  # is the whole answer scored (task), or each token (free text)?
+    classes: Mapping[str, tuple[slice, slice]]  # rows and positions of each class; the first is the main one
 
     @property
     def cost(self) -> str:
-        """What the cost of an ablation is called in facts."""
+        """The fact that holds the cost of an ablation."""
         return "drop" if self.whole else "loss_increase"
 
     @property
@@ -48,8 +48,8 @@ class Trial:
         targets: Int[Tensor, "batch read"],
         base: Float[Tensor, "batch read d_vocab"],
     ) -> Float[Tensor, "edit batch token measure"]:
-        """Is the answer right (1 or 0)? Or, for each token, the loss, and the divergence from the whole model's
-        prediction, whose logits are `base`.
+        """With a task, whether the answer is right (1 or 0); else, for each token, the loss, and the KL divergence from
+        the prediction without ablation, whose logits are `base`.
         """
         targets = targets.expand(len(logits), -1, -1)
         if self.whole:
@@ -57,7 +57,7 @@ class Trial:
         return torch.stack([cross_entropy(logits, targets), kl_divergence(base.expand_as(logits), logits)], dim=-1)
 
     def summary(self, values: Float[np.ndarray, "batch token measure"]) -> dict[str, Any]:
-        """The measures of the class that counts most, and those of each class."""
+        """The measures of the main class, and those of each class."""
         means = {name: values[where].mean(axis=(0, 1)).tolist() for name, where in self.classes.items()}
         if not self.whole:
             by_class = [{"class": name, "loss": loss, "kl": kl} for name, (loss, kl) in means.items()]
@@ -74,7 +74,7 @@ class Trial:
         }
 
     def lost(self, base: Mapping[str, Any], without: Mapping[str, Any]) -> float:
-        """What one ablation costs: accuracy, or nats for each token."""
+        """The cost of one ablation: lost accuracy, or nats per token."""
         return base["accuracy"] - without["accuracy"] if self.whole else without["loss"] - base["loss"]
 
 
@@ -86,7 +86,7 @@ def trial_of(
     if not subject.has_task:
         return _of_text(subject, texts, N_TEXTS if n_inputs is None else n_inputs, seed)
     if texts:
-        raise ConfigError(f"{subject.name} has a task, whose inputs are drawn: leave out {', '.join(texts)}")
+        raise ConfigError(f"{subject.name} has a task, so its inputs are drawn at random: leave out {', '.join(texts)}")
     return _of_task(subject, by, N_INPUTS if n_inputs is None else n_inputs, per_class, seed)
 
 
@@ -114,7 +114,7 @@ def _of_task(subject: Subject, by: str | None, n_inputs: int, per_class: int, se
 def _of_text(subject: Subject, texts: Sequence[str], n_inputs: int, seed: int) -> Trial:
     n, everywhere = len(texts) or n_inputs, slice(None)
     if n < 2:
-        raise ConfigError(f"ablation needs 2 texts or more, so that there is another one to take from, not {n}")
+        raise ConfigError(f"ablation needs 2 texts or more, as resampling takes outputs from another text, not {n}")
     if texts:
         rows = [subject.to_tokens(text)[0] for text in texts]
         length = min(map(len, rows))

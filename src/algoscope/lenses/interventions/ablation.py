@@ -1,4 +1,4 @@
-"""The ablation lens: what is lost without each head, MLP, attention, layer and embedding?"""
+"""The ablation lens: the cost of ablating each head, MLP, attention, layer and embedding."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,18 +28,18 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
-PORTION = 2**24  # numbers of one run that are kept at once
+PORTION = 2**24  # most logits of one run held in memory
 MOST = 5  # components named in `most_needed`
-PARTS = ("head", "feed-forward")  # what `most_needed` compares: the rest is made of them, or comes before them
+PARTS = ("head", "feed-forward")  # compared in `most_needed`: other components consist of them, or are embeddings
 LISTED = 40  # components in the table
-LOSS = Measure("nats per token above the whole model", "as without ablation", scale="signed")
-DIVERGENCE = Measure("nats from the whole model", "as without ablation")
+LOSS = Measure("nats per token above the model without ablation", "as without ablation", scale="signed")
+DIVERGENCE = Measure("nats from the model without ablation", "as without ablation")
 ABOUT = (
-    "One component at a time is ablated: its output is replaced, everything after it is computed again, and the "
-    "answers are compared with those of the whole model. The replacements answer different questions: zeros are "
-    "values that the rest of the model may never have met, the mean over the inputs keeps what all inputs share, and "
-    "the output on another input (resample) removes only what is specific to this one. A component whose ablation "
-    "costs nothing may still be backed up by another."
+    "One component at a time is ablated: its output is replaced, everything downstream is recomputed, and the answers "
+    "are compared with those of the model without ablation. The replacements differ: zeros may be off the "
+    "distribution of activations, the mean over the inputs keeps the part common to all inputs, and the output on "
+    "another input (resample) removes only the part specific to this input. A component whose ablation costs nothing "
+    "may be backed up by another."
 )
 
 
@@ -56,31 +56,31 @@ def ablate(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Ablate one component at a time, with each replacement that `kind` names, and measure what it costs.
+    """Ablate one component at a time, with each replacement named in `kind`, and measure the cost.
 
     Components: each head (`L0H1`, its `z`), each MLP (`L0 MLP`), each attention (`L0 attention`, all heads and the
-    output's bias), each layer with an MLP (`L0`, both together), and the embeddings (`embed`, `pos_embed`). What
-    replaces them: `zero`, zeros; `mean`, the mean over the reference inputs at each position; `resample`, the output on
-    another of them. The three answer different questions: zeros are often nothing that the rest of the model has ever
-    met. Positions are the same for every input, so only `zero` ablates `pos_embed`.
+    output's bias), each layer with an MLP (`L0`, both together), and the embeddings (`embed`, `pos_embed`).
+    Replacements: `zero`, zeros; `mean`, the mean over the reference inputs at each position; `resample`, the output on
+    another of them. Zeros may be off the distribution of activations. Positions are the same for every input, so only
+    `zero` ablates `pos_embed`.
 
     With a task, the reference is random inputs. An input is right where every answer position is, each given the right
-    answer before it. `accuracy` is over those inputs, with its 95 % Clopper-Pearson interval, and `drop` the accuracy
-    that is lost; `by_class` is over inputs of each class, looked for in the whole domain or in 100,000 draws from it.
+    answer before it. `accuracy` is over those inputs, with its 95 % Clopper-Pearson interval, and `drop` the lost
+    accuracy; `by_class` is over inputs of each class, from the whole domain or 100,000 draws.
 
-    With free text, the reference is the texts, or rows of random tokens in a block that comes twice. `loss_increase`
-    (of the cross-entropy of the next token) and `kl` (from the prediction without ablation) are in nats, means over all
-    tokens predicted, or over those of the second copy, which the first determines; `by_class` also has the first copy,
-    which nothing determines.
+    With free text, the reference is the texts, or rows of random tokens in a block that is repeated once.
+    `loss_increase` (of the cross-entropy of the next token) and `kl` (from the prediction without ablation) are in
+    nats, means over all predicted tokens, or over those of the second copy, which are predictable from the first;
+    `by_class` also has the first copy, which is unpredictable.
 
     Args:
         subject: a causal model, by name or opened.
-        kind: what replaces the output of a component, one or several of zero, mean and resample.
+        kind: the replacement of a component's output, one or several of zero, mean and resample.
         by: the scheme that sorts a task's inputs into classes; by default the task's first.
         n_inputs: how many reference inputs are drawn; by default 2,000 inputs of a task, or 16 rows of random tokens.
-        per_class: how many inputs of each class are tried, at most.
+        per_class: how many inputs of each class are used, at most.
         inputs: texts for a model of free text, two or more, all cut to the length of the shortest.
-        seed: draws the inputs, and the other input of `resample`.
+        seed: of the random inputs, and of the other input of `resample`.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -92,7 +92,7 @@ def ablate(
     Raises:
         UnknownNameError: for another kind or scheme.
         ConfigError: for fewer than two inputs or no kind, and for `inputs` to a model with a task.
-        SubjectError: for a model that is not causal and so would see the answer.
+        SubjectError: for a model that is not causal, which would see the answer.
 
     Example:
         >>> import algoscope as ag
@@ -140,7 +140,7 @@ def _facts(
 def _measured(
     subject: Subject, trial: Trial, parts: Sequence[Component], kinds: Sequence[str], seed: int
 ) -> tuple[Float[np.ndarray, "batch token measure"], dict[str, Float[np.ndarray, "component batch token measure"]]]:
-    """The measures of every input without ablation, and for each kind without each component."""
+    """The measures of every input without ablation, and for each kind under ablation of each component."""
     sites = sorted({site for part in parts for site in part.sites}, key=str)
     read, targets, cfg = trial.tokens[:, :-1], trial.targets, subject.cfg
     another = others(len(read), trial.n_reference, seed).to(read.device)
@@ -165,7 +165,7 @@ def _measured(
 def _without_each(
     subject: Subject, tokens: Tokens, edits: Sequence[list[Edit]], at: slice, measure: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "component batch token measure"]:
-    """One run for each component, all edits of that component made in it."""
+    """One run per component, with all edits of that component."""
     single = [i for i, members in enumerate(edits) if len(members) == 1]
     each = subject.run_each(tokens, [edits[i][0] for i in single], at=at, reduce=measure)
     measured = dict(zip(single, each, strict=True))
@@ -203,36 +203,37 @@ def _claim(facts: Mapping[str, Any], trial: Trial) -> str:
     base, needed = facts["baseline"], []
     for kind, parts in facts["most_needed"].items():
         if trial.whole:
-            cost = f"{base['accuracy'] - parts[0]['drop']:.1%} right without it"
+            cost = f"{base['accuracy'] - parts[0]['drop']:.1%} right when ablated"
         else:
             cost = f"+{parts[0]['loss_increase']:.3g} nats per token"
         needed.append(f"{parts[0]['component']} ({kind}: {cost})")
     whole = f"{base['accuracy']:.1%} right" if trial.whole else f"loss {base['loss']:.3g} nats"
     which = "" if trial.whole else f" per token, {next(iter(trial.classes))}"
-    setting = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; whole model {whole}{which}"
+    setting = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; without ablation {whole}{which}"
     return f"{setting}; most needed head or MLP: {', '.join(needed)}"
 
 
 def _table(facts: Mapping[str, Any], cost: str) -> ResultTable:
-    """The components by the most that an ablation of them costs, with a column for each replacement."""
+    """The components by the largest cost of their ablation, with a column for each replacement."""
     kinds, measure = tuple(facts["kinds"]), "accuracy" if cost == "drop" else "loss"
     by_component: dict[str, list[Mapping[str, Any]]] = {}
     for row in facts["components"]:
         by_component.setdefault(row["component"], []).append(row)
     ordered = sorted(by_component.items(), key=lambda item: -max(row[cost] for row in item[1]))[:LISTED]
-    rows = [("none (whole model)", *(facts["baseline"][measure] for _ in kinds))]
+    rows = [("nothing", *(facts["baseline"][measure] for _ in kinds))]
     rows += [(name, *(row[measure] for row in same)) for name, same in ordered]
     what = "Share of inputs answered right" if cost == "drop" else "Loss in nats per token"
     return ResultTable(
-        title="Components by what their ablation costs",
+        title="Components by the cost of their ablation",
         columns=("ablated", *(f"{measure}, {kind}" for kind in kinds)),
         rows=tuple(rows),
-        caption=f"{what} without one component, for each replacement of its output, costliest first (up to {LISTED}).",
+        caption=f"{what} when one component is ablated, for each replacement, costliest first (up to {LISTED}).",
     )
 
 
 def _panels(facts: Mapping[str, Any], trial: Trial) -> tuple[Panel, ...]:
-    """With a task accuracies, the whole model's in the first row; else the increase of the loss, and the divergence."""
+    """With a task accuracies, without ablation in the first row; else the increase of the loss, and the KL
+    divergence."""
     base, kinds = facts["baseline"], tuple(facts["kinds"])
     by_kind = [[row for row in facts["components"] if row["kind"] == kind] for kind in kinds]
     names = tuple(row["component"] for row in by_kind[0])
@@ -240,15 +241,15 @@ def _panels(facts: Mapping[str, Any], trial: Trial) -> tuple[Panel, ...]:
     if not trial.whole:
         loss, kl = ([[row[of] for row in same] for same in by_kind] for of in ("loss_increase", "kl"))
         which = next(iter(trial.classes))
-        caption = f"when one component is ablated ({which}). Rows are components, columns what replaces their output."
+        caption = f"when one component is ablated ({which}). Rows are ablated components, columns replacements."
         shown = (
             (LOSS, "loss", "increase of the loss", loss, f"Increase of the loss {caption}"),
             (
                 DIVERGENCE,
                 "kl",
-                "KL(whole model || ablated)",
+                "KL(not ablated || ablated)",
                 kl,
-                f"Divergence from the whole model's prediction {caption}",
+                f"KL divergence from the prediction without ablation {caption}",
             ),
         )
         return tuple(
@@ -258,15 +259,15 @@ def _panels(facts: Mapping[str, Any], trial: Trial) -> tuple[Panel, ...]:
     rows = ("nothing", *names)
     overall = [[row["accuracy"] for row in (base, *same)] for same in by_kind]
     title = f"accuracy over {trial.meaning}"
-    caption = "Share of inputs answered right when one component is ablated. The first row is the whole model, columns "
-    caption += "are what replaces the output. 1 (dark) = every input right, 0 (white) = none."
+    caption = "Share of inputs answered right when one component is ablated. The first row is "
+    caption += "without ablation, columns are replacements. 1 (dark) = every input right, 0 (white) = none."
     panels = [_panel(ACCURACY, "overall", title, rows, replacement, overall, caption)]
     classes = Axis("class", tuple(f"{one['class']} ({one['n']:,})" for one in base["by_class"]), "class (inputs)")
     for kind, same in zip(kinds, by_kind, strict=True):
         values = zip(*([one["accuracy"] for one in row["by_class"]] for row in (base, *same)), strict=True)
         title = f"accuracy by class, {kind} ablation"
-        caption = "Share of inputs answered right in each class of inputs when one component is ablated. A component "
-        caption += "that only some classes need shows as a row that is dark in the others."
+        caption = "Share of inputs answered right in each class of inputs when one component is ablated. A "
+        caption += "component needed by some classes only is a row that is dark in the others."
         panels.append(_panel(ACCURACY, f"{kind} by class", title, rows, classes, list(values), caption))
     return tuple(panels)
 
@@ -282,5 +283,5 @@ def _panel(
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: every component of a model that is not large."""
+    """The options of a report: every component of a model that is not large."""
     return {} if sum(count_parameters(subject.cfg).values()) < LARGE else None

@@ -1,4 +1,4 @@
-"""Activation patching: which activations carry what distinguishes one input from another?"""
+"""Activation patching: which activations carry the difference between two inputs?"""
 
 from collections.abc import Sequence
 from itertools import product
@@ -37,7 +37,7 @@ Sweep = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp", "head", "head_position",
     "q", "k", "v", "pattern", "neuron",
 ]  # fmt: skip
-SWEEPS: dict[Sweep, tuple[str, tuple[str, ...]]] = {  # the kind of site, and what is patched one at a time
+SWEEPS: dict[Sweep, tuple[str, tuple[str, ...]]] = {  # the kind of site, and the axes of single patches
     "resid_pre": ("resid_pre", ("position",)),
     "resid_mid": ("resid_mid", ("position",)),
     "resid_post": ("resid_post", ("position",)),
@@ -56,8 +56,9 @@ USUAL: tuple[Sweep, ...] = ("resid_pre", "attn_out", "mlp_out", "head")
 SHOWN = 20  # components in the table and the bars
 ABOUT = (
     "Two inputs with different answers, clean and corrupt. Denoising runs the corrupt input and copies in one "
-    "activation of the clean run at a time: what restores the clean answer is sufficient for it. Noising does the "
-    "reverse: what breaks the answer is necessary. `recovered` = (patched - corrupt) / (clean - corrupt), where each "
+    "activation of the clean run at a time: an activation that restores the clean answer is sufficient for it. "
+    "Noising does the reverse: an activation that breaks the answer is necessary. `recovered` = (patched - corrupt) / "
+    "(clean - corrupt), where each "
     "is the metric of that run: 0 = as the corrupt run, 1 = as the clean run; values outside are possible. An "
     "activation that moves the metric by half of the gap or more is called critical."
 )
@@ -76,15 +77,15 @@ def patch(
     rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Copy one activation at a time from one run into the other, and measure how far the answer follows.
+    """Copy one activation at a time from one run into the other, and measure the share of the gap recovered.
 
-    `denoise` runs the corrupt input and copies clean activations in: what restores the answer is sufficient. `noise`
-    runs the clean input and copies corrupt ones in: what breaks it is necessary. Both are read on one scale,
-    `recovered` = (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run; values outside
-    are possible and are not clipped. With a task the metric is read at the first answer position at which the right
-    answers of the two inputs differ (up to there both runs are given the right answer, which is the same) and compares
-    the two right tokens. Without one it is read at the last position and compares what the model itself predicts in the
-    two runs.
+    `denoise` runs the corrupt input and copies clean activations in: activations that restore the answer are
+    sufficient. `noise` runs the clean input and copies corrupt ones in: activations that break it are necessary. Both
+    use one scale, `recovered` = (patched - corrupt) / (clean - corrupt): 0 = as the corrupt run, 1 = as the clean run;
+    values outside are possible and are not clipped. With a task the metric is read at the first answer position at
+    which the right answers of the two inputs differ (before it both runs contain the right answer, which is the same)
+    and compares the two right tokens. Without a task it is read at the last position and compares the model's own
+    predictions in the two runs.
 
     Args:
         subject: a causal model, by name or opened.
@@ -94,7 +95,7 @@ def patch(
             by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
             ones those are made that the model has.
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
-        metric: what is read off the logits: the logit difference of target and rival, the target's probability, the KL
+        metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token.
         target: one token in place of the clean input's answer.
         rival: one token in place of the corrupt input's answer.
@@ -102,14 +103,14 @@ def patch(
 
     Returns:
         A finding with one panel for each sweep [layer, position | head | ...], the share of the gap recovered, the mean
-        over the pairs, and the panel `strongest`, the cells that move the answer most. Facts: `baselines` {clean,
+        over the pairs, and the panel `strongest`, the cells of largest effect. Facts: `baselines` {clean,
         corrupt} and `raw` (means of the metric itself), `target`, `rival`, `per_example` (the cells for every pair),
         `critical` (the cells that reach half of the gap: recovered at least 0.5 when denoising, at most 0.5 when
         noising), and `by_class`, the mean over the pairs of each class of a task's inputs.
 
     Raises:
-        PairingError: where the inputs differ in number or length, have the same answer, or are not told apart by the
-            metric (a gap below 1e-4 would only amplify noise).
+        PairingError: if the inputs differ in number or length, have the same answer, or are not separated by the metric
+            (a gap below 1e-4 would only amplify noise).
         SubjectError: for a model that is not causal, which would see the answer.
         ConfigError: for no sites.
         UnknownNameError: for another sweep, direction or metric.
@@ -174,7 +175,7 @@ def _finding(
 
 
 def _available(subject: Subject, sites: Sequence[Sweep]) -> Sequence[Sweep]:
-    """The sweeps to make: what is asked for, and of the default what the model has."""
+    """The sweeps to make: those requested, or those of the default that the model has."""
     if not sites:
         raise ConfigError(f"patching at no sites: give one or more of {', '.join(SWEEPS)}")
     present = {site.kind for site in subject.sites}
@@ -251,15 +252,15 @@ def _named(panel: Panel, labels: Sequence[object]) -> str:
 
 
 def _strongest(cells: Sequence[Cell], direction: Direction) -> Panel:
-    """The bar view: the cells that move the answer most, and the line at half of the gap."""
+    """The bar view: the cells of largest effect, and the line at half of the gap."""
     names, values = zip(*cells, strict=True)
     return RECOVERED.panel(
         "strongest",
         [Axis("component", names, "activation patched")],
         np.array(values),
-        caption="The activations that move the answer most, each patched alone. Bars that reach the dashed line move "
-        "it by at least half of the gap between the two runs.",
-        title="what restores the answer most" if direction == "denoise" else "what breaks the answer most",
+        caption="The activations of largest effect, each patched alone. Bars that reach the dashed line move the "
+        "metric by at least half of the gap between the two runs.",
+        title="patches that restore the answer most" if direction == "denoise" else "patches that break it most",
         view="bars",
         marks=(half_way(direction),),
         site="strongest",
@@ -289,7 +290,7 @@ def _claim(best: Cell, direction: Direction, metric: str, pair: Pair) -> str:
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: the clean prompt against the corrupt one."""
+    """The options of a report: the clean prompt against the corrupt one."""
     if not prompts.corrupt or not subject.cfg.causal:
         return None
     return {"clean": prompts.clean, "corrupt": prompts.corrupt}

@@ -1,4 +1,4 @@
-"""Clean and corrupt inputs side by side: what both runs read, where the metric is read, which tokens it compares."""
+"""Pairs of clean and corrupt inputs: their tokens, the position of the metric, the tokens that it compares."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -15,20 +15,20 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
 
-HALF = 0.5  # the share of the gap from which a component is called critical
+HALF = 0.5  # least share of the gap of a critical component
 SMALLEST_GAP = 1e-4
 
 Direction = Literal["denoise", "noise"]
 Cell = tuple[str, float]
-"""What was patched, and the share of the gap that it recovers."""
+"""A patched activation, and the share of the gap that it recovers."""
 
 
 class Pair:
     """Clean and corrupt sequences [batch pos] of the same length, and where the metric is read.
 
-    With a task, both runs are given the right answers up to the first position at which these differ, and the metric
-    compares the right tokens there. Without one it is read at the last position and compares what the model itself
-    predicts there in the two runs, or the tokens `target` and `rival`.
+    With a task, both sequences contain the right answers up to the first position at which these differ, and the metric
+    compares the right tokens there. Without a task it is read at the last position and compares the model's own
+    predictions there in the two runs, or the tokens `target` and `rival`.
     """
 
     def __init__(self, subject: Subject, clean: Texts, corrupt: Texts, target: str | None, rival: str | None) -> None:
@@ -58,7 +58,7 @@ class Pair:
         same = (~differs.any(dim=1)).nonzero()[:, 0].tolist()
         if same:
             left, right = self.cleans[same[0]], self.corrupts[same[0]]
-            raise PairingError(f"{left!r} and {right!r} have the same answer: nothing tells the two runs apart")
+            raise PairingError(f"{left!r} and {right!r} have the same answer: the two runs cannot be distinguished")
         first = differs.int().argmax(dim=1)
         rows = torch.arange(len(clean), device=clean.device)
         self.target, self.rival = clean[rows, start + first], corrupt[rows, start + first]
@@ -72,7 +72,7 @@ class Pair:
             if left.shape != right.shape:
                 raise PairingError(
                     f"{shown[0]!r} has {left.shape[1]} tokens and {shown[1]!r} has {right.shape[1]}: "
-                    "patching needs inputs that are equally long in tokens"
+                    "patching needs inputs of equal length in tokens"
                 )
         self.clean, self.corrupt = (self._stacked(side) for side in rows)
         last = self.clean.shape[1] - 1
@@ -85,7 +85,7 @@ class Pair:
     def _stacked(self, side: Sequence[Tokens]) -> Tokens:
         lengths = sorted({tokens.shape[1] for tokens in side})
         if len(lengths) > 1:
-            raise PairingError(f"the pairs have different lengths in tokens, {lengths}: patch each length on its own")
+            raise PairingError(f"the pairs have different lengths in tokens, {lengths}: patch each length separately")
         return torch.cat(list(side))
 
     @property
@@ -96,7 +96,7 @@ class Pair:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What is compared: the texts (a single pair's as such), and each pair's target and rival as tokens."""
+        """The compared texts (strings for a single pair), and each pair's target and rival as tokens."""
         one = len(self.cleans) == 1
         return {
             "clean": self.cleans[0] if one else self.cleans,
@@ -118,7 +118,7 @@ class Pair:
 class Scale:
     """A metric on the scale 0 = as the corrupt run, 1 = as the clean run. `among`: the tokens whose logits it reads.
 
-    Raises PairingError where the metric does not tell the two runs apart: the gap would only amplify noise.
+    Raises PairingError if the metric does not separate the two runs: a tiny gap would only amplify noise.
     """
 
     def __init__(self, name: MetricName, pair: Pair, reading: Reading) -> None:
@@ -134,7 +134,7 @@ class Scale:
         if bool((self.gap.abs() < SMALLEST_GAP).any()):
             worst = int(self.gap.abs().argmin())
             raise PairingError(
-                f"{name} does not tell {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
+                f"{name} does not separate {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
                 f"{float(self.gap[worst]):.2g}): choose another pair, another metric, or a target and a rival"
             )
 
@@ -152,17 +152,17 @@ class Scale:
 
 
 def is_critical(recovered: float, direction: Direction) -> bool:
-    """Does it move the answer by half of the gap? Denoising starts at 0 and noising at 1."""
+    """Whether it moves the metric by half of the gap. Denoising starts at 0 and noising at 1."""
     return recovered >= HALF if direction == "denoise" else recovered <= HALF
 
 
 def by_effect(cells: Iterable[Cell], direction: Direction) -> list[Cell]:
-    """What moves the answer most first."""
+    """Sort key: largest effect first."""
     return sorted(cells, key=lambda cell: -cell[1] if direction == "denoise" else cell[1])
 
 
 def effects_table(cells: Sequence[Cell], direction: Direction, *, title: str, column: str, caption: str) -> ResultTable:
-    """What was patched, how much of the gap it recovers, and whether it is critical."""
+    """The patched activations, the share of the gap that each recovers, and whether it is critical."""
     return ResultTable(
         title=title,
         columns=(column, "recovered", "critical"),
@@ -178,8 +178,8 @@ def half_way(direction: Direction) -> Mark:
 
 
 def one_token(subject: Subject, text: str) -> int:
-    """The number of the token that a text is. Raises VocabularyError where it is none, or several."""
-    ids = subject.text.encode(text)[len(subject.text.encode("")) :]  # without what a tokenizer puts first
+    """The id of the single token that a text is. Raises VocabularyError if it is not one token."""
+    ids = subject.text.encode(text)[len(subject.text.encode("")) :]  # without prepended tokens such as BOS
     if len(ids) != 1:
         shown = [subject.text.token(number) for number in ids]
         raise VocabularyError(f"{text!r} is {len(ids)} tokens of {subject.name}, not one: {shown}")

@@ -1,4 +1,4 @@
-"""Metrics: what is read off the logits of one position, for each input."""
+"""Metrics: functions of the logits at one position, for each input."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Logits = Float[Tensor, "batch d_vocab"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a metric may compare with: both runs' logits, and the right tokens of the clean and the corrupt input."""
+    """References of a metric: both runs' logits, and the right tokens of the clean and the corrupt input."""
 
     clean: Logits
     corrupt: Logits
@@ -52,7 +52,7 @@ METRICS: dict[MetricName, Metric] = {
     "kl": kl,
     "exact_match": exact_match,
 }
-PAIRWISE: tuple[MetricName, ...] = ("logit_diff",)  # those that read no logit but the target's and the rival's
+PAIRWISE: tuple[MetricName, ...] = ("logit_diff",)  # those that use only the logits of target and rival
 
 
 def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:

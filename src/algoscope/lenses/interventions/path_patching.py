@@ -1,4 +1,4 @@
-"""Path patching: which heads and MLPs does one receiver take the answer from, directly?"""
+"""Path patching: which heads and MLPs affect one receiver directly?"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,19 +34,19 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
-STACK = 2**13  # tokens that are read side by side
+STACK = 2**13  # tokens in one batch
 Mlps = Literal["frozen", "free"]
 SHOWN = 20  # senders in the table
 ABOUT = (
     "Path patching changes one path at a time: the output of one sender (a head or an MLP) is taken from the other "
-    "run, but only one receiver sees the change; all other heads and MLPs keep their outputs of the base run. "
+    "run, but only one receiver gets the changed output; all other heads and MLPs keep their outputs of the base run. "
     "`recovered` = (patched - corrupt) / (clean - corrupt), where each is the metric of that run: 0 = as the corrupt "
     "run, 1 = as the clean run. With MLPs frozen only the direct path through the residual stream counts; with MLPs "
     "free, paths through the MLPs in between count too."
 )
 
 Stream = Float[Tensor, "batch pos d_model"]
-Input = Float[Tensor, "sender batch *rest"]  # what enters a receiver: its value, or the logits where they are read
+Input = Float[Tensor, "sender batch *rest"]  # the input of a receiver, or the logits at the metric's position
 
 
 @checked_choices()
@@ -63,14 +63,14 @@ def path_patching(
     rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Send the other run's output of one head or MLP to one receiver alone, and measure how far the answer follows.
+    """Send the other run's output of one head or MLP to one receiver alone, and measure the share of the gap recovered.
 
     For each sender, the base input is run with the sender's output from the other input, while every other head and MLP
-    keeps its output of the base run; what then enters the receiver is kept. A second run of the base input changes
-    nothing but that. So only the direct path counts, from the sender's output through the residual stream to the
-    receiver. The options are those of activation patching: `denoise` runs the corrupt input and sends clean outputs,
-    `noise` runs the clean input and sends corrupt ones, and `recovered` = (patched - corrupt) / (clean - corrupt):
-    0 = as the corrupt run, 1 = as the clean run.
+    keeps its output of the base run; the resulting input of the receiver is recorded. A second run of the base input
+    replaces only that input. So only the direct path counts, from the sender's output through the residual stream to
+    the receiver. The options are those of activation patching: `denoise` runs the corrupt input and sends clean
+    outputs, `noise` runs the clean input and sends corrupt ones, and `recovered` = (patched - corrupt) / (clean -
+    corrupt): 0 = as the corrupt run, 1 = as the clean run.
 
     Args:
         subject: a causal model, by name or opened.
@@ -78,10 +78,10 @@ def path_patching(
         corrupt: as many inputs with other answers, each as long in tokens as its clean one.
         receiver: `L1H0.q`, `L1H0.k` or `L1H0.v` (of k and v the key/value head, where they are grouped), `L1 MLP`, or
             `logits`.
-        mlps: whether MLPs between sender and receiver are frozen, or computed again (free): then paths through them
+        mlps: whether MLPs between sender and receiver are frozen, or recomputed (free), so that paths through them
             count.
         direction: which run is the base: the corrupt one (denoise) or the clean (noise).
-        metric: what is read off the logits: the logit difference of target and rival, the target's probability, the KL
+        metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token.
         target: one token in place of the clean input's answer.
         rival: one token in place of the corrupt input's answer.
@@ -91,11 +91,11 @@ def path_patching(
         A finding with the panels, means over the pairs, `paths` [layer sender], the share of the gap recovered, NaN
         where a sender does not come before the receiver, and `in a row` [sender], the same as bars. Facts: `receiver`,
         `mlps`, `baselines` {clean, corrupt} (means of the metric), `senders` ({sender, recovered, per_example}),
-        `largest` (the sender that moves the answer furthest from the base run) and `critical` (those that carry half of
+        `largest` (the sender that moves the metric furthest from the base run) and `critical` (those that carry half of
         the gap: recovered at least 0.5 when denoising, at most 0.5 when noising).
 
     Raises:
-        ConfigError: for a receiver that the model has not or that nothing comes before.
+        ConfigError: for a receiver that the model does not have, or without a sender before it.
         PairingError: for inputs that cannot be compared.
         SubjectError: for a model that is not causal.
         UnknownNameError: for another metric, direction or choice of `mlps`.
@@ -143,13 +143,13 @@ class Sender:
         return f"L{self.layer} MLP" if self.head is None else f"L{self.layer}H{self.head}"
 
     def wrote(self, values: ActivationCache) -> Stream:
-        """What it added to the residual stream in a run."""
+        """Its output to the residual stream in a run."""
         return values["mlp_out", self.layer] if self.head is None else values["result", self.layer][:, :, self.head]
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """What receives: the `q`, `k` or `v` of a head, `mlp_out` of a layer, or the `logits`."""
+    """A receiver: the `q`, `k` or `v` of a head, `mlp_out` of a layer, or the `logits`."""
 
     kind: str
     layer: int
@@ -157,7 +157,7 @@ class Receiver:
 
     @classmethod
     def parse(cls, subject: Subject, text: str) -> "Receiver":
-        """Raises ConfigError for one that the model has not."""
+        """Raises ConfigError for one that the model does not have."""
         cfg = subject.cfg
         match = re.fullmatch(r"L(\d+)(?:H(\d+)\.([qkv])|[ .]?MLP)", text.strip(), flags=re.IGNORECASE)
         if text.strip().lower() == "logits":
@@ -188,7 +188,7 @@ class Receiver:
         return "resid_mid" if self.kind == "mlp_out" and not subject.cfg.parallel else "resid_pre", self.layer
 
     def senders(self, subject: Subject) -> list[Sender]:
-        """All that has written into that stream, in order. Raises ConfigError where nothing has."""
+        """All senders into that stream, in order. Raises ConfigError if there is none."""
         cfg = subject.cfg
         last = self.layer + (self.stream(subject)[0] == "resid_mid")  # it reads the heads of its own layer
         heads = [Sender(layer, head) for layer in range(last) for head in range(cfg.n_heads)]
@@ -199,13 +199,13 @@ class Receiver:
 
 
 def _recorded(subject: Subject, where: Receiver) -> list[Key]:
-    """What senders write, and the stream that the receiver reads."""
+    """The outputs of the senders, and the residual stream that the receiver reads."""
     kinds = ("result", "mlp_out") if subject.cfg.d_mlp is not None else ("result",)
     return [*((kind, layer) for kind in kinds for layer in range(subject.cfg.n_layers)), where.stream(subject)]
 
 
 def _chunks(senders: Sequence[Sender], tokens: Tokens) -> Iterator[Sequence[Sender]]:
-    """As many senders at a time as fill a stack."""
+    """The senders in groups that fit one batch."""
     size = max(1, STACK // tokens.numel())
     yield from (senders[i : i + size] for i in range(0, len(senders), size))
 
@@ -219,8 +219,8 @@ def _direct_inputs(
     other: ActivationCache,
     read: slice,
 ) -> Input:
-    """What enters the receiver when all else is frozen: its stream changes by just what the sender's output does, so
-    one run of many rows gives it for all senders.
+    """The receiver's input when all else is frozen: its stream changes by the change of the sender's output alone, so
+    one batched run gives it for all senders.
     """
     stream = where.stream(subject)
     changed = torch.stack([base[stream] + sender.wrote(other) - sender.wrote(base) for sender in senders])
@@ -242,7 +242,7 @@ def _inputs_through_mlps(
     other: ActivationCache,
     read: slice,
 ) -> Input:
-    """What enters the receiver when the heads are frozen and MLPs are computed again: one run for each."""
+    """The receiver's input when heads are frozen and MLPs are recomputed: one run for each sender."""
     site = (where.kind, where.layer)
     heads = [Patch(("result", layer), value=base["result", layer]) for layer in range(subject.cfg.n_layers)]
     inputs = []
@@ -258,7 +258,7 @@ def _inputs_through_mlps(
 def _answers(
     subject: Subject, where: Receiver, inputs: Input, tokens: Tokens, pair: Pair, scale: Scale
 ) -> Float[Tensor, "sender batch"]:
-    """The metric of base runs in which the input of the receiver alone is another."""
+    """The metric of base runs in which only the receiver's input is replaced."""
     if where.kind == "logits":
         logits = pair.at(inputs)
         return scale.of(logits if scale.among is None else logits[..., scale.among])
@@ -323,7 +323,7 @@ def _panels(
     values: Float[np.ndarray, "sender"],
     direction: Direction,
 ) -> tuple[Panel, Panel]:
-    """The grid of senders, and the same in a row."""
+    """The grid of senders, and the same as bars."""
     cfg = subject.cfg
     columns = (*(f"H{head}" for head in range(cfg.n_heads)), *(["MLP"] if cfg.d_mlp is not None else []))
     grid = np.full((cfg.n_layers, len(columns)), np.nan)
@@ -343,8 +343,8 @@ def _panels(
         name="in a row",
         axes=(Axis("sender", tuple(sender.name for sender in senders), "sender"),),
         values=values,
-        caption="The same senders in the order in which they write. Bars that reach the dashed line move the answer by "
-        "at least half of the gap between the two runs.",
+        caption="The same senders in the order in which they write. Bars that reach the dashed line move the metric "
+        "by at least half of the gap between the two runs.",
         view="bars",
         marks=(half_way(direction),),
     )

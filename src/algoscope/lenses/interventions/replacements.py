@@ -1,4 +1,4 @@
-"""What can be ablated, and what replaces it: zeros, the mean over inputs, or the output on another input."""
+"""Components that can be ablated, and their replacements: zeros, the mean over inputs, another input's output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Kind = Literal["zero", "mean", "resample"]
 EVERY_KIND: tuple[Kind, ...] = get_args(Kind)
 KINDS: dict[str, str] = {
     "zero": "zeros",
-    "mean": "its mean over the reference inputs, position by position",
-    "resample": "what it is on another of the reference inputs, drawn at random",
+    "mean": "its mean over the reference inputs, by position",
+    "resample": "its output on another reference input, drawn at random",
 }
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the model that can be ablated: the sites of its output, and which head of them it is."""
+    """A component that can be ablated: the sites of its output, and its head index there."""
 
     name: str
     group: str
@@ -32,14 +32,14 @@ class Component:
     head: int | None = None
 
     def edits(self, reference: Mapping[Key, Tensor] | None) -> list[Edit]:
-        """Its output replaced by values of `reference`, [batch pos ...] or [1 pos ...]; by zeros without one."""
+        """Edits that replace its output by `reference`, [batch pos ...] or [1 pos ...]; by zeros without one."""
         if reference is None:
             return [Zero(site, head=self.head) for site in self.sites]
         return [Patch(site, value=reference[site], head=self.head) for site in self.sites]
 
 
 def components(subject: Subject) -> list[Component]:
-    """Everything that is ablated, layer by layer, and then the embeddings."""
+    """All components, layer by layer, then the embeddings."""
     parts = []
     for layer in range(subject.cfg.n_layers):
         attention, mlp = ("attn_out", layer), ("mlp_out", layer)
@@ -53,8 +53,8 @@ def components(subject: Subject) -> list[Component]:
 
 
 def others(n: int, n_reference: int, seed: int) -> Int[Tensor, "batch"]:
-    """For each of `n` inputs, of which the first are the reference inputs themselves, another one of these: along a
-    random cycle, so that none is given itself.
+    """For each of `n` inputs, of which the first are the reference inputs themselves, the index of another reference
+    input: along a random cycle, so that none is its own replacement.
     """
     generator = seeded(torch.device("cpu"), seed, 1)
     order = torch.randperm(n_reference, generator=generator)

@@ -1,1 +1,1 @@
-"""What many seeds of one recipe learned."""
+"""Comparisons of many seeds of one recipe."""

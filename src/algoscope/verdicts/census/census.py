@@ -1,4 +1,4 @@
-"""The census: in how many ways did seeds of one recipe learn it, which head does what in each, can it be predicted?"""
+"""The census: how many distinct solutions the seeds of one recipe have, their heads, and early predictors of them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,16 +31,16 @@ from algoscope.verdicts.census.solution_clusters import THRESHOLDS, count_by_thr
 from algoscope.verdicts.certification.certify import certify
 from algoscope.verdicts.certification.kept import kept_or_certified
 
-EARLY = range(1, 65)  # steps that count as the first
-ENOUGH = 8  # runs that a prediction is asked of
-OF_A_KIND = 3  # runs that a solution must have to be predicted
-SAME = 0.01  # copies with heads and neurons in another order may differ by this: rounding
+EARLY = range(1, 65)  # the early steps
+ENOUGH = 8  # fewest runs for a prediction
+OF_A_KIND = 3  # fewest runs of a solution that is predicted
+SAME = 0.01  # largest distance of a permuted copy: rounding
 ABOUT = (
-    "Heads have no common numbering across seeds, so they are matched by what they do on the same random inputs: where "
-    "they attend to from the answer positions, as far as the answer depends on it, and which answer tokens change when "
-    "their output is replaced by its mean (mean ablation). The distance of two runs is the mean difference of their "
-    "matched parts: 0, every part works alike on every input; 1, nothing in common. Runs of which any two are no "
-    "further apart than the threshold are one solution. Three controls go with it: copies with permuted heads and "
+    "Heads have no common numbering across seeds, so they are matched by their behaviour on the same random inputs: "
+    "their attention from the answer positions, weighted by its effect on the answer, and the answer tokens that "
+    "change under mean ablation. The distance of two runs is the mean difference of their matched components: 0 = "
+    "identical behaviour on every input, 1 = nothing in common. Runs whose pairwise distances are all at most the "
+    "threshold form one solution. Three controls go with it: copies with permuted heads and "
     "neurons compute the same and must be at no distance, must not add a solution, and untrained models show how far "
     "apart models without a common task are. Whether numbers of the first 64 training steps predict the outcome is "
     "judged by p-values corrected for their number, and by the error on runs left out, beside a baseline that ignores "
@@ -58,36 +58,37 @@ def census(
     runs_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Finding:
-    """Compare runs of one config that differ in their seed: outcomes, the heads' work matched across seeds, how many
-    distinct solutions there are, and whether anything in the first steps predicts them.
+    """Compare runs of one config that differ in their seed: outcomes, heads matched across seeds, the number of
+    distinct solutions, and whether early features predict them.
 
-    Two models differ by what their parts do on the same random inputs (`head_matching.distance`: 0 = alike on every
-    one, 1 = nothing in common), heads matched within their layers by optimal assignment. A solution is a group of runs
-    of which any two differ by at most `threshold`.
+    The distance of two models compares their components on the same random inputs (`head_matching.distance`: 0 =
+    identical on every input, 1 = nothing in common), with heads matched within their layers by optimal assignment. A
+    solution is a group of runs whose pairwise distances are all at most `threshold`.
 
     Args:
-        runs: runs or their names; the name of a recipe stands for all its runs `RECIPE-s<seed>`.
-        seeds: these seeds of one recipe, trained first where they are not there yet.
-        threshold: the largest distance that still counts as the same solution.
+        runs: runs or their names; the name of a recipe means all its runs `RECIPE-s<seed>`.
+        seeds: seeds of one recipe; missing runs are trained first.
+        threshold: the largest distance within one solution.
         n_inputs: how many random inputs the models are compared on.
-        sample: certify this many random inputs of each run; by default as `certify` does, and kept verdicts are used.
+        sample: certify this many random inputs of each run; by default as `certify` does, reusing stored verdicts.
         runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
         progress: show a bar on standard error.
     Returns:
         A finding with `runs`, by solution, a row each {run, seed, wrong, jump, loss, solution, from_typical, heads}.
-        `from_typical` is the distance from the typical run, that which differs least from all; `heads` stand in the
-        order of its heads, {slot, name, role, score, effects, deciding, from_typical}: `effects` are the shares of
-        answers that change without the head, `deciding` its mean attention to the prompt tokens that decide the answer
-        (in a sum, the digits of its column), both by answer token. `solutions` (how many), `by_threshold`, `steadiest`
-        (the number that holds over the widest range of thresholds), `in_any_layer` (how many where heads may be matched
-        across layers). `controls`: `permuted`, the largest distance of a run from its own copy with permuted heads and
-        neurons; `with_copies`, the number of solutions with those copies among the runs; `untrained`, the median
-        distance from the models at step 0. `holds`: the copies are found to be the same. `predicted`: for the `jump`
-        and the `solution` what `predict_outcome` says of numbers at checkpoints of steps 1 to 64, all before the first
-        jump, or why it was not asked.
+        `from_typical` is the distance from the typical run (the one with the smallest summed distance); `heads`, in the
+        order of the typical run's heads, are {slot, name, role, score, effects, deciding, from_typical}: `effects` are
+        the shares of answers that change under mean ablation of the head, `deciding` its mean attention to the prompt
+        tokens that determine the answer token (in a sum, the digits of its column), both by answer token. `solutions`
+        (how many), `by_threshold`, `steadiest` (the number that is constant over the widest range of thresholds),
+        `in_any_layer` (how many where heads may be matched across layers). `controls`: `permuted`, the largest distance
+        of a run from its own copy with permuted heads and neurons; `with_copies`, the number of solutions with those
+        copies among the runs; `untrained`, the median distance from the models at step 0. `holds`: the copies have the
+        same solutions as their originals. `predicted`: for the `jump` and the `solution` the result of
+        `predict_outcome` on features of the checkpoints at steps 1 to 64, all before the first jump, or the reason for
+        not testing.
     Raises:
         ConfigError: for fewer than two runs, for configs that differ in more than the seed, for seeds without a recipe.
-        RunFolderError: for a run that is not there, or not finished.
+        RunFolderError: for a missing or unfinished run.
 
     Example:
         >>> import algoscope as ag
@@ -100,7 +101,7 @@ def census(
         ([0, 1], True)
     """
     if not 0 < threshold < 1:
-        raise ConfigError(f"threshold is {threshold}: distances lie between 0 and 1, give one in between")
+        raise ConfigError(f"threshold is {threshold}: distances lie between 0 and 1, so give a number between them")
     members = _members(runs, seeds, runs_directory(runs_dir), progress)
     return _compared(members, threshold, n_inputs, sample, progress)
 
@@ -145,7 +146,7 @@ def _compared(members: Sequence[Run], threshold: float, n_inputs: int, sample: i
 def _measured(
     members: Sequence[Run], tokens: Tokens, sample: int | None, progress: bool
 ) -> tuple[list[dict[str, Any]], list[Profile], list[Profile]]:
-    """Of each run what became of it, its profile, and that of its copy with heads and neurons in another order."""
+    """For each run: its outcome, its profile, and that of its permuted copy."""
     rows, profiles, copies = [], [], []
     with Bar("census", "runs") if progress else Watcher() as bar:
         for done, run in enumerate(members):
@@ -157,11 +158,11 @@ def _measured(
     return rows, profiles, copies
 
 
-# ---------------------------------------------------------------------- who is asked
+# ---------------------------------------------------------------------- which runs
 
 
 def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, progress: bool) -> list[Run]:
-    """The runs meant, each once, by seed. They are of one config, and whole."""
+    """The requested runs without repeats, by seed. All are finished and share one config."""
     by_path: dict[Path, Run] = {}
     if seeds:
         if len(runs) != 1 or not isinstance(runs[0], str) or runs[0] not in RECIPES:
@@ -176,17 +177,16 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
             by_path |= {run.path: run for run in several}
     members = sorted(by_path.values(), key=lambda run: (run.config.seed, run.name))
     if len(members) < 2:
-        raise ConfigError(
-            f"a census compares runs, and here is {len(members)}: train more, `algoscope train R --seeds`"
-        )
+        raise ConfigError(f"a census compares runs, but got {len(members)}: train more, `algoscope train R --seeds`")
     first = members[0].config.model_dump()
     for run in members:
         if not run.is_whole:
-            raise RunFolderError(f"run {run.name} stopped at step {run.newest_step or 0}: go on with --resume")
+            raise RunFolderError(f"run {run.name} stopped at step {run.newest_step or 0}: continue it with --resume")
         other = run.config.model_dump()
         if field := _differs(first, other):
             raise ConfigError(
-                f"{run.name} differs from {members[0].name} in {field}: a census is of runs that differ in their seed"
+                f"{run.name} differs from {members[0].name} in {field}: a census compares runs that differ only in "
+                f"their seed"
             )
     return members
 
@@ -197,7 +197,7 @@ def _named(name: str, directory: Path) -> list[Run]:
 
 
 def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -> str:
-    """The first field, by its dotted name, in which two configs differ beside the seed; empty where there is none."""
+    """The first field, by its dotted name, other than the seed in which two configs differ; empty if there is none."""
     for key in dict.fromkeys((*first, *other)):
         a, b, name = first.get(key), other.get(key), f"{at}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -208,7 +208,7 @@ def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -
     return ""
 
 
-# ---------------------------------------------------------------------- what became of each
+# ---------------------------------------------------------------------- outcomes
 
 
 def _outcome(run: Run, sample: int | None) -> dict[str, Any]:
@@ -228,9 +228,9 @@ def _outcome(run: Run, sample: int | None) -> dict[str, Any]:
 
 
 def jump_of(run: Run) -> int | None:
-    """The step at which a run got it: the first logged one with half of the answers right; None where there is none.
+    """The step of the jump in accuracy: the first logged one with half of the answers right; None if there is none.
 
-    Where every batch is drawn fresh, a batch is a test, and is logged more often than the test inputs are asked.
+    Where every batch is freshly drawn, batch accuracy is a test accuracy, and is logged more often than the test set's.
     """
     rows = run.metrics()
     if run.config.data.source == "fresh":
@@ -242,7 +242,7 @@ def jump_of(run: Run) -> int | None:
 
 
 def _heads(run: Run, profile: Profile, typical: Profile, decides: Bool[Tensor, "read key"]) -> list[dict[str, Any]]:
-    """The heads in the order of those of the typical run that they are matched with."""
+    """The heads, in the order of the typical run's heads that they match."""
     differing = differences(typical, profile)
     slots = matched(differing, profile.n_layers)
     scores = roles(run, n_inputs=64)["heads"]
@@ -282,13 +282,13 @@ def _controls(
     }
 
 
-# ---------------------------------------------------------------------- what predicts it
+# ---------------------------------------------------------------------- early predictors
 
 
 def _predicted(
     members: Sequence[Run], rows: Sequence[Mapping[str, Any]], decides: Bool[Tensor, "read key"]
 ) -> dict[str, Any]:
-    """For the jump and the solution: what the first steps say of it, or in one line why that was not asked."""
+    """For the jump and the solution: the result of the early predictors, or one line on why they were not tested."""
     jumped = [row["jump"] for row in rows]
     late = float(max(run.newest_step or 0 for run in members))
     steps = [
@@ -303,7 +303,7 @@ def _predicted(
         return {"steps": steps, "jump": {"verdict": f"not asked: {why}"}, "solution": {"verdict": f"not asked: {why}"}}
     names, features = early_features(members, steps, decides)
     outcome = np.array([late if jump is None else jump for jump in jumped], dtype=float)
-    predicted: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all jumped at the same step"}}
+    predicted: dict[str, Any] = {"steps": steps, "jump": {"verdict": "not asked: all runs jumped at the same step"}}
     if np.ptp(outcome) > 0:
         predicted["jump"] = predict_outcome(Question(outcome, kinds=False), names, features)
     kind = np.array([row["solution"] for row in rows], dtype=float)
@@ -315,7 +315,7 @@ def _predicted(
     return predicted
 
 
-# ---------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------- claim
 
 
 def _claim(facts: Mapping[str, Any]) -> str:
@@ -329,12 +329,14 @@ def _claim(facts: Mapping[str, Any]) -> str:
         f"{counts[0]} to {counts[-1]} at {THRESHOLDS[0]:g} to {THRESHOLDS[-1]:g})",
     ]
     if steady:
-        parts.append(f"the steadiest number is {steady['solutions']}, from {steady['low']:.3f} to {steady['high']:.3f}")
+        parts.append(
+            f"most stable: {steady['solutions']} solutions, for thresholds {steady['low']:.3f} to {steady['high']:.3f}"
+        )
     for outcome in ("jump", "solution"):
         result = facts["predicted"][outcome]
         if result["verdict"] == "predicted":
             best = result["strongest"][0]
-            parts.append(f"{best['feature']} in the first steps predicts the {outcome} (corrected p {best['p']:.2g})")
+            parts.append(f"{best['feature']} in the early steps predicts the {outcome} (corrected p {best['p']:.2g})")
         elif result["verdict"] == "not predicted":
-            parts.append(f"nothing in the first steps predicts the {outcome}")
+            parts.append(f"no early feature predicts the {outcome}")
     return "; ".join(parts)

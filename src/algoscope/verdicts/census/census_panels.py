@@ -1,4 +1,4 @@
-"""What the census shows: heads by seed, distances, solutions by threshold, attention, what predicts; its tables."""
+"""Panels and tables of the census: heads by seed, distances, solutions by threshold, attention, predictors."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +12,16 @@ from algoscope.tasks.base import Task
 from algoscope.verdicts.census.head_matching import Profile
 
 BY_TOKEN = {
-    "effects": "Which answer tokens depend on which head. Rows are heads (matched with the typical run's) and answer "
+    "effects": "Effect of each head on each answer token. Rows are heads (matched with the typical run's) and answer "
     "tokens, columns are runs; the value is the share of inputs whose token changes when the head's output is replaced "
     "by its mean.",
-    "deciding": "Which head attends to the tokens that decide the answer's. Rows are heads (matched with the typical "
-    "run's) and answer tokens, columns are runs; the value is the mean attention to the prompt tokens that change this "
-    "token most often when they are changed (in a sum, the digits of its column).",
+    "deciding": "Attention to the prompt tokens that determine each answer token. Rows are heads (matched with the "
+    "typical "
+    "run's) and answer tokens, columns are runs; the value is the mean attention to the prompt tokens whose change "
+    "most often changes this answer token (in a sum, the digits of its column).",
 }
 SHOWN = 4  # solutions whose attention is drawn
-CHANGED = ("share of answers changed", "the token never changes without the head", "it changes on every input")
+CHANGED = ("share of answers changed", "the token never changes under ablation", "it changes on every input")
 ATTENDED = ("attention", "none of the attention", "all of it")
 
 
@@ -28,25 +29,27 @@ def census_panels(
     facts: Mapping[str, Any], apart: Float[np.ndarray, "run run"], profiles: Sequence[Profile], task: Task
 ) -> tuple[Panel, ...]:
     """The panels, runs by solution: `heads` [slot run], `effects` and `deciding` [part run], `distance` [run run],
-    `thresholds`, the attention of one run of each of the first solutions, and what predicts most.
+    `thresholds`, the attention of one run of each of the first solutions, and the strongest predictors.
     """
     rows = facts["runs"]
     runs = Axis("run", tuple(f"{row['seed']} ({row['solution']})" for row in rows), "seed (solution)")
     return (
         _heads(rows, runs),
-        _by_token(rows, runs, "effects", "which answer tokens depend on which head", CHANGED),
-        _by_token(rows, runs, "deciding", "which head attends to the tokens that decide the answer's", ATTENDED),
+        _by_token(rows, runs, "effects", "answer tokens changed by ablating each head", CHANGED),
+        _by_token(rows, runs, "deciding", "attention to the tokens that determine the answer token", ATTENDED),
         Panel(
             name="distance",
-            title="how differently each two runs work",
+            title="distance between runs",
             axes=(Axis("other", runs.labels, runs.title), runs),
             values=apart,
             unit="distance",
-            zero="every part works alike",
+            zero="identical behaviour on every input",
             one="nothing in common",
             view="heatmap",
-            caption="Distance of every two runs. 0: every part works alike on every input; 1: nothing in common. Runs "
-            "stand by solution, the number in brackets: blocks of small distances along the diagonal are solutions.",
+            caption="Distance between every two runs. 0 = identical behaviour on every input, 1 = nothing in common. "
+            "Runs "
+            "are sorted by solution, the number in brackets: blocks of small distances along the diagonal are "
+            "solutions.",
         ),
         _by_threshold(facts["by_threshold"]),
         *_attention(rows, profiles, task),
@@ -59,17 +62,18 @@ def _heads(rows: Sequence[Mapping[str, Any]], runs: Axis) -> Panel:
     by_slot = [[row["heads"][i] for row in rows] for i in range(len(slots))]
     return Panel(
         name="heads",
-        title="what depends on each head, and its role (matched with the typical run's)",
+        title="largest effect of each head, and its role (matched with the typical run's)",
         axes=(Axis("slot", slots, "head of the typical run"), runs),
         values=np.array([[max(head["effects"]) for head in heads] for heads in by_slot]),
         unit="share of answers changed",
-        zero="no answer token changes without it",
+        zero="no answer token changes when it is ablated",
         one="one answer token changes on every input",
         view="heatmap",
         scale="unit",
         words=np.array([[head["role"] for head in heads] for heads in by_slot], dtype=object),
-        caption="What each head does in every run. Columns are runs, rows the heads of the typical run, each matched "
-        "with the head of a run that works most like it. The word is its role; the colour is the share of inputs whose "
+        caption="Role and largest effect of each head in every run. Columns are runs, rows the heads of the typical "
+        "run, each with the best-matching head of every run. The word is the head's role; the colour is the share of "
+        "inputs whose "
         "answer token changes when the head's output is replaced by its mean, for the token that depends on it most.",
     )
 
@@ -88,14 +92,14 @@ def _by_token(
 def _by_threshold(counts: Sequence[Mapping[str, Any]]) -> Panel:
     return Panel(
         name="thresholds",
-        title="solutions by the distance that still counts as the same",
+        title="number of solutions by threshold",
         axes=(Axis("threshold", tuple(f"{row['threshold']:g}" for row in counts), "threshold"),),
         values=np.array([row["solutions"] for row in counts], dtype=float),
         unit="solutions",
         zero="none",
         view="bars",
-        caption="How many solutions there are, by the distance that still counts as the same. Clusters that lie apart "
-        "leave a wide range of thresholds with one number; a continuum has none.",
+        caption="Number of solutions by the threshold, the largest distance within a solution. Well-separated "
+        "clusters give one number over a wide range of thresholds; a continuum does not.",
     )
 
 
@@ -126,7 +130,8 @@ def _attention(rows: Sequence[Mapping[str, Any]], profiles: Sequence[Profile], t
                 view="heatmap",
                 scale="unit",
                 caption="Mean attention from the answer positions, for one run of each solution. Rows are heads and "
-                "the answer token that they help to predict, columns are keys; an edge case shows what stands where.",
+                "the answer token that they help to predict, columns are keys, labelled with the tokens of an edge "
+                "case.",
             )
         )
     return panels
@@ -145,12 +150,12 @@ def _prediction(predicted: Mapping[str, Any]) -> list[Panel]:
                     axes=(Axis("feature", tuple(row["feature"] for row in strongest), "number @ step"),),
                     values=np.array([row["strength"] for row in strongest]),
                     unit="rank correlation" if outcome == "jump" else "share of variance between solutions",
-                    zero="says nothing",
-                    one="says all",
+                    zero="no association",
+                    one="determines the outcome",
                     view="bars",
                     scale="signed",
-                    caption=f"Numbers of the first steps that go most with the {outcome}. Beside each its step; the "
-                    "p-value is corrected for the number of features that were tried.",
+                    caption=f"Early features most strongly associated with the {outcome}. Each label ends with its "
+                    f"step; p-values are corrected for the number of features tested.",
                 )
             )
     return panels
@@ -160,7 +165,7 @@ def _prediction(predicted: Mapping[str, Any]) -> list[Panel]:
 
 
 def census_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """The runs by solution, the controls, and what the first steps predict."""
+    """The runs by solution, the controls, and the early predictors."""
     return _runs_table(facts["runs"]), _controls_table(facts["controls"]), _prediction_table(facts["predicted"])
 
 
@@ -183,8 +188,8 @@ def _runs_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
         columns=("run", "wrong", "jump", "loss", "solution", "from typical", *slots),
         rows=tuple(cells),
         caption="The runs, by solution. `jump` is the first logged step with half of the answers right, `from typical` "
-        "the distance from the run that differs least from all; the last columns name the head that does the work of "
-        "each head of that run, with its role.",
+        "the distance from the typical run (the one with the smallest summed distance); the last columns name the "
+        "head that matches each head of the typical run, with its role.",
     )
 
 
@@ -217,10 +222,10 @@ def _prediction_table(predicted: Mapping[str, Any]) -> ResultTable:
         )
     columns = ("outcome", "verdict", "strongest feature @ step", "strength", "corrected p", "leave-one-out error")
     return ResultTable(
-        title="prediction from the first steps",
+        title="prediction from early features",
         columns=(*columns, "baseline", "shuffled outcomes predicted"),
         rows=tuple(rows),
-        caption="Does any number of the first steps predict the outcome? Errors are those on runs left out, in steps "
-        "for the jump (the baseline names the median of the others), as a share of runs for the solution (it names the "
-        "most frequent). Shuffled outcomes are the control: how many of them the same procedure claims to predict.",
+        caption="Does any early feature predict the outcome? Errors are leave-one-out errors: in steps for the jump "
+        "(baseline: the median of the other runs), as a share of runs for the solution (baseline: the most frequent "
+        "one). Shuffled outcomes are the control: how many of them the same procedure claims to predict.",
     )

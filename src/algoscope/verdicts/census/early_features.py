@@ -1,4 +1,4 @@
-"""Numbers of a model in its first steps that do not depend on how its heads are numbered."""
+"""Features of early checkpoints that are invariant under a permutation of heads."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ PROBE_INPUTS = 512
 
 
 def deciding(task: Task, seed: int = 0) -> Bool[Tensor, "read key"]:
-    """For each answer position the prompt positions that decide its token: a change there changes it at least half as
-    often as a change at the position that does most often (in a sum, the two digits of its column). A row without any
-    belongs to a token that no single change reaches.
+    """The prompt positions that determine each answer token: changing one changes the token at least half as often as
+    changing the most influential position does (in a sum, the two digits of its column). A row is all false where no
+    single change has an effect.
 
-    Every prompt token of 48 random inputs is changed into another of the task's `ordinals`; changes that leave no
-    prompt of the task are not counted.
+    Every prompt token of 48 random inputs is replaced by another of the task's `ordinals`; replacements that give no
+    valid prompt are not counted.
     """
     generator, n = seeded(torch.device("cpu"), seed, 7), task.prompt_length
     rows = task.sample(TRIED, generator)
@@ -77,8 +77,8 @@ def early_numbers(
 def early_features(
     members: Sequence[Run], steps: Sequence[int], decides: Bool[Tensor, "read key"]
 ) -> tuple[list[str], Features]:
-    """Every number of `early_numbers` at every one of the steps (`NAME @STEP`), of each run [run feature]; what a run
-    lacks is left out. Kept in the run folders, as a timeline's are.
+    """All features of `early_numbers` at the given steps (`NAME @STEP`) for each run [run feature]; missing ones are
+    left out. Cached in the run folders, as those of a timeline are.
     """
     task = members[0].config.task
     probe = probe_set_of(task, n_inputs=PROBE_INPUTS, per_class=1)

@@ -1,4 +1,4 @@
-"""What the parts of a model do, apart from how they are numbered: where heads look, what is lost without each part."""
+"""Profiles of a model's components (attention and ablation effects), matched across permutations of heads."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ Effects = Float[np.ndarray, "head read"]
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """A model on inputs that are the same for all models. Heads stand layer by layer.
+    """Behaviour of a model on inputs that are the same for all models. Heads are ordered by layer.
 
-    `attention`: that of every head from the answer positions, on each input. `effects`: at each answer position, the
-    share of inputs whose answer token changes when the head's output is its mean over the inputs. `mlps`: the same of
-    each layer's feed-forward; no rows where there are none.
+    `attention`: of every head from the answer positions, on each input. `effects`: the share of inputs whose answer
+    token changes under mean ablation of the head, by answer position. `mlps`: the same for each layer's MLP; no rows
+    without MLPs.
     """
 
     n_layers: int
@@ -65,12 +65,12 @@ def profile_of(subject: Subject, tokens: Tokens) -> Profile:
 
 
 def differences(a: Profile, b: Profile) -> Float[np.ndarray, "head other"]:
-    """How differently each head of `a` and each of `b` work: 0 = alike on every input, 1 = nothing in common.
+    """The distance between each head of `a` and each of `b`: 0 = identical on every input, 1 = nothing in common.
 
-    Half is the mean over the answer positions of the difference of their effects. Half is the mean over them of the
-    total variation distance of their attention on the same input, times how much depends on it: the larger effect of
-    the two on this answer token or (as attention there can reach no other) a later one. A head that nothing depends on
-    may look anywhere.
+    Half is the mean over the answer positions of the difference of their effects. The other half is the mean over them
+    of the total variation distance of their attention on the same input, weighted by the larger of the two heads'
+    effects on this answer token or a later one, the only ones that attention there can affect. So the attention of a
+    head without effect does not count.
     """
     differing = np.empty((len(a.attention), len(b.attention)))
     for i, j in np.ndindex(differing.shape):
@@ -84,7 +84,7 @@ def differences(a: Profile, b: Profile) -> Float[np.ndarray, "head other"]:
 def matched(
     differing: Float[np.ndarray, "head other"], n_layers: int, within_layers: bool = True
 ) -> Int[np.ndarray, "head"]:
-    """For each head of one model the head of the other, so that they differ least in sum; in its own layer, or in any.
+    """The matching of heads of two models with the smallest summed distance; within layers, or across all.
 
     The assignment is optimal (`scipy.optimize.linear_sum_assignment`).
     """
@@ -97,8 +97,8 @@ def matched(
 
 
 def distance(a: Profile, b: Profile, *, within_layers: bool = True) -> float:
-    """How differently two models work: the mean over their heads, matched, and feed-forwards, layer by layer, of how
-    differently each works (of feed-forwards the mean difference of their effects). 0 = alike, 1 = nothing in common.
+    """The distance of two models: the mean over matched heads and MLPs of their distances (for MLPs, the mean
+    difference of their effects). 0 = identical, 1 = nothing in common.
     """
     differing = differences(a, b)
     heads = differing[np.arange(len(differing)), matched(differing, a.n_layers, within_layers)]

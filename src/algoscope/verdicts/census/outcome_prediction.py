@@ -1,4 +1,4 @@
-"""Does anything in the first steps predict how a run ends? Rank statistics that pay for every feature they try."""
+"""Do early features predict a run's outcome? Rank statistics, corrected for the number of features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 Features = Float[np.ndarray, "run feature"]
 Outcome = Float[np.ndarray, "run"]
 PERMUTATIONS = 2000
-CONTROLS = 20  # shuffled outcomes that the whole procedure is tried on
+CONTROLS = 20  # shuffled outcomes on which the whole procedure is repeated
 FEWER = 200  # permutations for each of those
 SIGNIFICANT = 0.05
 NAMED = 5  # features that are reported
@@ -19,7 +19,7 @@ NAMED = 5  # features that are reported
 
 @dataclass(frozen=True)
 class Question:
-    """An outcome of each run: a quantity, or (`kinds`) a number that only names a kind."""
+    """An outcome of each run: a quantity, or (`kinds`) the number of a category."""
 
     outcome: Outcome
     kinds: bool
@@ -27,8 +27,8 @@ class Question:
     def strengths(
         self, ranks: Features, outcomes: Float[np.ndarray, "trial run"]
     ) -> Float[np.ndarray, "trial feature"]:
-        """Of each feature, for each of several outcomes: Spearman's correlation with a quantity, -1 to 1; or the share
-        of the variance of its ranks that lies between kinds, 0 to 1. A feature that does not vary has 0.
+        """The association of each feature with each of several outcomes: Spearman's correlation with a quantity, -1 to
+        1; or the share of the variance of its ranks that lies between categories, 0 to 1. A constant feature has 0.
         """
         centred = ranks - ranks.mean(axis=0)
         total = (centred**2).sum(axis=0)
@@ -45,11 +45,12 @@ class Question:
         return np.divide(found, scale, out=np.zeros_like(found), where=np.broadcast_to(scale > 0, found.shape))
 
     def left_out(self, features: Features, outcome: Outcome) -> tuple[float, float]:
-        """The error of predicting each run from the others, and that of the trivial predictor.
+        """The leave-one-out error, and that of the trivial predictor (baseline).
 
-        Each time the strongest feature among the others is chosen anew. A quantity is read off a line fitted to it by
-        least squares and the trivial predictor is the others' median: errors are mean absolute differences. A kind is
-        that with the nearest mean, the trivial predictor names the most frequent: errors are shares.
+        The strongest feature is chosen again for each left-out run, from the others. A quantity is predicted by linear
+        least squares on that feature, with the median of the other runs as baseline: errors are mean absolute
+        differences. A category is predicted by the nearest mean, with the most frequent one as baseline: errors are
+        shares.
         """
         ours, trivial = [], []
         for i in range(len(outcome)):
@@ -84,11 +85,12 @@ def corrected(
 
 
 def predict_outcome(question: Question, names: Sequence[str], features: Features, seed: int = 0) -> dict[str, Any]:
-    """What predicts the outcome: `verdict` is `predicted` where the strongest feature has a corrected p-value below
-    0.05 and the leave-one-out error is below that of the trivial predictor, else `not predicted`.
+    """Test whether any feature predicts the outcome: `verdict` is `predicted` where the strongest feature has a
+    corrected p-value below 0.05 and the leave-one-out error is below that of the trivial predictor, else `not
+    predicted`.
 
     Also `strongest` {feature, strength, p}, `error` and `trivial_error` of left-out runs, `features` and `runs` (how
-    many), and the control: `shuffled_claims` of `shuffled_trials` shuffled outcomes of which the same is claimed.
+    many), and the control: `shuffled_claims` of `shuffled_trials` shuffled outcomes are claimed to be predicted.
     """
     generator, ranks = np.random.default_rng(seed), rankdata(features, axis=0)
     strength, p = corrected(question, ranks, question.outcome, generator, PERMUTATIONS)

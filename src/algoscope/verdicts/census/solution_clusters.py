@@ -1,4 +1,4 @@
-"""Models that work alike, gathered into solutions by their distances."""
+"""Models clustered into solutions by their distances."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-IDENTICAL = 1e-6  # runs that are no further apart differ by rounding
+IDENTICAL = 1e-6  # smaller distances are rounding
 THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5)
 
 Distances = Float[np.ndarray, "run run"]
@@ -15,8 +15,8 @@ Labels = Int[np.ndarray, "run"]
 
 
 def solutions(apart: Distances, threshold: float) -> Labels:
-    """The solution of each run, 1 for the most frequent: groups by complete linkage, so that any two runs of a solution
-    differ by at most the threshold.
+    """The solution of each run, 1 for the most frequent: clusters by complete linkage, so that all pairwise distances
+    within a solution are at most the threshold.
     """
     if len(apart) < 2:
         return np.ones(len(apart), dtype=int)
@@ -33,9 +33,9 @@ def count_by_threshold(apart: Distances, thresholds: Sequence[float] = THRESHOLD
 
 
 def steadiest(apart: Distances) -> dict[str, float | int | None] | None:
-    """The number of solutions, more than one and fewer than runs, that holds over the widest range of thresholds, by
-    the `ratio` of its ends `low` and `high`: clusters that lie apart have a wide one, a continuum has none (ratios near
-    1; null where the runs of each solution are identical). None for fewer than three runs, and for identical ones.
+    """The number of solutions, above 1 and below the number of runs, that is constant over the widest range of
+    thresholds, by the `ratio` of its ends `low` and `high`: large for well-separated clusters, near 1 for a continuum
+    (null where the runs of each solution are identical). None for fewer than three runs, and for identical ones.
     """
     if len(apart) < 3:
         return None
@@ -51,5 +51,5 @@ def steadiest(apart: Distances) -> dict[str, float | int | None] | None:
 
 
 def medoid(apart: Distances, members: Int[np.ndarray, "some"]) -> int:
-    """The run of a group that differs least from the others in sum."""
+    """The run of a group with the smallest summed distance from the others."""
     return int(members[apart[np.ix_(members, members)].sum(axis=1).argmin()])

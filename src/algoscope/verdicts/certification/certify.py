@@ -1,8 +1,8 @@
-"""How often is the model right, exactly? One teacher-forced forward for each input decides its greedy answer.
+"""Exact accuracy of a model: one teacher-forced forward pass per input decides its greedy answer.
 
-Why one forward is enough: greedy decoding feeds back its own tokens. As long as they are right, it sees exactly what
-the teacher-forced forward sees; its first wrong token is therefore the teacher-forced forward's first wrong one.
-So the decoded answer is right if and only if every answer position is right given the right prefix.
+Why one pass is enough: greedy decoding feeds back its own tokens. As long as they are right, its inputs equal those of
+the teacher-forced pass, so the first wrong token is the same in both. So the decoded answer is right if and only if
+every answer position is right given the right prefix.
 """
 
 import time
@@ -26,27 +26,27 @@ from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.verdicts.certification.domain import Domain, domain_of
 
-ROWS = 25_000  # inputs that one worker takes at once
-ROWS_OF_STRATA = 2_500  # draws begin alike too rarely to share work: fewer at once stay in the cache
-AGAIN = 2048  # inputs of smallest margin, and as many others, whose logits are computed again in float64
-EDGE = "edge"  # the row of the edge cases that a stratified verdict checks besides its draws
+ROWS = 25_000  # inputs in one batch of a worker
+ROWS_OF_STRATA = 2_500  # random draws rarely share a prefix: smaller batches stay in the CPU cache
+AGAIN = 2048  # inputs of smallest margin, and as many others, recomputed in float64
+EDGE = "edge"  # row of the edge cases, which a stratified verdict checks in addition to its draws
 SHOWN = 100  # classes in a panel or a table; of more, those of lowest accuracy
-BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins take what lies beyond
+BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins include all values beyond
 ENDS = ("low", "high")
 ABOUT = (
-    "Greedy decoding gives the right answer exactly when every answer token is right after a right beginning, so one "
-    "forward pass with the right answer in place (teacher forcing) decides each input. The margin of an input is the "
-    "smallest lead, over its answer tokens, of the right token's logit over its best rival's. The float error is the "
+    "Greedy decoding gives the right answer exactly when every answer token is right given the right tokens before "
+    "it, so one teacher-forced forward pass decides each input. The margin of an input is the smallest, over its "
+    "answer tokens, of the right token's logit minus the largest other one. The float error is the "
     "largest difference of a logit from its value in float64, over the inputs of smallest margin and an even spread of "
-    "others; where the smallest margin exceeds twice that error, rounding decides no answer."
+    "others; where the smallest margin exceeds twice that error, rounding can change no answer."
 )
 COVERS = {
     "exhaustive": "Every one of the {size:,} inputs was checked: this is a count, not an estimate.",
     "sampled": "The inputs checked are independent uniform draws from the {size:,} there are; the 95 % interval of the "
     "accuracy over all of them is that of Clopper and Pearson.",
     "stratified": "Inputs were drawn from every class of the {size:,} inputs, as a uniform sample would miss rare "
-    "classes, and each class counts with its exact size. The task's edge cases are checked besides, and are no part of "
-    "the estimate. The 95 % interval holds for the accuracy over all inputs.",
+    "classes, and each class is weighted by its exact size. The task's edge cases are checked as well, but are not "
+    "part of the estimate. The 95 % interval holds for the accuracy over all inputs.",
 }
 
 
@@ -65,31 +65,32 @@ def certify(
 
     Args:
         subject: a model with a task, by name or opened.
-        by: the class scheme that inputs are sorted by; by default the task's first.
-        sample: check so many uniform draws instead of every input.
-        per_class: check so many uniform draws of every class, and all of a class that has no more.
-        limit_counterexamples: how many wrong inputs are shown.
-        n_threads: portions that are worked on at a time; by default as many as cores are free now.
+        by: the scheme that sorts inputs into classes; by default the task's first.
+        sample: check this many uniform draws instead of every input.
+        per_class: check this many uniform draws of every class, or the whole class if it has no more.
+        limit_counterexamples: how many wrong inputs are reported.
+        n_threads: batches processed in parallel; by default the number of idle cores.
         runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
         progress: show a bar on standard error.
     Returns:
         A finding with the facts of `certify --json`. `wrong` is counted over `domain.checked` of `domain.size` inputs,
         and `by_class` by the scheme. `domain.method` is `exhaustive`; `sampled`; or `stratified`, where the domain is
         too large and the task counts its classes, or `per_class` is given. Each class then has its exact `size`, the
-        row `edge` holds the task's edge cases, checked besides, and `accuracy` is estimated with the exact weights of
-        the classes. `interval_95` bounds the accuracy where not all was checked, by Clopper and Pearson, of a
-        stratified one as `stratified_interval` says. `by_position` goes through the tokens of the answer: of how many
-        inputs each is `wrong` when all before it is right, and of how many it is the `first_wrong`. `min_margin` is the
-        smallest lead of a right token over its best rival, in logits, negative where the model is wrong; `float_error`
-        the largest difference to float64 logits, over the 2,048 inputs of smallest margin and as many spread evenly;
-        `robust`: nothing is wrong and the smallest margin exceeds twice that error. `counterexamples` show the input,
-        the right answer and what greedy decoding gives. Panels `accuracy` [class] (share of inputs right; 0 none, 1
-        all) and `margins` [margin] (inputs, by their smallest margin in logits).
+        row `edge` holds the task's edge cases, checked as well, and `accuracy` is estimated with the exact weights of
+        the classes. `interval_95` is the 95 % interval of the accuracy where not all was checked: by Clopper and
+        Pearson, of a stratified verdict by `stratified_interval`. `by_position` counts, for each token of the answer,
+        the inputs for which it is `wrong` given the right tokens before it, and those for which it is the
+        `first_wrong`. `min_margin` is the smallest margin (logit of the right token minus the largest other one),
+        negative where the model is wrong; `float_error` the largest difference to float64 logits, over the 2,048 inputs
+        of smallest margin and as many spread evenly; `robust`: nothing is wrong and the smallest margin exceeds twice
+        that error. `counterexamples` show the input, the right answer and what greedy decoding gives. Panels `accuracy`
+        [class] (share of inputs right; 0 none, 1 all) and `margins` [margin] (inputs, by their smallest margin in
+        logits).
     Raises:
-        UnknownNameError: for a scheme that the task has not.
+        UnknownNameError: for a scheme that the task does not have.
         ConfigError: for an empty sample, for `sample` with `per_class`, and for `per_class` where the task does not
             count its classes.
-        SubjectError: where a logit is not finite, and for a name of no model.
+        SubjectError: if a logit is not finite, and for an unknown model.
 
     Example:
         >>> import algoscope as ag
@@ -103,7 +104,7 @@ def certify(
     edge_cases = domain.edge_cases(subject.device)
     names = dict(subject.task.class_names(by))
     if len(edge_cases):
-        names[EDGE] = "the task's edge cases, besides the draws; each is in a class above too"
+        names[EDGE] = "the task's edge cases, in addition to the draws; each is also in a class above"
     n_workers = (n_threads or free_cores()) if subject.device.type == "cpu" else 1
     count = _Count(subject.task, len(names), limit_counterexamples, spread=max(1, domain.checked // AGAIN))
     began = time.perf_counter()
@@ -121,8 +122,8 @@ def certify(
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
-    """Whole sequences, the margin of each, and which tokens of its answer go wrong after a right beginning; all on the
-    CPU. The greedy answer is wrong where any of them is.
+    """Whole sequences, the margin of each, and which tokens of its answer are wrong given the right tokens before them;
+    all on the CPU. The greedy answer is wrong where any of them is.
 
     Raises SubjectError where a margin is not a number: the answer is then not defined.
     """
@@ -146,7 +147,7 @@ def float_error(subject: Subject, tokens: Tokens) -> float:
 
 
 class _Count:
-    """What certification remembers while it goes through the domain."""
+    """Running counts of a certification."""
 
     def __init__(self, task: Task, n_classes: int, limit: int, spread: int) -> None:
         self.limit, self.spread = limit, spread
@@ -186,7 +187,7 @@ class _Count:
 
 
 def _shown(subject: Subject, row: Tokens) -> dict[str, str]:
-    """One wrong input as text, with the right answer and what the model gives when it decodes greedily."""
+    """One wrong input as text, with the right answer and the model's greedy answer."""
     prompt, answer = row[:, : subject.task.prompt_length], row[0, subject.task.prompt_length :]
     got = subject.generate_tokens(prompt.to(subject.device), len(answer))[0]
     return {
@@ -256,17 +257,17 @@ def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
     ]
 
 
-# ---------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------- tables and panels
 
 
 def result_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """The facts of a verdict as rows to read: accuracy and margins, classes, positions, counterexamples."""
+    """The tables of a verdict: accuracy and margins, classes, positions, counterexamples."""
     positions = ResultTable(
         title="by token of the answer",
         columns=("position", "token", "wrong", "first wrong"),
         rows=tuple((row["position"], row["meaning"], row["wrong"], row["first_wrong"]) for row in facts["by_position"]),
-        caption="Mistakes token by token. `wrong` counts the inputs whose token is wrong when all tokens before it are "
-        "right (teacher forcing), `first wrong` those whose first mistake this is, which add up to all wrong inputs.",
+        caption="Errors by answer token. `wrong` counts the inputs whose token is wrong given the right tokens before "
+        "it (teacher forcing), `first wrong` those whose first error it is; these add up to all wrong inputs.",
     )
     tables = [_accuracy_table(facts), _class_table(facts), positions]
     if shown := facts["counterexamples"]:
@@ -275,7 +276,7 @@ def result_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
                 title=f"{len(shown)} of {facts['wrong']:,} counterexamples",
                 columns=("input", "right answer", "model's answer"),
                 rows=tuple((row["input"], row["expected"], row["got"]) for row in shown),
-                caption="Inputs that the model answers wrongly, as it decodes them greedily.",
+                caption="Inputs whose greedy answer is wrong.",
             )
         )
     return tuple(tables)
@@ -294,9 +295,9 @@ def _accuracy_table(facts: Mapping[str, Any]) -> ResultTable:
 
 
 def _rounding(facts: Mapping[str, Any]) -> str:
-    """Whether the arithmetic's precision can decide an answer, in words."""
+    """Whether rounding can change an answer, in words."""
     if facts["robust"]:
-        return "rounding decides no answer"
+        return "rounding can change no answer"
     if facts["wrong"]:
         return "margin negative: some answers are wrong"
     return "margin within twice the float error: rounding could change an answer"
@@ -309,7 +310,7 @@ def _class_table(facts: Mapping[str, Any]) -> ResultTable:
     title, shown = "by class of input", rows
     if len(rows) > SHOWN:
         shown, least = wrong[:SHOWN], min(row["checked"] for row in rows)
-        title = f"{len(rows):,} classes, at least {least:,} inputs of each; something is wrong in {len(wrong):,}"
+        title = f"{len(rows):,} classes, at least {least:,} inputs of each; {len(wrong):,} with wrong answers"
     bounded = any(row["interval_95"] for row in rows)
     columns = ("class", "meaning", *(("inputs",) if bounded else ()), "checked", "wrong", "accuracy")
     cells: list[tuple[Cell, ...]] = []
@@ -322,14 +323,14 @@ def _class_table(facts: Mapping[str, Any]) -> ResultTable:
         title=title,
         columns=(*columns, *((f"95 % interval: {end}" for end in ENDS) if bounded else ())),
         rows=tuple(cells),
-        caption="The inputs sorted into classes, and how many of each are answered wrongly."
+        caption="Wrong answers by class of input."
         + (" `inputs` is the exact size of a class; its interval bounds the accuracy over all of it." * bounded),
     )
 
 
 def _class_panel(facts: Mapping[str, Any]) -> Panel:
     seen = [row for row in facts["by_class"] if row["checked"]]
-    title, drawn = "accuracy by class of input", "The number behind a class is how many inputs were checked."
+    title, drawn = "accuracy by class of input", "The number after a class is the number of inputs checked."
     if len(seen) > SHOWN:
         drawn += f" Only the {SHOWN} classes of lowest accuracy, of {len(seen):,}, are drawn."
         seen = sorted(seen, key=lambda row: -row["wrong"] / row["checked"])[:SHOWN]
@@ -344,8 +345,8 @@ def _class_panel(facts: Mapping[str, Any]) -> Panel:
         one="every input of the class right",
         view="bars",
         scale="unit",
-        caption="Accuracy by class of input. Each bar is the share of the checked inputs of a class whose whole answer "
-        f"is right, decoded greedily. {drawn} The table says what the classes mean.",
+        caption="Accuracy by class of input. Each bar is the share of the checked inputs of a class whose greedy "
+        "answer is right in every token. {drawn} The table explains the classes.",
     )
 
 
@@ -355,14 +356,14 @@ def _margin_panel(count: _Count) -> Panel:
     centres = (BINS[:-1] + 0.25)[low:high].tolist()
     return Panel(
         name="margins",
-        title="smallest margin of each input",
-        axes=(Axis("margin", tuple(centres), "margin of the right token over its best rival (logits)"),),
+        title="distribution of the margin",
+        axes=(Axis("margin", tuple(centres), "margin: right token minus the largest other (logits)"),),
         values=count.histogram[low:high].astype(float),
         unit="inputs",
         zero="no input has this margin",
         view="bars",
-        caption="How sure the model is. For each checked input the smallest margin over the tokens of its answer: the "
-        "logit of the right token minus that of its best rival. Everything right of 0 is answered correctly; a margin "
-        f"of 1 means that the right token is e = 2.7 times as probable as the rival. What lies beyond {BINS[0]:g} or "
-        f"{BINS[-1]:g} is counted in the outermost bar.",
+        caption="Distribution of the margin over the checked inputs. The margin of an input is the smallest over its "
+        "answer tokens of the right token's logit minus the largest other one. Inputs right of 0 are answered "
+        "correctly; at a margin of 1 the right token is e = 2.7 times as probable as the next. Values beyond "
+        "{BINS[0]:g} and {BINS[-1]:g} are counted in the outermost bars.",
     )

@@ -1,4 +1,4 @@
-"""Which inputs a verdict covers: all of them, or an honest sample with its interval."""
+"""The inputs that a verdict covers: all, or a sample with its 95 % interval."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from algoscope.tasks.capabilities import Stratified, uniform_below
 
 EXHAUSTIVE_UP_TO = 10**8
 SAMPLE_OF_LARGE = 100_000
-DRAWS_OF_LARGE = 120_000  # over all classes, where no number for each is asked for: between these two for each
+DRAWS_OF_LARGE = 120_000  # default total over all classes, with these bounds for each class
 FEWEST, MOST = 2, 10_000
 SAMPLE_SEED = 2025
 
@@ -31,7 +31,8 @@ class Domain:
     method: Literal["exhaustive", "sampled", "stratified"]
 
     def chunks(self, rows: int, device: torch.device) -> Iterator[Tokens]:
-        """The inputs in portions of `rows`; exhaustive ones in lexicographic order, so that neighbours begin alike."""
+        """The inputs in batches of `rows`; exhaustive ones in lexicographic order, so that neighbours share
+        prefixes."""
         for number, start in enumerate(range(0, self.checked, rows)):
             n = min(rows, self.checked - start)
             if self.method == "exhaustive":
@@ -41,15 +42,15 @@ class Domain:
                 yield tokens[self.task.keys(tokens).sort().indices]
 
     def draw(self, start: int, n: int, generator: torch.Generator) -> Tokens:
-        """Inputs number `start` and on of a sample."""
+        """The inputs of a sample from number `start` on."""
         return self.task.sample(n, generator)
 
     def edge_cases(self, device: torch.device) -> Tokens:
-        """The task's edge cases, where they are checked besides."""
+        """The task's edge cases, where they are checked as well."""
         return self.task.edge_cases()[:0].to(device)
 
     def accuracy(self, wrong_of: Sequence[int]) -> float:
-        """The share of right inputs, counted or estimated from the wrong ones of each class."""
+        """The accuracy, exact or estimated from the wrong counts of the classes."""
         return 1 - sum(wrong_of) / self.checked
 
     def interval(self, wrong_of: Sequence[int]) -> list[float] | None:
@@ -59,7 +60,7 @@ class Domain:
         return _accuracies([sum(wrong_of)], [self.checked])[0]
 
     def class_intervals(self, checked_of: Sequence[int], wrong_of: Sequence[int]) -> list[list[float] | None]:
-        """The same for each class on its own; None for a class that was checked whole, or not at all."""
+        """The same for each class; None for a class that was checked completely, or not at all."""
         if self.method == "exhaustive":
             return [None] * len(checked_of)
         bounds = _accuracies(wrong_of, checked_of)
@@ -74,7 +75,7 @@ class Domain:
 class Strata(Domain):
     """Independent uniform draws within every class of a scheme: `per_class`, or all of a class that has no more.
 
-    The task's edge cases are checked besides: they count as wrong where they are, and are no part of the estimate.
+    The task's edge cases are checked as well: wrong ones are counted, but they are not part of the estimate.
     """
 
     by: str
@@ -122,25 +123,25 @@ class Strata(Domain):
 
 
 def domain_of(task: Task, sample: int | None = None, *, by: str | None = None, per_class: int | None = None) -> Domain:
-    """What is to be checked of a task.
+    """Choose the inputs of a task to check.
 
-    Without a wish: every input where there are at most 10^8 of them; else draws within every class of the scheme `by`
-    (the task's first otherwise) where the task can make them, 120,000 in all but 2 to 10,000 of each; else 100,000
-    uniform draws. `per_class` asks for so many draws of every class, `sample` for so many uniform ones.
+    By default: every input if there are at most 10^8; else draws within every class of the scheme `by` (or the task's
+    first), if the task supports that: 120,000 in total, but 2 to 10,000 of each class; else 100,000 uniform draws.
+    `per_class` sets the number of draws of every class, `sample` that of uniform draws.
 
     Raises ConfigError for a sample or a number of draws below 1, for both at once, and for draws within classes of a
-    task that cannot make them; UnknownNameError for a scheme that the task has not.
+    task that cannot make them; UnknownNameError for a scheme that the task does not have.
     """
     by = task.class_schemes[0] if by is None else by
     if sample is not None and per_class is not None:
-        raise ConfigError(f"a sample of {sample} and {per_class} draws a class exclude each other: ask for one")
+        raise ConfigError(f"a sample of {sample} and {per_class} draws a class exclude each other: give one")
     if sample is not None and sample < 1:
-        raise ConfigError(f"a sample of {sample} inputs says nothing: ask for 1 or more")
+        raise ConfigError(f"a sample of {sample} inputs is empty: give 1 or more")
     if per_class is not None and per_class < 1:
-        raise ConfigError(f"{per_class} draws a class say nothing: ask for 1 or more")
+        raise ConfigError(f"{per_class} draws a class are too few: give 1 or more")
     can = isinstance(task, Stratified)
     if per_class is not None and not can:
-        raise ConfigError(f"{task.kind} cannot be drawn from class by class: ask for a sample (--sample)")
+        raise ConfigError(f"{task.kind} cannot be sampled class by class: use a uniform sample (--sample)")
     if sample is None and per_class is None and task.domain_size <= EXHAUSTIVE_UP_TO:
         return Domain(task, task.domain_size, task.domain_size, "exhaustive")
     if sample is None and isinstance(task, Stratified):

@@ -1,4 +1,4 @@
-"""Verdicts that run folders keep: which of two is stronger, and which is as good as a new one."""
+"""Verdicts stored in run folders: which of two is stronger, and when one can be reused."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def kept_or_certified(
     runs_dir: str | Path | None = None,
     progress: bool = False,
 ) -> Finding:
-    """The verdict that the run folder keeps for these weights, where it is as strong as `certify(subject, by=by)` would
-    be and sorts inputs by `by` (None: by any scheme of the task); else a new one, which the folder then keeps.
+    """The stored verdict about these weights, if it is as strong as that of `certify(subject, by=by)` and uses the
+    scheme `by` (None: any scheme of the task); else a new one, which is stored.
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     kept = _kept(subject)
@@ -34,12 +34,12 @@ def kept_or_certified(
 
 
 def keep_verdict(subject: Subject, verdict: Finding) -> bool:
-    """Keep a verdict in the subject's run folder, unless the folder has a stronger one about the same weights; whether
-    the folder has it now.
+    """Store a verdict in the subject's run folder, unless it holds a stronger one about the same weights; returns
+    whether it was stored.
 
-    An exhaustive verdict is stronger than a stratified one, and that than a uniform sample. Of one method a verdict is
-    stronger that checked as many inputs as `certify` does when no number is asked for; beyond that, of two verdicts by
-    one class scheme, the one that checked more.
+    Exhaustive is stronger than stratified, and stratified than a uniform sample. Within one method, a verdict that
+    checked at least the default number of inputs of `certify` is stronger than one that did not; then, of two verdicts
+    by the same class scheme, the one that checked more.
     """
     if subject.origin is None:
         return False
@@ -51,13 +51,13 @@ def keep_verdict(subject: Subject, verdict: Finding) -> bool:
 
 
 def scheme_of(verdict: Finding, task: Task) -> str | None:
-    """The class scheme of a verdict, recognised by its classes; None where they are those of no scheme of the task."""
+    """The class scheme of a verdict, recognised by its class names; None if no scheme of the task has them."""
     classes = [row["class"] for row in verdict["by_class"] if row["class"] != EDGE]
     return next((by for by in task.class_schemes if list(task.class_names(by)) == classes), None)
 
 
 def _kept(subject: Subject) -> Finding | None:
-    """The folder's verdict about these weights; one written by an earlier version, with fewer facts, is none."""
+    """The stored verdict about these weights; one by an earlier version, with fewer facts, is ignored."""
     kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
     if kept is None or "by_position" not in kept.facts or scheme_of(kept, subject.task) is None:
         return None
@@ -65,7 +65,7 @@ def _kept(subject: Subject) -> Finding | None:
 
 
 def _strength(verdict: Finding, task: Task) -> tuple[int, bool]:
-    """The rank of the method, and whether as many inputs were checked as `certify` checks by default."""
+    """The rank of the method, and whether at least the default number of inputs was checked."""
     domain = verdict["domain"]
     enough = domain["checked"] >= domain_of(task, by=scheme_of(verdict, task)).checked
     return METHODS.index(domain["method"]), enough

@@ -1,4 +1,4 @@
-"""The questions of the trials: each asks a lens about a subject, and is true where it finds the planted mechanism."""
+"""The questions of the trials: each applies a lens to a subject, and is true if the lens detects the mechanism."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from algoscope.subjects.subject import Subject
 Lens = Callable[..., Finding]
 Question = Callable[[Lens, Subject, Mechanism], bool]
 
-MOSTLY = 0.9  # a share that counts as all
-HALF = 0.5  # a share that counts as the greater part
-REPEATED = "qwertyuqwe"  # induction predicts what followed the last letter before
+MOSTLY = 0.9  # least share that counts as nearly all
+HALF = 0.5  # least share that counts as most
+REPEATED = "qwertyuqwe"  # induction predicts the token after the earlier `e`
 FOLLOWS = "r"
-BROKEN = "qwzrtyuqwe"  # the same, but for the pair that tells that `r` follows `e`
-CARRIES = "987+654"  # every column carries: before the carries are known, no digit is right
+BROKEN = "qwzrtyuqwe"  # the same without the pair `er`
+CARRIES = "987+654"  # every column carries: without the carries no digit is right
 
 
 def answers_are_right(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
@@ -40,7 +40,7 @@ def attention_is_planted(lens: Lens, subject: Subject, mechanism: Mechanism) -> 
 
 
 def heads_attend_to_their_operand(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """Each planted head is named after the operand that it moves, on every input."""
+    """Each planted head is classed by the operand that it copies, on every input."""
     heads = {(head["layer"], head["head"]): head for head in lens(subject)["heads"]}
     return all(
         heads[where]["class"] == f"{role} operand" and heads[where]["stable"] for role, where in mechanism.heads.items()
@@ -48,7 +48,7 @@ def heads_attend_to_their_operand(lens: Lens, subject: Subject, mechanism: Mecha
 
 
 def source_is_the_mirror_position(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The planted head attends along the anti-diagonal by position alone, and moves the answer from there."""
+    """The planted head attends along the anti-diagonal by position alone, and carries the answer from there."""
     finding = lens(subject, n_inputs=2_000, n_pairs=500)
     planted = {f"L{layer}H{head}" for layer, head in mechanism.heads.values()}
     named = {name for row in finding["positions"] for name in row["heads"]}
@@ -66,7 +66,7 @@ def is_an_induction_pair(lens: Lens, subject: Subject, mechanism: Mechanism) -> 
 
 
 def numbers_lie_on_circles(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The similarity of two numbers depends on their distance alone: along diagonals it hardly varies."""
+    """The cosine of two numbers' embeddings depends on their difference alone: it hardly varies along diagonals."""
     similarity = lens(subject)["token similarity"].values[-1]
     by_distance = np.stack([np.roll(row, -i) for i, row in enumerate(similarity)])[:, 1:]
     total = by_distance.var()
@@ -74,7 +74,7 @@ def numbers_lie_on_circles(lens: Lens, subject: Subject, mechanism: Mechanism) -
 
 
 def reads_as(verdict: str) -> Question:
-    """The verdict is right, and so are the circles: those planted, each in its part."""
+    """The verdict and the frequencies of the circles are the planted ones."""
 
     def asks(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
         finding = lens(subject, n_inputs=200)
@@ -124,7 +124,7 @@ def is_readable_where_planted(lens: Lens, subject: Subject, mechanism: Mechanism
 
 
 def answer_comes_from_the_induction_head(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """Of all positive contributions to the token that followed before, nearly all is the induction head's."""
+    """Nearly all positive contribution to the token after the previous occurrence is the induction head's."""
     layer, head = mechanism.heads["induction"]
     parts = lens(subject, [REPEATED], target=FOLLOWS, rival="z")["parts"]
     positive = {part["component"]: part["contribution"] for part in parts if part["contribution"] > 0}
@@ -132,7 +132,7 @@ def answer_comes_from_the_induction_head(lens: Lens, subject: Subject, mechanism
 
 
 def composes_by_its_keys(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The induction head's keys receive the answer from the previous-token head alone, its values from no head."""
+    """The induction head's keys depend on the previous-token head alone, its values on no head."""
     layer, head = mechanism.heads["induction"]
     previous = "L{}H{}".format(*mechanism.heads["previous"])
     for entry, senders in (("k", [previous]), ("v", [])):

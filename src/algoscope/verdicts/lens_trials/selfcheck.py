@@ -1,8 +1,8 @@
-"""The selfcheck: the lenses on trial. Do they find what was planted, and nothing where nothing was?
+"""The selfcheck: do the lenses detect planted mechanisms, and none in models without them?
 
-Every trial puts one question to one lens, whose answer is known for a planted model: there it is yes. It is no for
-shuffled copies (the same weights in another order), for random models of the same shape, and for decoys: planted models
-that work otherwise, or that are wrong for the right reason.
+Every trial asks one lens one question. The right answer is yes for the planted model. It is no for shuffled copies (the
+same weights in random order), for random models of the same shape, and for decoys: planted models with another
+mechanism, or with the same mechanism and wrong answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +45,8 @@ TRIALS = (
     Trial("attention", "reversal", "the head attends along the anti-diagonal", ask.attention_is_planted),
     Trial("attention", "reversal-wrong", "the same, though the answers are wrong", ask.attention_is_planted),
     Trial("embeddings", "clock", "numbers lie on circles", ask.numbers_lie_on_circles),
-    Trial("clock", "clock", "it multiplies angles", ask.reads_as("clock"), ("pizza",)),
-    Trial("clock", "pizza", "it measures the length of a sum", ask.reads_as("pizza"), ("clock",)),
+    Trial("clock", "clock", "logits of a clock (multiplied angles)", ask.reads_as("clock"), ("pizza",)),
+    Trial("clock", "pizza", "logits of a pizza (length of a vector sum)", ask.reads_as("pizza"), ("clock",)),
     Trial("fourier", "clock", "five key frequencies", ask.has_the_key_frequencies, ("pizza",)),
     Trial("fourier", "pizza", "three key frequencies", ask.has_the_key_frequencies, ("clock",)),
     Trial("attention_by_part", "clock", "each head attends to one operand", ask.heads_attend_to_their_operand),
@@ -74,43 +74,42 @@ TRIALS = (
     Trial(
         "attribution",
         "induction",
-        "one head adds the answer",
+        "one head writes the answer",
         ask.answer_comes_from_the_induction_head,
         ("induction-wrong",),
     ),
-    Trial("path_patching", "induction", "composition by the keys alone", ask.composes_by_its_keys),
+    Trial("path_patching", "induction", "K-composition alone", ask.composes_by_its_keys),
     Trial("path_patching", "induction-wrong", "the same, though the answer is wrong", ask.composes_by_its_keys),
     Trial("roles", "previous-token", "one previous-token head", ask.heads_have_their_roles),
     Trial("roles", "induction", "a previous-token and an induction head", ask.heads_have_their_roles),
     Trial("roles", "induction-wrong", "both, though the answer is wrong", ask.heads_have_their_roles),
-    Trial("ablate", "carry-adder", "the parts that are needed, and no others", ask.needs_what_is_planted),
+    Trial("ablate", "carry-adder", "the needed components, and no others", ask.needs_what_is_planted),
 )
 NOT_THERE = ("shuffled", "random", "decoys")  # models for which the right answer is no
 MOST_FALSE_ALARMS = 0.05
 ABOUT = (
     "Each trial asks one lens whether a model has a mechanism that was planted in it by hand. A hit is a yes for the "
     "planted model. A false alarm is a yes for a model without the mechanism: the same weights in shuffled order, "
-    "random weights of the same shape, and decoys, planted models that work otherwise or answer wrongly for the right "
-    "reason. A lens that refuses a model has not found anything in it."
+    "random weights of the same shape, and decoys, planted models with another mechanism, or with the same one and "
+    "wrong answers. A lens that rejects a model with an error has detected nothing."
 )
 
 
 def selfcheck(*, copies: int = 10, progress: bool = False) -> Finding:
-    """Test every lens on models whose mechanism is known: what is planted must be found, and nothing elsewhere.
+    """Test every lens on models whose mechanism is known: it must detect planted mechanisms, and no others.
 
-    Each trial is put to its planted model, to `copies` shuffles of it, to `copies` random models of the same shape, and
-    to its decoys. A lens that refuses a model in one line (a metric that does not separate the two runs, say) has not
-    found anything.
+    Each trial runs on its planted model, on `copies` shuffles of it, on `copies` random models of the same shape, and
+    on its decoys. A lens that rejects a model with an error (such as a metric that does not separate the two runs) has
+    detected nothing.
 
     Args:
-        copies: how many shuffled and how many random models each trial is put to.
+        copies: how many shuffled and how many random models each trial runs on.
         progress: show a bar.
     Returns:
-        A finding with panel `rates` [lens of]: the share of planted models in which the lens finds the mechanism
-        (`planted`; 1 = in all), and the shares of shuffled, random and decoy models in which it claims to find it too
-        (0 = in none); and facts `checks` {lens, model, mechanism, found, false_alarms, trials}, `hit_rate`,
-        `false_alarm_rate`, and `holds`: everything planted was found, and at most one answer in twenty elsewhere was a
-        false alarm.
+        A finding with panel `rates` [lens of]: the share of planted models in which the lens detects the mechanism
+        (`planted`; 1 = in all), and the shares of shuffled, random and decoy models in which it does so falsely (0 = in
+        none); and facts `checks` {lens, model, mechanism, found, false_alarms, trials}, `hit_rate`, `false_alarm_rate`,
+        and `holds`: every planted mechanism was detected, and at most one other answer in twenty was a false alarm.
     Raises:
         ConfigError: for fewer than one copy.
 
@@ -178,7 +177,7 @@ def _claims(trial: Trial, subject: Subject, mechanism: Mechanism) -> bool:
 
 
 def _random(name: str, copies: int) -> Iterator[Subject]:
-    """Models of the planted one's shape, with weights large enough for heads to be sharp."""
+    """Models of the planted one's shape, with weights large enough for sharp attention."""
     for seed in range(copies):
         planted = PLANTED.load(name)()
         cfg = planted.model.cfg.model_copy(update={"init_embed_std": 1.0, "init_matrix_std": 0.5})
@@ -190,7 +189,7 @@ def _random(name: str, copies: int) -> Iterator[Subject]:
 
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """By lens: the share of planted models found, then of shuffled, random and decoy models claimed (NaN: none)."""
+    """Detection rates by lens: on planted, then shuffled, random and decoy models (NaN: no such models)."""
     rates = {}
     for lens in dict.fromkeys(str(row["lens"]) for row in rows):
         trials = [row for row in rows if row["lens"] == lens]
@@ -206,18 +205,17 @@ def _panel(rates: Mapping[str, Sequence[float]]) -> Panel:
     kinds = Axis("of", ("planted", *NOT_THERE), "models: only the planted ones have the mechanism")
     return Panel(
         name="rates",
-        title="share of models in which each lens finds the mechanism",
+        title="share of models in which each lens detects the mechanism",
         axes=(Axis("lens", tuple(rates), "lens"), kinds),
         values=np.array(list(rates.values())),
         unit="share of models",
-        zero="found in none",
-        one="found in all",
+        zero="detected in none",
+        one="detected in all",
         view="heatmap",
         scale="unit",
         caption=(
-            "How often each lens finds a planted mechanism, and how often it claims one that is not there. First "
-            "column: planted models, where 1 is right. The others: shuffled copies, random models and decoys, where 0 "
-            "is right."
+            "Detection rate of each lens, and its false alarms. First column: planted models, where 1 is right. The "
+            "others: shuffled copies, random models and decoys, where 0 is right."
         ),
     )
 
@@ -225,7 +223,7 @@ def _panel(rates: Mapping[str, Sequence[float]]) -> Panel:
 def _trial_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
     return ResultTable(
         title="Trials",
-        columns=("lens", "planted model", "what there is to find", "result", *NOT_THERE),
+        columns=("lens", "planted model", "mechanism", "result", *NOT_THERE),
         rows=tuple(
             (
                 row["lens"],
@@ -236,7 +234,7 @@ def _trial_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
             )
             for row in rows
         ),
-        caption="The last three columns are false alarms, out of the models tried.",
+        caption="The last three columns are false alarms out of the models tested.",
     )
 
 
@@ -245,5 +243,5 @@ def _rate_table(rates: Mapping[str, Sequence[float]]) -> ResultTable:
         title="Rates by lens",
         columns=("lens", "hit rate", *(f"false alarms, {kind}" for kind in NOT_THERE)),
         rows=tuple((lens, *(None if np.isnan(rate) else rate for rate in row)) for lens, row in rates.items()),
-        caption="Shares of models: planted ones found (1 is right), others claimed to have the mechanism (0 is right).",
+        caption="Shares of models with a detected mechanism: planted models (1 is right), others (0 is right).",
     )

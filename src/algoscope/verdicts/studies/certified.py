@@ -1,4 +1,4 @@
-"""What members learned and when: the steps at which they arrive, and what certification counts as wrong."""
+"""Measurements of a study's members: steps to memorise and generalise, and certified wrong answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -15,10 +15,10 @@ from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.verdicts.studies.plans import Study
 from algoscope.verdicts.studies.predictions import AtWidth, Measured, Prediction, compare, late
 
-REACHED = 0.99  # share of whole answers right at which a curve counts as having arrived
+REACHED = 0.99  # accuracy (whole answers) that counts as learned
 PREDICTED = (
     "Predictions, made before the study was run. Each is judged by the medians over the seeds; seeds: how many agree "
-    "on their own."
+    "individually."
 )
 Value = TypeVar("Value")
 Row = Mapping[str, Any]
@@ -26,7 +26,7 @@ Members = Sequence[Measured | None]
 
 
 class Certified:
-    """Members are certified, and their verdicts kept in their folders."""
+    """Members are certified, and their verdicts stored in their run folders."""
 
     kind = "study"
 
@@ -72,13 +72,13 @@ class Certified:
 
 
 class StepsToGeneralise(Certified):
-    """When the members memorise, and when they generalise."""
+    """The steps at which members memorise and generalise."""
 
     about = (
         "A member has memorised at the first logged step at which 99 % of its training answers are right, and "
         "generalised at the first evaluation at which 99 % of the test answers are. A variant generalises sooner "
-        "(later) than the one that it is compared with where its median lies before (after) every seed of it; a seed "
-        "that never does counts as later than all."
+        "(later) than its control if its median is before (after) every seed of the control; a seed that never "
+        "generalises counts as later than all."
     )
 
     def claim(self, facts: Mapping[str, Any]) -> str:
@@ -90,7 +90,7 @@ class StepsToGeneralise(Certified):
         return tuple(_step_panel(what, facts["rows"], facts["seeds"]) for what in ("generalised", "memorised"))
 
     def tables(self, facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-        """One row for each variant: the steps of each seed, and what was predicted of them."""
+        """One row for each variant: the steps of each seed, and the predictions."""
         rows = [
             (
                 row["variant"],
@@ -104,17 +104,18 @@ class StepsToGeneralise(Certified):
             )
             for row in facts["rows"]
         ]
-        columns = ("variant", "what is changed", "memorised", "generalised", "median", "outcome", "predicted")
+        columns = ("variant", "change", "memorised", "generalised", "median", "outcome", "predicted")
         caption = "Steps until 99 % of the training and of the test answers are right, seed by seed."
         return (ResultTable("", (*columns, "came true"), tuple(rows), caption),)
 
 
 class CertifiedAnswers(Certified):
-    """What the members get wrong, in which classes of inputs and in which columns of the answer."""
+    """Wrong answers of the members, by class of input and by column of the answer."""
 
     about = (
         "After training every member is certified: its answers are decoded greedily, for every input where there are "
-        "at most 10^8, else for draws. A column counts as wrong where its token is wrong after a right beginning. "
+        "at most 10^8, else for draws. A column counts as wrong where its token is wrong given the right tokens "
+        "before it. "
         "Shares are medians over the seeds; the loss is that of the last training step, in nats per position."
     )
 
@@ -154,7 +155,7 @@ def _each(members: Members, read: Callable[[Measured], Value]) -> list[Value | N
 
 
 def _by_name(members: Sequence[Mapping[str, float] | None]) -> dict[str, list[float | None]]:
-    """For each class or column that a member has, the shares by seed."""
+    """For each class or column of any member, the shares by seed."""
     names = dict.fromkeys(name for member in members if member is not None for name in member)
     return {name: [None if member is None else member.get(name) for member in members] for name in names}
 
@@ -164,7 +165,7 @@ def _present(values: Sequence[Value | None]) -> list[Value]:
 
 
 def _came_true(rows: Sequence[Row]) -> str:
-    """For how many of the variants of which something was predicted all of it came true."""
+    """For how many of the variants with predictions all of them came true."""
     judged = [row["came_true"] for row in rows if row["came_true"] is not None]
     return f"the predictions for {sum(judged)} of {len(judged)} variants came true"
 
@@ -173,7 +174,7 @@ def _came_true(rows: Sequence[Row]) -> str:
 
 
 def _wrong_table(rows: Sequence[Row]) -> ResultTable:
-    """One row for each variant: how many seeds have every input right, how many inputs go wrong, the training loss."""
+    """One row for each variant: seeds with every input right, wrong inputs, training loss."""
     cells = []
     for row in rows:
         wrong, losses = _present(row["wrong"]), _present(row["loss"])
@@ -184,7 +185,7 @@ def _wrong_table(rows: Sequence[Row]) -> ResultTable:
     checked = max(row["checked"] or 0 for row in rows)
     return ResultTable(
         title="wrong answers",
-        columns=("variant", "what is changed", "all right", "wrong, median", "min to max", "loss, median"),
+        columns=("variant", "change", "all right", "wrong, median", "min to max", "loss, median"),
         rows=tuple(cells),
         caption=f"Wrong answers of {checked:,} inputs, over the seeds. All right: seeds without a wrong answer.",
     )
@@ -204,12 +205,12 @@ def _where_table(rows: Sequence[Row]) -> ResultTable:
         title="share wrong, median over the seeds, by class of input and by column of the answer",
         columns=("variant", *groups["by_class"], *groups["by_column"]),
         rows=tuple(cells),
-        caption="Where answers go wrong. 0 and 100% are exact.",
+        caption="Shares of wrong answers. 0 and 100% are exact.",
     )
 
 
 def prediction_table(rows: Sequence[Row]) -> ResultTable:
-    """One row for each statement that was made before the study was run."""
+    """One row for each prediction."""
     cells = []
     for row in rows:
         for prediction in row["predictions"]:
@@ -229,7 +230,7 @@ def median_of(shares: Sequence[float | None]) -> float:
 
 
 def short_share(share: float) -> str:
-    """A share in a few letters: `0`, `<.01%`, `0.03%`, `12%`, `>99.9%`, `100%`; 0 and 100 % are exact."""
+    """A share, short: `0`, `<.01%`, `0.03%`, `12%`, `>99.9%`, `100%`; 0 and 100 % are exact."""
     if share != share:
         return ""
     if share in (0, 1):
@@ -244,7 +245,7 @@ def short_share(share: float) -> str:
 
 
 def short_count(count: float) -> str:
-    """A count in a few letters: `0`, `213`, `12.3k`, `987k`, `1.00M`."""
+    """A count, short: `0`, `213`, `12.3k`, `987k`, `1.00M`."""
     if count < 1e4:
         return f"{count:,.0f}"
     return f"{count / 1e6:.2f}M" if count >= 999_500 else f"{count / 1e3:.3g}k"
@@ -267,7 +268,7 @@ def _step_panel(what: str, rows: Sequence[Row], seeds: Sequence[int]) -> Panel:
         scale="log",
         words=_words(values, _step, missing="never"),
         caption=f"Steps until 99 % of the {side} answers are right. Rows are variants, columns seeds; colours are "
-        "logarithmic, and a cell without colour never got there.",
+        f"logarithmic; an empty cell never reached 99 %.",
     )
 
 
@@ -278,17 +279,17 @@ def _share_panel(name: str, key: str, rows: Sequence[Row]) -> Panel:
     where = {"class": "class of input", "column": "column of the answer"}[name]
     return Panel(
         name=name,
-        title=f"wrong, by {where}",
+        title=f"wrong answers, by {where}",
         axes=(_variants(rows), Axis(name, labels, where)),
         values=values,
         unit="share wrong",
-        zero="none of these wrong",
-        one="all of these wrong",
+        zero="none wrong",
+        one="all wrong",
         view="heatmap",
         scale="unit",
         words=_words(values, short_share, missing=""),
         caption=f"Share of wrong answers by {where}. Medians over the seeds of each variant; 0 and 100% are exact."
-        + (" A column is wrong where its token is wrong when all before it are right." if name == "column" else ""),
+        + (" A column is wrong where its token is wrong given the right tokens before it." if name == "column" else ""),
     )
 
 
@@ -296,7 +297,7 @@ def _seed_panel(rows: Sequence[Row], seeds: Sequence[int]) -> Panel:
     counts = np.array([[np.nan if n is None else n for n in row["wrong"]] for row in rows], dtype=float)
     return Panel(
         name="seed",
-        title="wrong, seed by seed (inputs)",
+        title="wrong answers by seed (inputs)",
         axes=(_variants(rows), Axis("seed", tuple(seeds))),
         values=counts / np.array([[row["checked"] or 1] for row in rows]),
         unit="share wrong",

@@ -1,7 +1,7 @@
-"""The studies: a recipe, one change at a time, and what is predicted of each change.
+"""The studies: a recipe, one change at a time, and the prediction for each change.
 
 A plan is a function that returns a `Study`, and one row in `verdicts/studies/table.py`. Its predictions are written
-down before it is run, and stay as they are when they turn out false.
+down before it is run, and are kept when they turn out false.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, AtW
 
 @dataclass(frozen=True)
 class Variant:
-    """One change: the fields of the config that differ, and what is predicted of it beside the variant `against`."""
+    """One change: the config fields that differ, and the predictions in comparison with the variant `against`."""
 
     name: str
     meaning: str
@@ -24,10 +24,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe, what every member of the study changes in it, and the variants; the first is the control.
+    """A recipe, the changes common to all members, and the variants; the first is the control.
 
-    `measures` says what the study is about: `steps` until the members generalise, the `answers` that they get wrong, or
-    the share that is right of `fresh` sums at each of some `widths`.
+    `measures` is what the study measures: `steps` until the members generalise, their wrong `answers`, or the accuracy
+    on `fresh` random sums at each of some `widths`.
     """
 
     name: str
@@ -41,29 +41,29 @@ class Study:
 
 
 def low_rank() -> Study:
-    """With how few directions a matrix can the adder still be right? A third of the learning rate of Muon, which moves
-    every direction of a factor alike, and at most twice the steps.
+    """Which rank must the adder's matrices have? Muon has a third of its learning rate, as it moves all directions of a
+    factor equally, and at most twice the steps.
     """
     return Study(
         name="low_rank",
-        question="How few directions a matrix does an adder need?",
+        question="Which rank must the matrices of an adder have?",
         recipe="add3",
         measures="answers",
         common={"train.steps": 3_000, "optim.muon_lr": 0.005, "optim.decay_steps": 300},
         variants=(
-            Variant("control", "whole matrices"),
+            Variant("control", "full matrices"),
             *(Variant(f"rank-{r}", f"matrices of rank {r}", {"model.rank": r}) for r in (16, 12, 8, 6, 4, 3, 2, 1)),
         ),
     )
 
 
 def grokking() -> Study:
-    """What makes the wait between memorising and generalising shorter or longer?"""
+    """What shortens or lengthens the delay between memorising and generalising?"""
     free = {"optim.weight_decay": 0.0}
     sooner = (Arrives("sooner"),)
     return Study(
         name="grokking",
-        question="What shortens the wait between memorising and generalising?",
+        question="What shortens the delay between memorising and generalising?",
         recipe="grok59",
         common={"train.stop_at": 1.0},
         variants=(
@@ -80,9 +80,9 @@ def grokking() -> Study:
                     sooner, "no-decay"),
             Variant("perpendicular", "perpendicular gradient, no weight decay", free | {"optim.perpendicular": True},
                     sooner, "no-decay"),
-            Variant("norm-clamp", "weights kept at their first norm, no weight decay", free | {"optim.norm_clamp": 1.0},
+            Variant("norm-clamp", "norm kept at its initial value, no weight decay", free | {"optim.norm_clamp": 1.0},
                     sooner, "no-decay"),
-            Variant("small-norm", "weights kept at 0.7 of it, no weight decay", free | {"optim.norm_clamp": 0.7},
+            Variant("small-norm", "norm kept at 0.7 of that, no weight decay", free | {"optim.norm_clamp": 0.7},
                     sooner),
             Variant("muon", "Muon on the matrices of the block", {"optim.name": "muon"}, sooner),
         ),
@@ -90,17 +90,17 @@ def grokking() -> Study:
 
 
 def design() -> Study:
-    """Which parts of the 3-digit adder does it need, and which sums go wrong without them?
+    """Which components does the 3-digit adder need, and which sums are wrong without them?
 
-    Predicted, and why. Without positions the operands are bags of digits. Without a mask a model that is shown the
-    answer copies it, and has none to copy when it decodes. One layer cannot know a carry and use it. Units last, the
-    first digit needs every carry. Rare classes need draws that favour them. Heads and width beyond the control's are
-    to spare.
+    Reasons for the predictions: without positions the operands are bags of digits. Without a mask the model copies the
+    answer in training, and has none to copy when it decodes. One layer cannot compute a carry and then use it. With the
+    units last, the first digit needs every carry. Rare classes need to be oversampled. More heads or width than the
+    control's are not needed.
     """
     no_difference = (Alike(within=1e-4),)
     return Study(
         name="design",
-        question="Which parts of the adder are needed, and what breaks without them?",
+        question="Which components does the adder need, and what fails without them?",
         recipe="add3",
         common={"train.steps": 1_500, "optim.decay_steps": 300},  # as `docs/studies.md` was measured
         measures="answers",
@@ -113,10 +113,10 @@ def design() -> Study:
             Variant("one-layer", "one layer", {"model.n_layers": 1},
                     (Accuracy(below=0.999), Worse("class", ("S2", "S3"), ("S0",)),
                      Worse("column", ("tens", "hundreds"), ("units",)))),
-            Variant("unreversed", "the sum as we write it, units last", {"task.reversed": False},
+            Variant("unreversed", "sum written units last", {"task.reversed": False},
                     (Wrong("class", ("S0",), below=0.01), Worse("class", ("S1", "S2", "S3"), ("S0",)),
                      Worse("column", ("hundreds", "tens"), ("units",)))),
-            Variant("no-hard", "all pairs equally likely, hard ones as rare as they are", {"data.hard_share": 0.0},
+            Variant("no-hard", "uniform pairs, hard ones not oversampled", {"data.hard_share": 0.0},
                     (Accuracy(below=1.0), Worse("class", ("S3",), ("S0",)))),
             Variant("two-heads", "two heads of 16", {"model.n_heads": 2}, no_difference),
             Variant("four-heads", "four heads of 8", {"model.n_heads": 4}, no_difference),
@@ -133,17 +133,16 @@ def _width(d_model: int) -> dict[str, Any]:
 
 
 def training() -> Study:
-    """What does training the usual way need: weight decay, its learning rate, how many pairs?
+    """What does training need: weight decay, learning rate, number of pairs?
 
-    The control is a short reference recipe: 2,500 steps of 256, the learning rate at its peak for half of them, loss
-    on the answer, each seed with pairs of its own.
-    Predicted, and why. So short a run has no time for weight decay to matter. At a tenth of the learning rate the
-    plateau outlasts the run. Small sets are learned by heart; a few thousand pairs suffice to find the rule (arXiv
-    2307.03381), but hold few long carry chains.
+    The control is a short reference recipe: 2,500 steps of 256, the learning rate at its peak for half of them, loss on
+    the answer, different pairs for each seed. Reasons for the predictions: the run is too short for weight decay to
+    matter. At a tenth of the learning rate the plateau outlasts the run. Small training sets are memorised; a few
+    thousand pairs suffice to learn the rule (arXiv 2307.03381), but contain few long carry chains.
     """
     return Study(
         name="training",
-        question="What does training need, and what breaks without it?",
+        question="What does training need, and what fails without it?",
         recipe="add3_reference",
         common={
             "train.steps": 2500, "optim.hold": 0.5, "train.batch": 256, "train.log_every": 50, "train.eval_every": 250,
@@ -165,17 +164,17 @@ def training() -> Study:
 
 
 def length() -> Study:
-    """Which positions let a model that learned sums of 1 to 20 digits add longer numbers?
+    """With which position encoding does a model trained on sums of 1 to 20 digits add longer numbers?
 
     Predicted from the literature, with one layer or few: learned positions fail beyond the trained widths (Lee et al.,
-    arXiv 2307.03381), positions by digit carry far (McLeish et al., 2405.17399; Cho et al., 2405.20671). Input
-    injection and looped layers, with which the second of these goes furthest, are not part of it.
+    arXiv 2307.03381), digit position encodings extrapolate far (McLeish et al., 2405.17399; Cho et al., 2405.20671).
+    Input injection and looped layers, with which McLeish et al. go furthest, are not tested.
     """
     fails = (AtWidth(30, below=0.05), AtWidth(60, below=0.01), AtWidth(100, below=0.01))
     carries = (AtWidth(30, above=0.99), AtWidth(60, above=0.95), AtWidth(100, above=0.9))
     return Study(
         name="length",
-        question="Which positions carry addition beyond the widths that were trained?",
+        question="Which position encodings extrapolate addition beyond the trained widths?",
         recipe="add20",
         common={"train.eval_every": 1_000},
         measures="widths",
@@ -184,7 +183,7 @@ def length() -> Study:
             Variant("learned", "a vector for each position", {
                 "model.positions": "learned", "model.n_ids": None, "model.n_ctx": 304}, fails, "learned"),
             Variant("coupled", "a vector for each significance, shared by operands and sum", {}, carries, "learned"),
-            Variant("abacus", "a vector for each place in a number", {"model.positions": "abacus"},
+            Variant("abacus", "a vector for each index of a digit in its number", {"model.positions": "abacus"},
                     carries, "learned"),
         ),
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""What is predicted of a change, as statements that numbers decide. Each says its rule where it is defined.
+"""Predictions about a change, as statements decided by measured numbers. Each class states its rule.
 
-A prediction is put to the members of a variant and to those of the variant it is compared with. Of several members it
-reads the medians, number by number; of one, its own numbers. It never holds of no member.
+A prediction is judged on the members of a variant and those of the variant it is compared with: by the medians over
+several members, or by the numbers of one. It is false without members.
 """
 
 from abc import ABC, abstractmethod
@@ -18,9 +18,9 @@ Member = TypeVar("Member")
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of one member: steps until 99 % of the training and of the test inputs were right (None: never), the
+    """The results of one member: steps until 99 % of the training and of the test inputs were right (None: never), the
     loss of its last training step in nats a position, and what certification counted: inputs checked, those
-    wrong, the share right, and by class of input and by column of the answer the share wrong (0: none, 1: all).
+    wrong, the share right, and by class of input and by column of the answer the share wrong (0 = none, 1 = all).
     """
 
     memorised: int | None
@@ -39,8 +39,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class WidthShares:
-    """Of the sums that one member was asked, by their width: `whole`, the share answered right; `digits`, the share
-    whose digits are right, wherever the model ends; `rest`, the share right after the first digit, given it.
+    """Shares of one member's sums by width: `whole`, answered right; `digits`, all digits right, with or without a
+    right end; `rest`, right after the first digit, given that digit.
     """
 
     whole: Mapping[int, float]
@@ -53,7 +53,7 @@ def median(members: Sequence[Member], number: Callable[[Member], float]) -> floa
 
 
 class Prediction(ABC, Generic[Member]):
-    """One statement about a change, decided by what members were measured to be."""
+    """One statement about a change, decided by the members' measurements."""
 
     @property
     @abstractmethod
@@ -62,16 +62,16 @@ class Prediction(ABC, Generic[Member]):
 
     @abstractmethod
     def holds(self, members: Sequence[Member], control: Sequence[Member]) -> bool:
-        """Is it so? Of no members nothing holds."""
+        """Whether it holds; false without members."""
 
     def numbers(self, members: Sequence[Member]) -> dict[str, Any]:
-        """What the statement is about and what was measured there, besides its words."""
+        """Further facts of the statement: its subject and the measured value."""
         return {}
 
 
 @dataclass(frozen=True)
 class Arrives(Prediction[Measured]):
-    """When it generalises, beside the control, by the rule of `compare`."""
+    """When it generalises, compared with the control by the rule of `compare`."""
 
     outcome: Outcome
 
@@ -85,8 +85,8 @@ class Arrives(Prediction[Measured]):
 
 
 def compare(arrived: Sequence[int | None], control: Sequence[int | None]) -> Outcome:
-    """`never`: no member arrived; `sooner`: their median, where never is later than all, lies before every seed of the
-    control; `later`: after every one; else no clear difference.
+    """`never`: no member generalised; `sooner`: their median (never counts as later than all) is before every seed of
+    the control; `later`: after every one; else no clear difference.
     """
     if all(step is None for step in arrived):
         return "never"
@@ -138,7 +138,7 @@ class Wrong(Prediction[Measured]):
 
 @dataclass(frozen=True)
 class Worse(Prediction[Measured]):
-    """Each of these classes or columns has a larger share wrong than each of the others."""
+    """Each of the classes or columns `of` has a larger share wrong than each of `than`."""
 
     by: By
     of: tuple[str, ...]
@@ -157,8 +157,8 @@ class Worse(Prediction[Measured]):
 
 @dataclass(frozen=True)
 class Alike(Prediction[Measured]):
-    """No difference: the accuracy is as far from the control's median as a seed of the control is at most, or nearer;
-    `within` is allowed where the control's seeds are closer together than that.
+    """No difference: the accuracy is at most as far from the control's median as the control's farthest seed, or at
+    most `within`, if that is more.
     """
 
     within: float = 0.0

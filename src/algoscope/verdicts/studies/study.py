@@ -1,4 +1,4 @@
-"""Controlled comparisons: a recipe with one thing changed at a time, over seeds, beside what was predicted of it."""
+"""Controlled comparisons: a recipe with one change at a time, over seeds, judged against predictions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,15 +20,15 @@ from algoscope.verdicts.studies.table import STUDIES
 from algoscope.verdicts.studies.widths import AccuracyByWidth
 
 ABOUT = (
-    "Every variant changes one thing of the recipe and is trained with every seed; each member is an ordinary run. "
-    "Predictions were written down before the study was run. They are judged by the medians over the seeds, and the "
-    "column of seeds says how many agree on their own."
+    "Every variant makes one change to the recipe and is trained with every seed; each member is an ordinary run. "
+    "Predictions were written down before the study was run. They are judged by the medians over the seeds; the "
+    "column `seeds` counts the seeds that agree individually."
 )
 
 
 @runtime_checkable
 class Measuring(Protocol):
-    """How the members of a study are measured, and what is made of it. `None` stands for a member that diverged."""
+    """How the members of a study are measured and summarised. `None` is a member that diverged."""
 
     kind: str  # of the finding
     about: str
@@ -36,10 +36,10 @@ class Measuring(Protocol):
     def __init__(self, plan: Study) -> None: ...
 
     def measure(self, run: Run) -> Any:
-        """What became of a whole run; what is costly is kept in its folder."""
+        """The results of a finished run; costly ones are stored in its folder."""
 
     def covers(self, prediction: Prediction[Any]) -> bool:
-        """Is the prediction about something that is measured?"""
+        """Whether the prediction is about a measured quantity."""
 
     def row(self, members: Sequence[Any], control: Sequence[Any]) -> dict[str, Any]:
         """The facts of a variant, by seed and over the seeds."""
@@ -48,7 +48,7 @@ class Measuring(Protocol):
         """Facts about the study as a whole; the config is that of one member."""
 
     def claim(self, facts: Mapping[str, Any]) -> str:
-        """What came out, after the question."""
+        """The claim, after the question."""
 
     def panels(self, facts: Mapping[str, Any]) -> tuple[Panel, ...]: ...
 
@@ -71,14 +71,14 @@ def study(
     device: str = "cpu",
     progress: bool = True,
 ) -> Finding:
-    """Train every variant of a study with every seed, measure the members, and say which predictions came true.
+    """Train every variant of a study with every seed, measure the members, and judge the predictions.
 
-    Each member is an ordinary run, `STUDY-VARIANT-s<seed>`; one that is whole is not trained again, nor measured where
-    its folder keeps the measurement. A member that diverges is named and is missing from all numbers.
+    Each member is an ordinary run, `STUDY-VARIANT-s<seed>`; a finished one is not trained again, and stored
+    measurements are reused. A diverged member is reported and left out of all numbers.
 
     Args:
         name: a study by name, or a plan of your own.
-        seeds: every variant is trained with each of them.
+        seeds: the seeds with which every variant is trained.
         settings: fields of the config that change in all members, by dotted name.
         runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
         device: where members are trained.
@@ -90,18 +90,18 @@ def study(
         member that diverged, or a step that never came.
 
         `steps` and `answers`: `memorised` and `generalised` (steps), their `median`, the `outcome` beside `against`
-        (sooner, later, never, no clear difference: the rule is that of `predictions.compare`), `wrong` of `checked`
+        (sooner, later, never, no clear difference, by `predictions.compare`), `wrong` of `checked`
         inputs, `accuracy`, the training `loss` (nats a position), `by_class` and `by_column` (shares wrong). Panels
         `generalised` and `memorised` [variant seed] (steps); or `class` [variant class], `column` [variant column] and
         `seed` [variant seed] (shares wrong: 0 none, 1 all).
 
         `widths` (the study `length`, of kind `length`): `widths`, `trained` (the shortest and the longest width),
-        `accuracy` [seed width], `median` and `worst` over the seeds, `digits` (the median share whose digits are all
-        right, wherever the model ends), `rest` (that of answers right after the first digit, given it). Panels of
+        `accuracy` [seed width], `median` and `worst` over the seeds, `digits` (the median share with all digits right,
+        with or without a right end), `rest` (the median share right after the first digit, given that digit). Panels of
         those four [variant width] (shares right: 0 none, 1 all).
     Raises:
-        UnknownNameError: for a study that there is not.
-        ConfigError: without seeds, and for settings that the recipe has not.
+        UnknownNameError: for an unknown study.
+        ConfigError: without seeds, and for settings that the recipe does not have.
         RunFolderError: where a member's folder holds another config.
 
     Example:
@@ -181,13 +181,13 @@ def _members(plan: Study, seeds: Sequence[int], settings: Mapping[str, Any]) -> 
 def _refuse_another(path: Path, config: RunConfig) -> None:
     if is_run(path) and Run(path).config != config:
         raise RunFolderError(
-            f"run {path} has another config than this study gives it; use another --runs-dir, or "
+            f"run {path} has a config that differs from this study's; use another --runs-dir, or "
             f"`algoscope runs rm {path.name}`"
         )
 
 
 def _row(variant: Variant, measuring: Measuring, by_variant: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The facts of a variant, and what was predicted of it."""
+    """The facts of a variant, and its predictions."""
     members, control = by_variant[variant.name], by_variant[variant.against]
     whole, others = ([member for member in some if member is not None] for some in (members, control))
     predictions = [

@@ -7,15 +7,15 @@ STUDIES = Table(
     {
         "low_rank": Entry(
             "algoscope.verdicts.studies.plans:low_rank",
-            "how few directions a matrix an adder needs: add3 with matrices of rank 1 to 16",
+            "which rank an adder's matrices need: add3 with matrices of rank 1 to 16",
         ),
         "grokking": Entry(
             "algoscope.verdicts.studies.plans:grokking",
-            "what shortens the wait between memorising and generalising: nine variants of grok59",
+            "what shortens the delay between memorising and generalising: nine variants of grok59",
         ),
         "design": Entry(
             "algoscope.verdicts.studies.plans:design",
-            "which parts of the adder are needed, and which sums go wrong without them: twelve variants of add3",
+            "which components the adder needs, and which sums are wrong without them: twelve variants of add3",
         ),
         "training": Entry(
             "algoscope.verdicts.studies.plans:training",
@@ -23,7 +23,7 @@ STUDIES = Table(
         ),
         "length": Entry(
             "algoscope.verdicts.studies.plans:length",
-            "which positions carry addition from 20 digits to 100: three variants of add20",
+            "which position encodings extrapolate from 20 digits to 100: three variants of add20",
         ),
     },
 )

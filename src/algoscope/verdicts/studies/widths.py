@@ -1,4 +1,4 @@
-"""How much members get right at widths beyond those that they were trained on."""
+"""Accuracy of a study's members at widths beyond the trained ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,35 +18,35 @@ from algoscope.verdicts.studies.plans import Study
 from algoscope.verdicts.studies.predictions import AtWidth, Prediction, WidthShares
 
 FRESH_SEED = 2025
-TOKENS = 2**13  # read at once
+TOKENS = 2**13  # in one batch
 PARTS = {"whole": slice(None), "digits": slice(0, -1), "rest": slice(1, None)}  # tokens of the answer
 SUMMARIES = {
     "median": "sums answered right, median over seeds",
     "worst": "sums answered right, worst seed",
-    "digits": "all digits right, wherever it ends, median",
-    "rest": "right after the first digit, median",
+    "digits": "all digits right, with or without a right end, median",
+    "rest": "right after the first digit, given it, median",
 }
 CAPTION = (
-    "Sums answered right, by their number of digits. Each line is a variant; the vertical line marks the longest sums "
-    "that were trained on. `median` and `worst`: whole answers, over the seeds; `digits`: all digits right, wherever "
-    "the model ends its answer; `rest`: everything after the first digit right, given that digit."
+    "Accuracy by number of digits. Each line is a variant; the vertical line marks the longest trained sums. `median` "
+    "and `worst`: whole answers, over the seeds; `digits`: all digits right, with or without a right end of sequence; "
+    "`rest`: everything after the first digit right, given that digit."
 )
 
 
 class AccuracyByWidth:
-    """Fresh sums of each width of the plan, answered by every member."""
+    """Accuracy of every member on fresh random sums of each width of the plan."""
 
     kind = "length"
     about = (
-        "Members are asked fresh sums of every width, uniform draws, the same for all members (of one digit there are "
-        "only 100, all of them trained on). An answer is right where all its digits and the end of sequence are."
+        "All members answer the same fresh sums of every width, drawn uniformly (there are only 100 sums of one "
+        "digit, all of them in the training set). An answer is right where all its digits and the end of sequence are."
     )
 
     def __init__(self, plan: Study) -> None:
         self.widths, self.fresh = plan.widths, plan.fresh
 
     def measure(self, run: Run) -> WidthShares:
-        """The member's shares, from its folder where they are kept there."""
+        """The member's shares, from its folder if they are stored there."""
         asked = {"widths": list(self.widths), "fresh": self.fresh}
         kept = run.finding("widths", run.summary.weights_sha256)
         if kept is not None and kept["asked"] == asked:
@@ -68,7 +68,7 @@ class AccuracyByWidth:
         return isinstance(prediction, AtWidth) and prediction.width in self.widths
 
     def row(self, members: Sequence[WidthShares | None], control: Sequence[WidthShares | None]) -> dict[str, Any]:
-        """Where no member is whole, the shares over the seeds are null."""
+        """If no member has finished, the shares over the seeds are null."""
         shares = {part: [list(getattr(m, part).values()) for m in members if m is not None] for part in PARTS}
         nobody = [None] * len(self.widths)
         median = {part: np.median(some, axis=0).tolist() if some else nobody for part, some in shares.items()}
@@ -133,10 +133,10 @@ class AccuracyByWidth:
 
 
 def shares_right(run: Run, width: int, fresh: int) -> dict[str, float]:
-    """Of `fresh` sums of a width: `whole`, the share answered right; `digits`, the share whose digits are right,
-    wherever the model ends; `rest`, the share right after the first digit, given it.
+    """Shares of `fresh` sums of a width: `whole`, answered right; `digits`, all digits right, with or without a right
+    end; `rest`, right after the first digit, given that digit.
 
-    Raises TaskMismatchError for a width that the model's positions do not reach.
+    Raises TaskMismatchError for a width beyond the model's positions.
     """
     task = run.config.task.of_width(width)
     subject = Subject(f"run:{run.name}?n_digits={width}", run.model(), task)
