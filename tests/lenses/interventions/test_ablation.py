@@ -316,6 +316,6 @@ def test_ablate_from_the_command_line(run, tmp_path: Path) -> None:
     assert out.is_file()
     code, said, _ = run("lens", "ablate", "planted:induction", "--input", "abcabc", "--input", "bcdbcd")
     assert code == 0
-    assert said.startswith("zero, mean, resample ablation over 2 texts of 6 tokens; whole model loss ")
+    assert said.startswith("zero, mean, resample ablation over 2 texts of 6 tokens; without ablation loss ")
     code, _, err = run("ablate", *arguments, "--kind", "zero,nought")
     assert (code, err.count("\n")) == (2, 1)
