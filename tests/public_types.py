@@ -1,6 +1,6 @@
 """What a type checker knows of the public API: `make check` runs mypy over this file, and nothing runs it.
 
-An `Any` where a function should be makes `assert_type` fail; a misspelt name that is not noticed makes its `type: ignore`
+An `Any` where a function should be makes `assert_type` fail; a misspelt name that passes makes its `type: ignore`
 an unused one.
 """
 

@@ -7,6 +7,7 @@ import torch
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
+from algoscope.doors.public import PUBLIC_LENSES
 from algoscope.lenses.parameters.embedding_geometry import cosine_similarity, effective_dimension, principal_components
 from algoscope.lenses.table import LENSES
 from algoscope.networks.build import build
@@ -195,9 +196,9 @@ def adds_modulo_7(tmp_path_factory: pytest.TempPathFactory) -> ag.Run:
     return ag.train("grok113", name="small", settings=sizes | amounts, runs_dir=folder, progress=False)
 
 
-@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("name", PUBLIC_LENSES)
 def test_a_lens_keeps_its_name_once_it_is_loaded(name: str) -> None:
-    loaded = LENSES.load(name)
+    loaded = PUBLIC_LENSES.load(name)
     assert getattr(ag.lenses, name) is loaded, "a module of that name in the package would stand before it"
 
 
