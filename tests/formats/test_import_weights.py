@@ -332,9 +332,9 @@ def test_a_foreign_subject_needs_no_folder(tmp_path: Path) -> None:
     prompts = all_prompts(subject.task)
     assert close(subject.run(prompts)[0], grokking_logits(weights, prompts, causal=False))
     assert ag.certify(subject).facts["domain"]["size"] == 225
-    with pytest.raises(SubjectError, match=r"does not say which task .* write foreign:\S+\?task=modular .*&p=113"):
+    with pytest.raises(SubjectError, match=r"does not name the task .* write foreign:\S+\?task=modular .*&p=113"):
         ag.open(f"foreign:{path}")
-    with pytest.raises(SubjectError, match="causal is true or false, not 'perhaps'"):
+    with pytest.raises(SubjectError, match="causal must be true or false, not 'perhaps'"):
         ag.open(f"foreign:{path}?task=modular&causal=perhaps")
     with pytest.raises(TaskMismatchError):
         ag.open(f"foreign:{path}?task=modular&layout=grokking")

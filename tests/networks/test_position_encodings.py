@@ -199,9 +199,9 @@ def test_a_run_opens_at_other_widths(tmp_path: Path, run) -> None:
     assert subject.lay_out("1234567+1").tokens.shape == (1, 24)
     verdict = ag.certify(subject, sample=20)
     assert verdict["domain"]["size"] == 10**14
-    assert verdict["note"] == "asked with n_digits=7, which it was not trained on"
+    assert verdict["note"] == "evaluated with n_digits=7, which it was not trained on"
     assert "note" not in ag.certify(ag.open("run:small", runs_dir=tmp_path), sample=20).facts
-    assert ag.open("run:small?n_digits=2", runs_dir=tmp_path).note == "asked with n_digits=2"
+    assert ag.open("run:small?n_digits=2", runs_dir=tmp_path).note == "evaluated with n_digits=2"
     assert ag.lenses.attention(subject, ["1234567+7654321"]).panels
     assert ag.open("run:small@0?n_digits=1&reversed=false", runs_dir=tmp_path).task == Addition(
         n_digits=1, reversed=False
@@ -218,7 +218,7 @@ def test_a_run_opens_at_other_widths(tmp_path: Path, run) -> None:
         ("run:small?n_digits=999", ConfigError, "task.n_digits.*200"),
         ("run:small?n_digits=five", ConfigError, "five"),
         ("run:far?n_digits=7", TaskMismatchError, "learned positions for 22 tokens.*24.*model.n_ctx=25"),
-        ("run:copy?n_symbols=9", TaskMismatchError, "other tokens"),
+        ("run:copy?n_symbols=9", TaskMismatchError, "another vocabulary"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_one_line(
@@ -252,7 +252,7 @@ def test_learned_positions_reach_as_far_as_their_table(tmp_path: Path) -> None:
         (copy26, {"model.positions": "coupled"}, "coupled.*copying has none"),
         (add20, {"model.n_ids": 21}, "n_ids 21 is below the 22"),
         (add3, {"model.n_ids": 30}, "n_ids 30 is for positions coupled and abacus, not learned"),
-        (copy26, {"data.shortest": 2}, "copying is not asked at several widths"),
+        (copy26, {"data.shortest": 2}, "copying has no width"),
         (add20, {"data.shortest": 21}, "21 exceeds the width of the task, 20"),
         (add3, {"data.shortest": 1, "data.source": "fixed"}, "a fixed set has one width"),
     ],

@@ -37,7 +37,7 @@ def test_a_moved_folder_is_all_that_is_needed(own_run: Run, small_run: Run) -> N
 
 def test_weights_in_a_file_open_with_the_config_beside_them(small_run: Run, tmp_path: Path) -> None:
     shutil.copy(sorted(small_run.path.glob("checkpoints/*"))[-1], tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"no config beside .*model\.json or config\.json"):
+    with pytest.raises(CheckpointError, match=r"no config file for .*model\.json or config\.json"):
         ag.open(f"file:{tmp_path}/model.safetensors")
     shutil.copy(small_run.path / "config.json", tmp_path / "model.json")
     opened = ag.open(f"file:{tmp_path}/model.safetensors")

@@ -108,7 +108,7 @@ def test_an_edit_that_cannot_be_made_is_one_line(edit, words: str) -> None:
 
 def test_no_edits_are_an_error() -> None:
     for each in (subject().run_each, partial(subject().run_each, incremental=False)):
-        with pytest.raises(EditError, match=r"no edits.*one or more") as raised:
+        with pytest.raises(EditError, match=r"no edits.*at least one") as raised:
             each(tokens(), [])
         assert "\n" not in str(raised.value)
 

@@ -202,7 +202,7 @@ def test_a_longer_context_keeps_the_rows_of_its_base(runs: Path) -> None:
         ({"start.run": "small@7"}, CheckpointError, "no checkpoint at step 7"),
         ({"start.weights_sha256": "0" * 64}, RunFolderError, "have changed: hash"),
         ({"d_model": 64}, ConfigError, "start.run small has model.d_model 32, this run 64: set model.d_model to 32"),
-        ({"start.also_train": ["embedding"]}, ConfigError, "no tensor fits 'embedding'; there are embed.weight"),
+        ({"start.also_train": ["embedding"]}, ConfigError, "no tensor matches 'embedding'; known: embed.weight"),
         ({"start.lora_on": []}, ConfigError, "start.lora_on"),
         ({"start.lora_on": ["embed"]}, ConfigError, "start.lora_on"),
         ({"start.lora_rank": 33}, ConfigError, "start.lora_rank 33 is above 32"),
@@ -262,9 +262,9 @@ def test_a_merged_run_is_a_plain_one(runs: Path, tuned: Run, run) -> None:
 
 
 def test_what_has_nothing_to_merge_is_one_line(runs: Path) -> None:
-    with pytest.raises(SubjectError, match="its matrices are whole"):
+    with pytest.raises(SubjectError, match="neither low-rank updates nor factors"):
         ag.merge("run:small", runs_dir=runs)
-    with pytest.raises(SubjectError, match="is no run"):
+    with pytest.raises(SubjectError, match="is not a run"):
         ag.merge("planted:induction", runs_dir=runs)
 
 

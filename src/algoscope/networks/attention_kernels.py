@@ -1,4 +1,4 @@
-"""Matrix products and the softmax of attention, laid out in memory as PyTorch computes them fastest."""
+"""Matrix products and softmax of attention, with memory layouts that are fast in PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ FEW_KEYS = 32
 def multiply_shared(
     x: Float[Tensor, "batch head query inner"], shared: Float[Tensor, "prefix head inner outer"], rows_per_prefix: int
 ) -> Float[Tensor, "batch head query outer"]:
-    """`x @ shared`, where `rows_per_prefix` neighbouring rows of x share one matrix: one larger product for each."""
+    """`x @ shared`, where `rows_per_prefix` neighbouring rows of x share a matrix: one product per matrix."""
     joined = rearrange(x, "(prefix row) head query inner -> prefix head (row query) inner", row=rows_per_prefix)
     product = joined @ shared
     return rearrange(product, "prefix head (row query) outer -> (prefix row) head query outer", row=rows_per_prefix)
@@ -35,9 +35,9 @@ def scale_and_bias(
 def softmax_over_keys(
     scores: Float[Tensor, "batch head query key"], plus_one: bool = False
 ) -> Float[Tensor, "batch head query key"]:
-    """Softmax along the last axis. Over few keys PyTorch is ten times faster when they come first in memory.
+    """Softmax along the last axis. For few keys it is ten times faster with the key axis first in memory.
 
-    With `plus_one`, as if there were one more key, of score 0 and value 0: a head may attend to nothing.
+    `plus_one` adds 1 to the denominator, like a key with score 0 and value 0: a head can attend to nothing.
     """
     if plus_one:
         return softmax_over_keys(F.pad(scores, (0, 1)))[..., :-1]

@@ -9,7 +9,7 @@ from algoscope.networks.transformer import Norm, Transformer
 
 
 def build(cfg: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
-    """A model with the weights that `seed` gives: drawn on the CPU, so that they are the same on every device."""
+    """A model with weights drawn from `seed`: on the CPU, so that they are the same for every device."""
     with torch.device("meta"):
         model = Transformer(cfg)
     model.to_empty(device="cpu")
@@ -19,7 +19,7 @@ def build(cfg: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Tr
 
 @torch.no_grad()
 def initialise(model: Transformer, generator: torch.Generator) -> None:
-    """Draw every weight anew, in the order of the modules: matrices and embeddings random, biases 0, norms 1."""
+    """Initialise all weights, in the order of the modules: matrices and embeddings random, biases 0, norms 1."""
     cfg = model.cfg
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
@@ -45,5 +45,5 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
 
 
 def _std(cfg: ModelConfig, name: str) -> float | None:
-    own = cfg.init_unembed_std if name == "unembed" else None
-    return cfg.init_matrix_std if own is None else own
+    unembed_std = cfg.init_unembed_std if name == "unembed" else None
+    return cfg.init_matrix_std if unembed_std is None else unembed_std

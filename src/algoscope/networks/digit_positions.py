@@ -1,12 +1,12 @@
-"""Position ids by digit: which learned vector each position of a sequence takes where that depends on its digit.
+"""Position ids from digits: the row of the learned position table for each position, by the significance of its digit.
 
-A digit's significance is its position in its number, counted from the units as 1; other tokens have 0. Both schemes add
-an offset, so that no vector belongs to one significance: in training a random one for each input, else the middle one.
+The significance of a digit is 1 for the units, 2 for the tens and so on; other tokens have 0. Both schemes add an
+offset, so that all rows are trained: in training a random one for each input, otherwise the middle one.
 
 - `coupled` (Cho et al., arXiv 2405.20671): offset + significance. Digits of equal significance share a vector, in the
-  operands and in the sum; `+` and `=` have that of a digit below the units, so that the token that predicts a digit of
-  a sum written units first has the significance below it. (The source counts the other way round, which is the same
-  to a learned table.)
+  operands and in the sum; `+` and `=` have significance 0, so in a sum written units first the position that predicts a
+  digit has the significance below it. (The source counts in the other direction, which is equivalent for a learned
+  table.)
 - `abacus` (McLeish et al., arXiv 2405.17399): offset + significance for digits, vector 0 for all other tokens.
 """
 
@@ -25,7 +25,7 @@ from algoscope.tasks.base import Task
 def position_ids(
     cfg: ModelConfig, task: Task, offset: Int[Tensor, "batch 1"] | int | None = None
 ) -> Int[Tensor, "pos"] | Int[Tensor, "batch pos"] | None:
-    """The row of the position table for every position of a whole sequence; None where positions are only counted.
+    """The row of the position table for every position of a whole sequence; None for other encodings.
 
     `offset`: 0 to `n_offsets(cfg, task) - 1`, one for all inputs or one for each; None: the middle one.
     """
@@ -50,9 +50,9 @@ def random_position_ids(
 
 
 def n_offsets(cfg: ModelConfig, task: Task) -> int:
-    """How many offsets leave every digit of the task a row. Raises TaskMismatchError where there is none."""
+    """The number of offsets for which every digit has a row. Raises TaskMismatchError where there is none."""
     if task.significance is None:
-        raise TaskMismatchError(f"{cfg.positions} positions number digits; the task {task.kind} has none")
+        raise TaskMismatchError(f"{cfg.positions} positions need digits; the task {task.kind} has none")
     longest = max(task.significance)
     if cfg.n_positions <= longest:
         raise TaskMismatchError(
@@ -62,8 +62,8 @@ def n_offsets(cfg: ModelConfig, task: Task) -> int:
 
 
 def at_width_of(model: Transformer, task: Task) -> Transformer:
-    """The model, ready for the task's sequences: a shallow copy with the same weights, the position ids of the task and
-    a context that is long enough. Raises TaskMismatchError where its position table is too short.
+    """The model at the width of a task: a shallow copy with the same weights, the position ids of the task and a
+    context that is long enough. Raises TaskMismatchError where its position table is too short.
     """
     cfg = model.cfg
     if cfg.positions == "learned":

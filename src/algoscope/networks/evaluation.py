@@ -1,6 +1,6 @@
-"""Is the answer right, at what loss, and how far is one prediction from another: functions of logits and right tokens.
+"""Accuracy, margin, loss and KL divergence, as functions of logits and right tokens.
 
-Every loss and divergence is in nats.
+Losses and divergences are in nats.
 """
 
 from collections.abc import Callable
@@ -21,46 +21,46 @@ Targets = Int[Tensor, "*rows"]
 
 
 def tokens_right(logits: Logits, targets: Targets) -> Bool[Tensor, "*rows"]:
-    """Is the right token the most likely one? Of equal logits the lower token is, as in greedy decoding."""
+    """Whether the right token has the largest logit; among equal logits the lowest token id wins, as in greedy
+    decoding.
+    """
     return logits.argmax(dim=-1) == targets
 
 
 def answers_right(
     logits: Float[Tensor, "*rows read d_vocab"], targets: Int[Tensor, "*rows read"]
 ) -> Bool[Tensor, "*rows"]:
-    """Is the whole answer right? Each token is given the right ones before it; greedy decoding is right exactly where
-    this is, because its first error is an error here too.
+    """Whether the whole answer is right under teacher forcing. Greedy decoding is right exactly where this is, because
+    its first error is an error here too.
     """
     return tokens_right(logits, targets).all(dim=-1)
 
 
 def margins(logits: Logits, targets: Targets) -> Float[Tensor, "*rows"]:
-    """The lead of the right token over its best rival, in logits; negative: another token is more likely."""
+    """The right token's logit minus the largest other one; negative where another token is more likely."""
     right = logits.gather(-1, targets[..., None])[..., 0]
     return right - logits.scatter(-1, targets[..., None], -torch.inf).amax(dim=-1)
 
 
 def cross_entropy(logits: Logits, targets: Targets) -> Float[Tensor, "*rows"]:
-    """-ln P(target) of each row, as ln(1 + sum of exp(other - target)): exact where it is far below 1e-16, too."""
+    """-ln P(target) of each row, as ln(1 + sum of exp(other - target)): accurate even far below 1e-16."""
     others = (logits - logits.gather(-1, targets[..., None])).scatter(-1, targets[..., None], -torch.inf)
     return F.softplus(others.logsumexp(dim=-1), threshold=50)  # the default, 20, is inexact in float64
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> Float[Tensor, "*rows"]:
-    """KL(reference || prediction), Kullback and Leibler's divergence of a prediction from a reference, both as logits;
-    0: the same prediction.
-    """
-    known, predicted = reference.log_softmax(dim=-1), logits.log_softmax(dim=-1)
-    return (known.exp() * (known - predicted)).sum(dim=-1).clamp(min=0)
+    """KL(reference || prediction), both given as logits; 0: the same prediction."""
+    log_p, log_q = reference.log_softmax(dim=-1), logits.log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
-# ---------------------------------------------------------------------- what training lowers, and a count over inputs
+# ---------------------------------------------------------------------- training loss and evaluation
 
 
 def mean_loss(
     logits: Float[Tensor, "batch read d_vocab"], targets: Int[Tensor, "batch read"], cfg: TrainConfig
 ) -> Float[Tensor, ""]:
-    """Mean training loss per position. A small vocabulary comes first in memory, where PyTorch is faster by far."""
+    """Mean training loss per position. A small vocabulary axis is moved to the front, which is much faster."""
     logits = logits.to(getattr(torch, cfg.loss_dtype))
     if cfg.loss == "stablemax":
         return -log_stablemax(logits).gather(-1, targets[..., None]).mean()

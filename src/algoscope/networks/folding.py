@@ -1,6 +1,6 @@
-"""The same function with simpler weights: norms folded into what reads them, what nobody can see taken away.
+"""Folding norms and centring weights, which leaves the predicted probabilities unchanged.
 
-Only done when asked for, on a copy, and every change is named.
+It is done only on request, on a copy, and every change is reported.
 """
 
 import torch
@@ -13,12 +13,12 @@ from algoscope.networks.transformer import Norm, Transformer
 
 @torch.no_grad()
 def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
-    """A copy that predicts the same probabilities, and what was changed, a line each.
+    """A copy that predicts the same probabilities, and a line for each change.
 
-    Norm weights and biases move into the matrices that read the normalised stream, value biases through the output
-    matrix into its bias. In a model with LayerNorm, which subtracts the mean of the stream, everything that writes to
-    the stream is centred. The unembedding is centred over the vocabulary: each position's logits lose their mean, which
-    no probability depends on. Source: the weight processing of TransformerLens, which does it without being asked.
+    Norm weights and biases are folded into the matrices that read the normalised stream, value biases through the
+    output matrix into its bias. With LayerNorm, which subtracts the mean, all matrices that write to the stream are
+    centred. The unembedding is centred over the vocabulary: this subtracts the mean of the logits at each position, on
+    which no probability depends. Source: the weight processing of TransformerLens, which does it by default.
     """
     model = whole(model)
     cfg = model.cfg.model_copy(
@@ -26,31 +26,31 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     )
     folded = Transformer(cfg).to(model.embed.weight)
     folded.position_ids = model.position_ids
-    given = {name: value.clone() for name, value in model.state_dict().items()}
-    given.setdefault("unembed.weight", model.W_U.detach().clone())
-    missing = {name: torch.zeros_like(value) for name, value in folded.state_dict().items() if name not in given}
-    folded.load_state_dict(given | missing)
-    done = []
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    weights.setdefault("unembed.weight", model.W_U.detach().clone())
+    missing = {name: torch.zeros_like(value) for name, value in folded.state_dict().items() if name not in weights}
+    folded.load_state_dict(weights | missing)
+    changes = []
     if cfg.normalization_type is not None:
         _fold_norms(folded)
-        done.append("the weights and biases of all norms were folded into the matrices that read them")
-    if not cfg.softmax_plus_one:  # the shares of attention add up to one
+        changes.append("the weights and biases of all norms were folded into the matrices that read them")
+    if not cfg.softmax_plus_one:  # attention sums to one
         for block in map(folded.block, range(cfg.n_layers)):
             group = block.attn.v.bias.unflatten(0, (-1, block.attn.d_head))
             values = group.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0).flatten()
             block.attn.o.bias.add_(block.attn.o.weight @ values)
             block.attn.v.bias.zero_()
-        done.append("value biases were moved through the output matrices into their biases")
+        changes.append("value biases were moved through the output matrices into their biases")
     if cfg.normalization_type == "LN":
         _centre_writing(folded)
-        done.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
+        changes.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
     assert folded.unembed is not None
     folded.unembed.weight.sub_(folded.unembed.weight.mean(dim=0))
     folded.unembed.bias.sub_(folded.unembed.bias.mean())
-    done.append("the unembedding was centred over the vocabulary: each position's logits lose their mean")
+    changes.append("the unembedding was centred over the vocabulary: each position's logits have mean 0")
     if model.cfg.tied_head:
-        done.append("the unembedding is no longer tied to the token embedding")
-    return folded, tuple(done)
+        changes.append("the unembedding is no longer tied to the token embedding")
+    return folded, tuple(changes)
 
 
 def _fold_norms(model: Transformer) -> None:

@@ -1,4 +1,4 @@
-"""Copies of a model with permuted heads and neurons: they compute the same, for neither has an order of its own."""
+"""Copies of a model with permuted heads and neurons, which compute the same function."""
 
 import copy
 
@@ -13,7 +13,7 @@ from algoscope.networks.transformer import Attention, FeedForward, Transformer
 def permuted(model: Transformer, seed: int) -> Transformer:
     """A copy with the heads and the neurons of each layer in a random order, drawn from `seed`.
 
-    Query heads that share keys and values stay together. With ALiBi heads differ by their slopes and are not permuted.
+    Query heads that share keys and values stay together. With ALiBi, heads have different slopes and are not permuted.
     """
     generator, other = torch.Generator().manual_seed(seed), copy.deepcopy(model)
     for layer in range(model.cfg.n_layers):

@@ -1,4 +1,4 @@
-"""The key-value cache: keys and values of the tokens that a model has already read, so that none is computed twice."""
+"""The key-value cache: keys and values of the tokens already processed, so that none is computed twice."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ KeysValues = tuple[Float[Tensor, "prefix kv_head cached d_head"], Float[Tensor, 
 
 @dataclass(frozen=True)
 class AttendedKeys:
-    """What the queries of one layer attend to: the keys and values of the cache, then those of the new tokens.
+    """The keys and values that the queries of one layer attend to: those of the cache, then those of the new tokens.
 
     Groups of query heads may share a key-value head. Each row of the cache serves `rows_per_prefix` neighbouring rows
     of the new tokens.
@@ -50,7 +50,7 @@ def _for_heads(x: Float[Tensor, "any kv_head pos d_head"], n_heads: int) -> Floa
 
 
 class KeyValueCache:
-    """The keys and values of every layer for the tokens already read.
+    """The keys and values of every layer for the tokens already processed.
 
     Each cached row serves `rows_per_prefix` neighbouring rows of the tokens that follow, which share that prefix.
     """
@@ -59,7 +59,7 @@ class KeyValueCache:
         self.layers, self.rows_per_prefix = layers or [], rows_per_prefix
 
     def length(self, layer: int) -> int:
-        """Cached positions of a layer: while a model runs, the first layers are ahead of the last."""
+        """Cached positions of a layer; during a forward pass, earlier layers can have more than later ones."""
         return self.layers[layer][0].shape[2] if layer < len(self.layers) else 0
 
     def extend(
@@ -70,7 +70,7 @@ class KeyValueCache:
     ) -> AttendedKeys:
         """Add the keys and values of new tokens to one layer, and return all that those tokens attend to.
 
-        A cache that several rows share is read only: the new tokens of each row are its own.
+        A cache that several rows share is not extended, since their new tokens differ.
         """
         if layer >= len(self.layers):
             self.layers.append((keys, values))
@@ -81,10 +81,10 @@ class KeyValueCache:
         return AttendedKeys(keys, values, cached, self.rows_per_prefix)
 
     def rows(self, index: Int[Tensor, "rows"]) -> "KeyValueCache":
-        """The cache of the inputs `index`, each as often as it is listed (copied)."""
+        """A copy with the rows `index`, repeated as listed."""
         return KeyValueCache([(keys[index], values[index]) for keys, values in self.layers])
 
     def shared(self, first: int, last: int, rows_per_prefix: int) -> "KeyValueCache":
-        """The cache of inputs `first` to `last`, each of them for `rows_per_prefix` rows; nothing is copied."""
+        """The rows `first` to `last`, each shared by `rows_per_prefix` rows; nothing is copied."""
         layers = [(keys[first : last + 1], values[first : last + 1]) for keys, values in self.layers]
         return KeyValueCache(layers, rows_per_prefix)

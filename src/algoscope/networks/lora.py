@@ -1,4 +1,4 @@
-"""Low-rank updates put beside a model's matrices, and factors multiplied out."""
+"""Low-rank updates (LoRA): adding them to the matrices of a model, and merging them."""
 
 import fnmatch
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from algoscope.networks.transformer import Transformer
 
 
 def add_updates(model: Transformer, start: StartConfig) -> None:
-    """Put an update, not yet drawn, beside every matrix that `start` names; the matrix keeps its weights."""
+    """Add an uninitialised update to every matrix that `start` names; the matrix keeps its weights."""
     for name, module in _matrices(model):
         part = name.rpartition(".")[2]
         if part in start.lora_on:
@@ -21,15 +21,15 @@ def add_updates(model: Transformer, start: StartConfig) -> None:
 
 
 def draw_updates(model: Transformer, generator: torch.Generator) -> None:
-    """Begin every update at zero: the model answers as its base does."""
+    """Initialise every update to zero: the model computes the same as its base."""
     for module in model.modules():
         if isinstance(module, Updated):
             module.draw(generator)
 
 
 def choose_trained(model: Transformer, patterns: tuple[str, ...]) -> None:
-    """From now on only the updates train, and the tensors with a name that fits a pattern (`pos_embed.weight`,
-    `*.bias`). Raises ConfigError for a pattern that fits none.
+    """Require gradients only for the updates and for tensors whose name matches a pattern (`pos_embed.weight`,
+    `*.bias`). Raises ConfigError for a pattern without a match.
     """
     tensors = {name.replace(".base.", "."): parameter for name, parameter in model.named_parameters()}
     model.requires_grad_(False)
@@ -38,17 +38,17 @@ def choose_trained(model: Transformer, patterns: tuple[str, ...]) -> None:
             module.left.requires_grad_(True)
             module.right.requires_grad_(True)
     for pattern in patterns:
-        fitting = fnmatch.filter(tensors, pattern)
-        if not fitting:
-            raise ConfigError(f"start.also_train: no tensor fits {pattern!r}; there are {', '.join(tensors)}")
-        for name in fitting:
+        matches = fnmatch.filter(tensors, pattern)
+        if not matches:
+            raise ConfigError(f"start.also_train: no tensor matches {pattern!r}; known: {', '.join(tensors)}")
+        for name in matches:
             tensors[name].requires_grad_(True)
 
 
 @torch.no_grad()
 def whole(model: Transformer) -> Transformer:
-    """The same model with every matrix whole: factors multiplied, updates added. A model that has neither is returned
-    as it is.
+    """The same model with full matrices: factors multiplied, updates added. A model that has neither is returned
+    unchanged.
     """
     if not any(isinstance(module, Computed) for module in model.modules()):
         return model
@@ -64,7 +64,7 @@ def whole(model: Transformer) -> Transformer:
 
 
 def _matrices(model: Transformer) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear maps of the blocks, each by its name; what is inside an updated one is part of it."""
+    """The linear maps of the blocks by name; the base of an updated one is not listed."""
     for name, module in list(model.blocks.named_modules(prefix="blocks")):
         if isinstance(module, nn.Linear) and not name.endswith(".base"):
             yield name, module

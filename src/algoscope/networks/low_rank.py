@@ -1,7 +1,7 @@
-"""Matrices with few directions: a product of two thin factors, and a low-rank update beside a matrix that stays.
+"""Low-rank matrices: a product of two factors, and a frozen matrix with a low-rank update.
 
-Both are linear maps whose `weight` is the whole matrix, so whoever reads weights need not know how they are kept. It is
-computed anew at each reading: to write into it changes nothing.
+Both are linear maps whose `weight` is the full matrix, so code that reads weights works for all. It is computed at each
+access: writing into it has no effect.
 """
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class Computed(nn.Linear):
-    """A linear map whose `weight` follows from other tensors."""
+    """A linear map whose `weight` is computed from other tensors."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        nn.Module.__init__(self)  # that of Linear would make a weight of its own
+        nn.Module.__init__(self)  # the constructor of Linear would create a weight
         self.in_features, self.out_features = in_features, out_features
 
     @property
@@ -23,7 +23,7 @@ class Computed(nn.Linear):
 
 
 class LowRank(Computed):
-    """W = A B, with A [out rank] called `left` and B [rank in] called `right`; the bias is as ever."""
+    """W = A B, with A [out rank] called `left` and B [rank in] called `right`, and an ordinary bias."""
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool) -> None:
         super().__init__(in_features, out_features)
@@ -37,15 +37,15 @@ class LowRank(Computed):
         return self.left @ self.right
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        """Through the bottleneck, unless the whole matrix has fewer entries than its factors together."""
+        """Apply the factors in turn, unless the full matrix has fewer entries than both."""
         if self.left.numel() + self.right.numel() < self.in_features * self.out_features:
             return F.linear(F.linear(x, self.right), self.left, self.bias)
         return F.linear(x, self.weight, self.bias)
 
     @torch.no_grad()
     def draw(self, std: float, zero: bool, generator: torch.Generator) -> None:
-        """Factors of equal Frobenius norm, uniform, whose product has entries of this standard deviation; with `zero`
-        the left one is zero, and so is the product. The bias is left alone.
+        """Draw uniform factors of equal Frobenius norm whose product has entries of this standard deviation; with
+        `zero` the left factor, and so the product, is zero. The bias is unchanged.
         """
         tall = (self.in_features / self.out_features) ** 0.25
         each = std**0.5 / self.rank**0.25
@@ -59,7 +59,7 @@ class LowRank(Computed):
 class Updated(Computed):
     """W = W0 + (alpha / rank) B A: `base` keeps W0 and the bias, `left` is B [out rank], `right` is A [rank in].
 
-    Source: Hu et al., LoRA (arXiv 2106.09685), whose letters stand the other way round than in A B above.
+    Source: Hu et al., LoRA (arXiv 2106.09685), whose letters are in the opposite order to A B above.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
@@ -81,14 +81,14 @@ class Updated(Computed):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """B zero, so that the sum is W0 itself; A uniform within 1/sqrt(fan in), as a whole matrix would start."""
+        """Set B to zero, so that W = W0, and draw A uniformly within 1/sqrt(fan in), as for a full matrix."""
         self.left.zero_()
         bound = self.in_features**-0.5
         self.right.uniform_(-bound, bound, generator=generator)
 
 
 def linear(in_features: int, out_features: int, bias: bool, rank: int | None) -> nn.Linear:
-    """A linear map with a whole matrix, or with one of the given rank."""
+    """A linear map with a full matrix, or with one of the given rank."""
     if rank is None:
         return nn.Linear(in_features, out_features, bias=bias)
     return LowRank(in_features, out_features, rank, bias)

@@ -1,4 +1,4 @@
-"""How many directions a matrix uses, from its singular values."""
+"""Effective ranks of a matrix, from its singular values."""
 
 import torch
 from jaxtyping import Float, Int
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def entropy_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*matrices"]:
-    """The exponential of the entropy of the singular values as shares of their sum: n for n equal ones, 1 for a single
+    """The exponential of the entropy of the singular values normalised to sum 1: n for n equal ones, 1 for a single
     one, 0 for a zero matrix. Source: Roy and Vetterli, The effective rank (EUSIPCO 2007).
     """
     total = singular.sum(dim=-1, keepdim=True)
@@ -23,8 +23,8 @@ def stable_rank(singular: Float[Tensor, "*matrices value"]) -> Float[Tensor, "*m
 def counted_rank(
     singular: Float[Tensor, "*matrices value"], larger_side: int, dtype: torch.dtype
 ) -> Int[Tensor, "*matrices"]:
-    """How many singular values are above rounding in the type that the matrix was kept in: the largest times the
-    larger side times the type's epsilon.
+    """The number of singular values above the rounding error of the stored float type: the largest one times the larger
+    side times the type's epsilon.
     """
     noise = singular.amax(dim=-1, keepdim=True) * larger_side * torch.finfo(dtype).eps
     return (singular > noise).sum(dim=-1)
@@ -33,8 +33,8 @@ def counted_rank(
 def spectrum_of_product(
     left: Float[Tensor, "*matrices tall thin"], right: Float[Tensor, "*matrices thin wide"]
 ) -> Float[Tensor, "*matrices value"]:
-    """The singular values of left @ right that can differ from 0, largest first, without forming the product where it
-    is larger than its factors: left = Q R and right^T = Q' R' have those of R R'^T, a matrix as small as the thin side.
+    """The singular values of left @ right that can be nonzero, largest first, without forming the product where it is
+    larger than its factors: with left = Q R and right^T = Q' R' they are those of R R'^T, a small matrix.
     """
     if left.shape[-1] >= min(left.shape[-2], right.shape[-1]):
         return torch.linalg.svdvals(left @ right)

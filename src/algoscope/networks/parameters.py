@@ -1,4 +1,4 @@
-"""Parameter counts by component, of any config, without allocating a weight."""
+"""Parameter counts by component, of any config, without allocating weights."""
 
 import torch
 
@@ -17,7 +17,7 @@ SHAPES: dict[str, ModelConfig] = {
         mlp_bias=False, tied_head=False,
     ),
 }  # fmt: skip
-"""Published shapes to set a model beside: GPT-2 small and Llama 3 8B (arXiv 2407.21783)."""
+"""Published shapes for comparison: GPT-2 small and Llama 3 8B (arXiv 2407.21783)."""
 
 
 def component_of(parameter: str) -> str:
@@ -25,8 +25,8 @@ def component_of(parameter: str) -> str:
     top, _, rest = parameter.partition(".")
     if top == "blocks":
         layer, part, *_ = rest.split(".")
-        named = {"attn": "attention", "mlp": "feed-forward", "ln1": "norms", "ln2": "norms"}[part]
-        return f"block {layer} {named}"
+        component = {"attn": "attention", "mlp": "feed-forward", "ln1": "norms", "ln2": "norms"}[part]
+        return f"block {layer} {component}"
     return {
         "embed": "token embedding",
         "pos_embed": "position embedding",
@@ -36,8 +36,8 @@ def component_of(parameter: str) -> str:
 
 
 def count_parameters(cfg: ModelConfig, start: StartConfig | None = None) -> dict[str, int]:
-    """Parameters of each component, in the order of the data's path. A tied head adds nothing of its own; the updates
-    of a run that starts from another are counted beside the matrices that stay.
+    """Parameters of each component, in the order of computation. A tied head adds none; low-rank updates are counted in
+    addition to the frozen matrices.
     """
     with torch.device("meta"):
         model = Transformer(cfg)
@@ -47,7 +47,7 @@ def count_parameters(cfg: ModelConfig, start: StartConfig | None = None) -> dict
 
 
 def counts_of(model: Transformer) -> dict[str, int]:
-    """The same of a model that is there."""
+    """The same for a model."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         component = component_of(name)

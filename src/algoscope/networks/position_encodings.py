@@ -33,7 +33,7 @@ def rotary_angles(
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], angles: Float[Tensor, "*batch pos 1 pair 2"]
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotary positions: entry i of each head is rotated with entry i + `pair`; entries from 2 `pair` on stay."""
+    """Rotary positions: entry i of each head is rotated with entry i + `pair`; entries from 2 `pair` on are kept."""
     pairs = angles.shape[-2]
     cos, sin = angles.unbind(dim=-1)
     left, right, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
@@ -47,8 +47,8 @@ def attention_bias(
     cfg: ModelConfig,
     dtype: torch.dtype,
 ) -> Float[Tensor, "#batch #head query key"] | None:
-    """What is added to the scaled scores of queries at these positions: minus infinity at masked keys (causal mask,
-    padding), and ALiBi's slope times distance. None where nothing is added.
+    """The bias of the scaled scores for queries at these positions: minus infinity at masked keys (causal mask,
+    padding), and ALiBi's slope times distance. None where there is no bias.
     """
     alibi = cfg.positions == "alibi"
     if not cfg.causal and not alibi and mask is None:

@@ -1,9 +1,9 @@
-"""Shared-prefix evaluation: what many inputs have in common at their start is computed once.
+"""Shared-prefix evaluation: a prefix that several inputs share is computed once.
 
-What a causal model computes at a position depends on the tokens up to it and on nothing later. In a sorted list of
+In a causal model, activations at a position depend only on the tokens up to it. In a sorted list of
 inputs most prefixes repeat: all 1,000,000 three-digit sums have 1,000 first operands, and 100,000 prefixes up to the
-tens digit of the second. `shared_logits` cuts the sequence where the number of distinct prefixes jumps, runs each
-segment once for each distinct prefix, and hands its key-value cache on to every continuation.
+tens digit of the second. `shared_logits` splits the sequence where the number of distinct prefixes jumps, runs each
+segment once per distinct prefix, and passes its key-value cache to all continuations.
 """
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.transformer import Transformer
 
-PORTION = 5000  # rows that run at once; fewer keep threads waiting for each other, more leave the processor's cache
-WORTH_A_CUT = 4  # a cut is worth its gather when the prefixes before it are at least this many times fewer
+PORTION = 5000  # rows per forward pass; fewer have a thread overhead, more exceed the processor's cache
+WORTH_A_CUT = 4  # split where this reduces the number of rows at least by this factor
 
 
 def plain_logits(
@@ -22,8 +22,8 @@ def plain_logits(
 ) -> Float[Tensor, "batch read d_vocab"]:
     """Logits at the positions `at`, each from the tokens up to it alone: the reference for `shared_logits`.
 
-    A model with a causal mask answers in one forward pass. One without would see the answer it is asked for, so it
-    reads each prefix on its own.
+    With a causal mask this takes one forward pass. Without one the model would attend to the answer, so each prefix is
+    run separately.
     """
     if model.cfg.causal:
         return model(tokens, at=at)
@@ -53,7 +53,7 @@ def shared_logits(
 
 
 def cache_for(cache: KeyValueCache, prefix_of_row: Int[Tensor, "rows"]) -> KeyValueCache:
-    """The cache of each row's prefix: without a copy where every prefix has the same number of rows."""
+    """The cache of each row's prefix; not copied where every prefix has the same number of rows."""
     first, last = int(prefix_of_row[0]), int(prefix_of_row[-1])
     size = len(prefix_of_row) // (last - first + 1)
     every = torch.arange(first, last + 1, device=prefix_of_row.device)
@@ -65,14 +65,14 @@ def cache_for(cache: KeyValueCache, prefix_of_row: Int[Tensor, "rows"]) -> KeyVa
 def distinct_prefixes(
     prefix: Int[Tensor, "batch read"],
 ) -> tuple[Int[Tensor, "different"], Int[Tensor, "batch"]]:
-    """The rows at which a new prefix starts, and for every row the number of its prefix (equal neighbours only)."""
+    """The first row of each distinct prefix (among neighbours), and for every row the index of its prefix."""
     new = torch.ones(len(prefix), dtype=torch.bool, device=prefix.device)
     new[1:] = (prefix[1:] != prefix[:-1]).any(dim=1)
     return new.nonzero()[:, 0], new.long().cumsum(0) - 1
 
 
 def find_cuts(prefix: Int[Tensor, "batch read"]) -> list[int]:
-    """Positions before which so many neighbouring rows are equal that computing them once is worth a gather."""
+    """Positions at which to split: enough neighbouring rows share the prefix before them."""
     n_rows, n_pos = prefix.shape
     new = (prefix[1:] != prefix[:-1]).long().cumsum(1).bool().sum(0) + 1  # distinct prefixes up to each position
     n_distinct = [*new.tolist(), n_rows]

@@ -1,11 +1,12 @@
-"""The model: a decoder-only pre-norm transformer with every intermediate value in plain sight.
+"""The model: a decoder-only pre-norm transformer, with a tap at every activation.
 
     x = token embedding + position embedding
     for each block:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))
     logits = norm(x) @ unembedding
 
-Each intermediate value passes through `tap(kind, layer, value)`, which returns it or a replacement; the kinds are
-those of `core.sites`. What only a tap would read is computed only where one asks for it (`kind in tap.kinds`).
+Each activation passes through `tap(kind, layer, value)`, which returns it or a replacement; the kinds are those of
+`core.sites`. Activations that the model itself does not need are computed only for a tap that reads them
+(`kind in tap.kinds`).
 Axis names in the shapes are explained in `core.sites`.
 """
 
@@ -37,7 +38,7 @@ ADDED = (*LEARNED, "sinusoidal")
 
 
 class Tap:
-    """Reads or replaces intermediate values: at sites of these `kinds`, in these `layers` (None: in all). This one does
+    """Reads or replaces activations at sites of these `kinds`, in these `layers` (None: in all). This base class does
     nothing; a subclass overrides all three.
     """
 
@@ -45,7 +46,7 @@ class Tap:
     layers: frozenset[int | None] | None = None
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
-        """The value to go on with: the one given, or a replacement of the same shape."""
+        """Return the value, or a replacement of the same shape."""
         return value
 
 
@@ -54,23 +55,25 @@ NO_TAP = Tap()
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What one forward pass gives to every block beside the residual stream."""
+    """The inputs of every block in one forward pass, other than the residual stream."""
 
     bias: Float[Tensor, "#batch #head query key"] | None
     """Added to the scaled scores: the mask (0 or minus infinity) and ALiBi's slopes."""
     angles: Float[Tensor, "*batch pos 1 pair 2"] | None
-    """Cosine and sine by which rotary positions rotate each pair of entries."""
+    """Cosine and sine of the rotary angle of each pair of entries."""
     cache: KeyValueCache | None = None
-    """The keys and values of the tokens before; those of this pass are added."""
+    """The key-value cache of the preceding tokens, which this pass extends."""
     tap: Tap = NO_TAP
 
     def bias_at(self, at: slice) -> Float[Tensor, "#batch #head read key"] | None:
-        """The bias of the queries at these positions."""
+        """The bias for queries at these positions."""
         return None if self.bias is None else self.bias[..., at, :]
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm with a learned weight (and bias). Tapped: what it divides by, and the quotient."""
+    """LayerNorm or RMSNorm with a learned weight (and bias). Sites: the divisor (`scale`), and the quotient
+    (`normalized`).
+    """
 
     def __init__(self, size: int, name: str, layer: int | None, centred: bool, eps: float) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class Norm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """In place of a norm in models that have none."""
+    """The identity, for models without norms."""
 
     def forward(self, x: Float[Tensor, "*rows size"], tap: Tap) -> Float[Tensor, "*rows size"]:
         return x
@@ -141,7 +144,7 @@ class Attention(nn.Module):
         return self.out(z, tap)
 
     def out(self, z: Float[Tensor, "batch pos head d_head"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
-        """The output from the mixed values; each head's share (`result`) is computed where a tap asks for it."""
+        """The output projection of `z`; the output of each head (`result`) is computed only for a tap that reads it."""
         if "result" not in tap.kinds:
             return self.o(z.flatten(2))
         w_o = rearrange(self.o.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.d_head)
@@ -181,8 +184,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; each reads the normalised stream and adds to it. In a parallel block both read the
-    stream as it enters.
+    """Attention, then feed-forward; each reads the normalised residual stream and adds to it. In a parallel block both
+    read `resid_pre`.
     """
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
@@ -195,20 +198,20 @@ class Block(nn.Module):
     def forward(
         self, x: Residual, context: AttentionContext, at: slice = EVERYWHERE
     ) -> Float[Tensor, "batch read d_model"]:
-        """The stream after the block at the positions `at`."""
+        """The residual stream after the block, at the positions `at`."""
         x, attn_out = self.attend(x, context, at)
         return self.feed(x, attn_out, context.tap)
 
     def attend(
         self, x: Residual, context: AttentionContext, at: slice = EVERYWHERE
     ) -> tuple[Float[Tensor, "batch read d_model"], Float[Tensor, "batch read d_model"]]:
-        """The first half: the stream that entered, and what attention adds to it."""
+        """The first half: `resid_pre` at the positions `at`, and the output of attention."""
         x = context.tap("resid_pre", self.layer, x)
         attn_out = self.attn(self.ln1(x, context.tap), context, at)
         return x[:, at], context.tap("attn_out", self.layer, attn_out)
 
     def feed(self, x: Residual, attn_out: Residual, tap: Tap = NO_TAP) -> Residual:
-        """The second half: attention's output added, then the feed-forward's."""
+        """The second half: add the output of attention, then that of the feed-forward."""
         mid = x + attn_out
         if self.mlp is not None and self.ln2 is not None:
             if not self.parallel:
@@ -218,12 +221,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens [batch pos] in, logits [batch pos d_vocab] out; every value between them can be read and replaced.
+    """A decoder from tokens [batch pos] to logits [batch pos d_vocab]; every activation can be read and replaced.
 
-    Weights are as PyTorch draws them; `networks.build` draws those of a run from its seed.
+    The constructor uses PyTorch's initialisation; `networks.build` draws weights from a seed.
 
     Args:
-        cfg: the shape of the model.
+        cfg: the config of the model.
 
     Example:
         >>> import torch, algoscope as ag
@@ -236,7 +239,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.position_ids: Int[Tensor, "sequence"] | None = None
-        """The row of the position table for each position, where positions go by digit (`digit_positions`)."""
+        """The row of the position table for each position, for `coupled` and `abacus` (`digit_positions`)."""
         self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.pos_embed = nn.Embedding(cfg.n_positions, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
@@ -244,14 +247,14 @@ class Transformer(nn.Module):
         self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
 
     def block(self, layer: int) -> Block:
-        """One block, by its number."""
+        """A block by its layer."""
         block = self.blocks[layer]
         assert isinstance(block, Block)
         return block
 
     @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
-        """The unembedding, one row a token."""
+        """The unembedding, one row per token."""
         return self.embed.weight if self.unembed is None else self.unembed.weight
 
     @property
@@ -261,7 +264,7 @@ class Transformer(nn.Module):
 
     @property
     def W_pos(self) -> Float[Tensor, "pos d_model"] | None:
-        """What each position adds to the stream where positions are learned vectors, one row a position."""
+        """Learned position embeddings, one row per position; None where they are not learned."""
         if self.pos_embed is None:
             return None
         return self.pos_embed.weight if self.position_ids is None else self.pos_embed.weight[self.position_ids]
@@ -305,18 +308,17 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch read d_vocab"]:
         """Logits at the positions `at` of `tokens`.
 
-        Where no tap asks for values of the last block, it answers queries only at `at`.
+        Where no tap reads the last block, it is computed only for queries at `at`.
 
         Args:
-            tokens: token numbers.
-            at: the positions at which logits are wanted.
-            cache: keys and values of the tokens that come before these; those of these are added.
-            tap: reads or replaces intermediate values.
-            mask: False at padding, which nothing attends to and which is not counted as a position; it covers the
-                cached tokens too.
-            position_ids: rows of the position table in place of the model's own, for all inputs or for each.
+            tokens: token ids.
+            at: the positions at which logits are computed.
+            cache: key-value cache of the preceding tokens, which is extended by these.
+            tap: reads or replaces activations.
+            mask: False at padding, which is not attended to and not counted as a position; cached tokens included.
+            position_ids: rows of the position table instead of the model's, for all inputs or for each.
         Returns:
-            Logits, one for each token that can come next.
+            Logits of the next token.
         """
         n_cached = 0 if cache is None else cache.length(0)
         x = self.embed_tokens(tokens, n_cached, tap, mask, position_ids)
@@ -366,7 +368,7 @@ class Transformer(nn.Module):
         cache: KeyValueCache | None = None,
         tap: Tap = NO_TAP,
     ) -> AttentionContext:
-        """What the blocks need to know about `n_new` positions from `first` on."""
+        """Attention bias, rotary angles, cache and tap for `n_new` positions from `first` on."""
         device, dtype = self.embed.weight.device, self.embed.weight.dtype
         angles = None
         if self.cfg.positions == "rotary":
@@ -377,13 +379,13 @@ class Transformer(nn.Module):
     def _counted(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None
     ) -> Int[Tensor, "pos"] | Int[Tensor, "batch pos"]:
-        """The number of each new position, counted from the first token that is not padding."""
+        """The index of each new position, counted from the first token that is not padding."""
         if mask is None:
             return torch.arange(first, first + n_new, device=self.embed.weight.device)
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, first:]
 
     def _table_rows(self, counted: Int[Tensor, "*batch pos"], ids: PositionIds | None) -> Int[Tensor, "*rows pos"]:
-        """The row of the position table for each counted position. Raises ConfigError where they are not known."""
+        """The row of the position table for each counted position. Raises ConfigError for missing position ids."""
         if self.cfg.positions not in BY_DIGIT:
             return counted
         ids = self.position_ids if ids is None else ids

@@ -1,4 +1,4 @@
-"""Running a model on tokens: what every subject can do before anybody asks what the tokens mean."""
+"""Running a model on tokens: the part of a subject that needs no tokenizer and no task."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ Mask = Bool[Tensor, "batch key"] | None
 
 
 class Runner:
-    """A model that is run, recorded and edited, and never changed by it."""
+    """Runs a model, with recorded sites and edits. The model is never changed."""
 
     def __init__(self, name: str, model: Transformer) -> None:
         self.name, self.model = name, model.eval().requires_grad_(False)
@@ -41,12 +41,12 @@ class Runner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The float type it computes in."""
+        """The float type of the weights."""
         return self.model.embed.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the weights."""
         return self.model.embed.weight.device
 
     @torch.no_grad()
@@ -59,20 +59,20 @@ class Runner:
         at: slice = slice(None),
         attention_mask: Mask = None,
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
-        """Run the model once: logits, the recorded activations, and the edits made on the way.
+        """Run the model once, with edits, and return logits and recorded activations.
 
         Args:
             tokens: token ids [batch pos].
-            record: sites whose activations are kept, under any of their names.
-            edits: interventions, made in this order.
-            at: positions whose logits are wanted; the others are not unembedded.
-            attention_mask: [batch pos], false at padding: no query attends there, and positions are counted from the
+            record: sites to record, under any of their names.
+            edits: interventions, applied in this order.
+            at: positions at which logits are computed.
+            attention_mask: [batch pos], false at padding: no query attends to it, and positions are counted from the
                 first token that is not padding.
         Returns:
             Logits at the positions `at`, and the recorded activations after the edits.
         Raises:
-            UnknownNameError: for a site that the model has not.
-            EditError: for an edit that cannot be made.
+            UnknownNameError: for an unknown site.
+            EditError: for an edit that cannot be applied.
             VocabularyError: for tokens outside the vocabulary or the context.
 
         Example:
@@ -99,21 +99,21 @@ class Runner:
         reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
         incremental: bool = True,
     ) -> Tensor:
-        """Run the model once for each edit, that edit alone made in it: a sweep of patches or ablations.
+        """Run the model once per edit, with that edit alone: a sweep of patches or ablations.
 
         Args:
             tokens: token ids [batch pos].
             edits: one run each.
-            at: positions whose logits are wanted.
-            among: the logits of these tokens only; None: of all.
-            reduce: makes of the logits of some edits what is kept of them [edit ...], so that the logits of all never
-                exist at once.
+            at: positions at which logits are computed.
+            among: tokens whose logits are computed; None: all.
+            reduce: a function of the logits of some edits that returns what is kept [edit ...], so that the logits of
+                all edits are never in memory at once.
             incremental: compute only what an edit can change; false runs the whole model for each edit, the reference
-                that the other way is tested against.
+                in tests.
         Returns:
-            Logits [edit batch read d_vocab], or what `reduce` made of them.
+            Logits [edit batch read d_vocab], or what `reduce` returns for them.
         Raises:
-            EditError: for no edits, and for one that cannot be made.
+            EditError: for no edits, and for one that cannot be applied.
 
         Example:
             >>> import algoscope as ag
@@ -141,7 +141,7 @@ class Runner:
 
         Args:
             tokens: token ids [batch pos].
-            names_filter: which sites to keep, by full name (`blocks.0.attn.hook_z`); None: all.
+            names_filter: which sites to record, by full name (`blocks.0.attn.hook_z`); None: all.
         Returns:
             Logits at every position, and the activations.
 
@@ -161,7 +161,7 @@ class Runner:
 
     @torch.no_grad()
     def unembed(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits as if this residual stream were the last: final norm, then unembedding. What the logit lens reads.
+        """Logits of a residual stream: final norm, then unembedding, as in the logit lens.
 
         Example:
             >>> import algoscope as ag
@@ -180,8 +180,8 @@ class Runner:
 
         Args:
             prompts: token ids, shorter ones padded on the left (`pad`).
-            n_new: how many tokens.
-            use_cache: keep keys and values of what was read; false computes every position anew, to the same end.
+            n_new: number of tokens.
+            use_cache: use a key-value cache; false recomputes every position, with the same result.
             attention_mask: false at padding.
         Raises:
             VocabularyError: for more tokens than the context holds.
@@ -209,11 +209,11 @@ class Runner:
         return tokens[:, prompts.shape[1] :]
 
     def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
-        """W_E, one row a token."""
+        """W_E, one row per token."""
         return self.model.embed.weight.detach()
 
     def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
-        """W_pos, one row a position; None where positions are not learned vectors."""
+        """W_pos, one row per position; None where position embeddings are not learned."""
         return None if self.model.W_pos is None else self.model.W_pos.detach()
 
     def _operations(self, tokens: Tokens) -> float:

@@ -1,4 +1,4 @@
-"""Recorded activations, under every name that people type."""
+"""Recorded activations, accessible under every name of their sites."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,10 +16,10 @@ class ActivationCache(Mapping[Key, Tensor]):
         self._values, self._sites = dict(values), sites
 
     def __getitem__(self, key: Key) -> Tensor:
-        """Raises UnknownNameError for a name that the model has not, or whose value was not recorded."""
+        """Raises UnknownNameError for an unknown site, and for one that was not recorded."""
         site = find_site(key, self._sites)
         if site not in self._values:
-            raise UnknownNameError("recorded site", site.name, [kept.name for kept in self._values])
+            raise UnknownNameError("recorded site", site.name, [recorded.name for recorded in self._values])
         return self._values[site]
 
     def __iter__(self) -> Iterator[str]:
@@ -30,7 +30,7 @@ class ActivationCache(Mapping[Key, Tensor]):
 
 
 class Recorder(Tap):
-    """A listener that keeps what passes at some sites."""
+    """A tap that records the activations at some sites."""
 
     def __init__(self, sites: frozenset[Site]) -> None:
         self.sites = sites

@@ -1,14 +1,13 @@
-"""Edits: what replaces an activation while a model runs. Frozen values; the model itself is never changed.
+"""Edits: interventions on activations during a run. They are frozen values; the model itself is never changed.
 
     subject.run(tokens, edits=[Zero(("z", 0), head=0), Patch(("resid_mid", 1), clean_value, pos=7)])
 
-Every edit names a site and may be limited to positions, keys, heads or units of it; without a limit it covers the site.
-Edits at one site compose in the order given. Which one to use:
+Every edit names a site, and may be limited to some positions, keys, heads or units. Edits at one site compose in the
+given order. Which one to use:
 
-- *Does the model need this part?* `Zero` is the simplest ablation, but zero may be a value that the model never sees;
-  `Mean` keeps what is the same on all inputs; `Resample` keeps the distribution and breaks only the dependence on the
-  input.
-- *Does this part carry the information?* `Patch` puts in the value from another run (activation patching); `Rotate`
+- *Does the model need this component?* `Zero` is the simplest ablation, but zero may be out of distribution; `Mean`
+  keeps what is constant over inputs; `Resample` keeps the distribution and removes only the dependence on the input.
+- *Does this site carry the information?* `Patch` inserts the activation of another run (activation patching); `Rotate`
   does so within a subspace only.
 - *Does this direction steer the model?* `Add` adds it.
 """
@@ -35,11 +34,11 @@ class Edit(ABC):
     """One change at one site. The limits are indices or tuples of them; negative ones count from the end.
 
     Args:
-        site: where, under any name: `("z", 0)`, `"blocks.0.attn.hook_z"`.
-        pos: positions that are changed (in scores and patterns: of the query); None: all.
-        key: key positions that are changed, in scores and patterns; None: all.
-        head: heads that are changed; None: all.
-        unit: entries of the last axis that are changed: neurons, or coordinates of a vector; None: all.
+        site: a site, under any of its names: `("z", 0)`, `"blocks.0.attn.hook_z"`.
+        pos: positions to change (query positions in scores and patterns); None: all.
+        key: key positions to change, in scores and patterns; None: all.
+        head: heads to change; None: all.
+        unit: entries of the last axis to change: neurons, or coordinates of a vector; None: all.
     """
 
     site: Key
@@ -58,17 +57,17 @@ class Edit(ABC):
 
     @abstractmethod
     def new(self, old: Value) -> Value:
-        """What the site would hold if the edit covered it; may broadcast against `old`."""
+        """The new value of the whole site; may broadcast against `old`."""
 
     def apply(self, old: Value, kind: str) -> Value:
-        """`old` with the edit made. Raises EditError for a limit that the site has not, an index outside it, and a
-        value of the wrong shape. A score that the causal mask hides stays hidden.
+        """`old` with the edit applied. Raises EditError for a limit without a matching axis, an index out of range, and
+        a value of the wrong shape. Scores masked by the causal mask stay masked.
         """
         self.check(old.shape, kind)
         return self.write(old.clone(), kind)
 
     def write(self, value: Value, kind: str) -> Value:
-        """The edit made in place: `apply` for a value that nobody else holds, at a site that was checked."""
+        """Apply the edit in place, without checks: for a value with no other references."""
         where = self.where(value.shape, kind)
         new = self.new(value).to(value.dtype).expand_as(value)
         if kind == "attn_scores":
@@ -77,7 +76,7 @@ class Edit(ABC):
         return value
 
     def where(self, shape: Sequence[int], kind: str) -> tuple[slice | Int[Tensor, "..."], ...]:
-        """The index of what the edit covers at a site of this shape; lists of indices mean all their combinations."""
+        """The index of the edited entries at a site of this shape; lists of indices select their outer product."""
         axes = KINDS[kind].axes
         where: list[slice | Int[Tensor, "..."]] = [slice(None)] * len(shape)
         lists: dict[int, tuple[int, ...]] = {}
@@ -87,11 +86,11 @@ class Edit(ABC):
                 continue
             axis = next((axes.index(name) for name in names if name in axes), None)
             if axis is None:
-                raise EditError(f"{self._said()}: the site has no axis for {limit}={chosen}; its axes are {axes}")
+                raise EditError(f"{self._label()}: the site has no axis for {limit}={chosen}; its axes are {axes}")
             size = shape[axis]
             outside = [i for i in ((chosen,) if isinstance(chosen, int) else chosen) if not -size <= i < size]
             if outside:
-                raise EditError(f"{self._said()}: {limit} {outside[0]} is outside the {size} that the site has")
+                raise EditError(f"{self._label()}: {limit} {outside[0]} is out of range, the site has {size}")
             if isinstance(chosen, int):
                 where[axis] = slice(chosen % size, chosen % size + 1)
             else:
@@ -101,15 +100,15 @@ class Edit(ABC):
         return tuple(where)
 
     def check(self, shape: Sequence[int], kind: str) -> None:
-        """Raises what `apply` would raise at a site of this shape, without a value."""
+        """Raises the errors of `apply` for a site of this shape."""
         self.where(shape, kind)
 
     def _fit(self, new: Sequence[int], old: Sequence[int]) -> None:
         fits = len(new) <= len(old) and all(n in (1, o) for n, o in zip(reversed(new), reversed(old), strict=False))
         if not fits:
-            raise EditError(f"{self._said()}: a value of shape {tuple(new)} does not fit {tuple(old)}")
+            raise EditError(f"{self._label()}: a value of shape {tuple(new)} does not fit {tuple(old)}")
 
-    def _said(self) -> str:
+    def _label(self) -> str:
         return f"{type(self).__name__} at {self.site}"
 
 
@@ -117,9 +116,9 @@ class Edit(ABC):
 class Zero(Edit):
     """Zero ablation: the activation becomes zero.
 
-    It needs no reference inputs, so it is the quickest way to ask whether a part matters. Zero is often a value that
-    the model never computes (a head's output has a mean; a pattern of zeros attends to nothing), and what is lost then
-    says as much about that as about the part: where it decides a claim, compare `Mean` and `Resample`.
+    It needs no reference inputs, so it is the quickest test of whether a component matters. But zero is often out of
+    distribution (a head's output has a nonzero mean; a pattern of zeros attends to nothing), and then the effect is
+    partly that of the unusual value. Where a claim depends on it, compare `Mean` and `Resample`.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
@@ -140,15 +139,14 @@ class Zero(Edit):
 class Patch(Edit):
     """Activation patching: the site's activation from another run, or any other value.
 
-    Run the model on a second input, record a site, and put the value in: if the answer changes to that of the second
-    input, what tells the two inputs apart passes through this site. With a value of your own it is the general edit:
-    the others are cases of it whose value is computed.
+    Run the model on a second input, record a site, and patch the recorded value: if the answer changes to that of the
+    second input, the site carries the information in which the inputs differ. Any other value may be given too; the
+    other edits are special cases with a computed value.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
-        value: broadcasts against the site's activation, [batch pos ...] or [d_model]; only what the limits cover is
-        used,
-            so a value recorded over all positions needs no cutting.
+        value: the new activation [batch pos ...] or [d_model], which broadcasts; only entries within the limits are
+            used, so a value recorded at all positions can be given unchanged.
     Raises:
         EditError: when run, for a value that does not fit the site.
     Source:
@@ -175,7 +173,7 @@ class Patch(Edit):
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        """What has to fit the site."""
+        """The shape that must fit the site."""
         return tuple(self.value.shape)
 
 
@@ -183,9 +181,8 @@ class Patch(Edit):
 class Mean(Patch):
     """Mean ablation: the mean over reference inputs, position by position.
 
-    What the part does on every input alike stays; what depends on the input is gone. It stays closer to what the model
-    computes than `Zero`, but a mean of many different activations may itself be one that never occurs: `Resample` does
-    not have this fault.
+    It keeps the constant part of the activation and removes what depends on the input. It is closer to the distribution
+    than `Zero`, but the mean of many different activations may itself never occur; `Resample` avoids this.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
@@ -213,14 +210,14 @@ class Mean(Patch):
 class Resample(Patch):
     """Resample ablation: each input gets the activation of another one, drawn at random.
 
-    Every value put in is one that the model computes, so nothing leaves its distribution; only the dependence on the
-    input is broken. That makes it the strictest of the three ablations, and a noisy one: use many inputs. An input may
-    draw itself; the lens `ablate` draws so that none does.
+    Every replacement is an activation that the model computes, so it stays in distribution; only the dependence on the
+    input is removed. This makes it the strictest of the three ablations, but a noisy one: use many inputs. An input may
+    get its own activation; the lens `ablate` avoids this.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
         value: the site's activation on as many inputs as the run has [batch pos ...].
-        seed: of the order in which its rows are put in.
+        seed: of the random order of its rows.
     Source:
         Chan et al., Causal Scrubbing, 2022
 
@@ -245,13 +242,13 @@ class Resample(Patch):
 class Add(Patch):
     """Steering: a direction times a scale, added to the activation.
 
-    What is there stays, so the model goes on computing with it: use this to test whether a direction means what you
-    think, by pushing along it and watching the logits. `scale` -1 takes a known contribution out.
+    The original activation is kept. Use this to test the meaning of a direction: add it and observe the logits. With
+    `scale` -1 it subtracts a known contribution.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
-        value: what is added, [d_model] or anything that broadcasts against the activation.
-        scale: how many times.
+        value: the direction, [d_model] or anything that broadcasts against the activation.
+        scale: its factor.
 
     Example:
         >>> import algoscope as ag
@@ -270,15 +267,15 @@ class Add(Patch):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rotate(Patch):
-    """Interchange within a subspace: there the component of another run's activation, elsewhere what was there.
+    """Interchange within a subspace: the component in the subspace comes from another run, the rest is kept.
 
-    `Patch` exchanges whole activations; if a variable of an algorithm is spread over several neurons, or shares them
-    with others, only a rotation tells it apart. If the answer changes as the variable says, the subspace holds it.
+    `Patch` replaces whole activations. A variable of an algorithm that is distributed over neurons, or shares them with
+    other variables, needs a subspace. If the answer changes as the variable predicts, the subspace represents it.
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
         value: the other run's activation [batch pos d_model]; broadcasts.
-        basis: the subspace, by orthonormal columns [d_model rank].
+        basis: orthonormal columns that span the subspace [d_model rank].
     Raises:
         EditError: when run, for a basis or a value that does not fit the site.
     Source:
@@ -303,18 +300,18 @@ class Rotate(Patch):
     def check(self, shape: Sequence[int], kind: str) -> None:
         super().check(shape, kind)
         if len(self.basis) != shape[-1]:
-            raise EditError(f"{self._said()}: a basis of {len(self.basis)} rows does not fit {shape[-1]} units")
+            raise EditError(f"{self._label()}: a basis of {len(self.basis)} rows does not fit {shape[-1]} units")
 
 
 def some(edits: Sequence[Edit]) -> Sequence[Edit]:
-    """The edits. Raises EditError where there are none, which would leave nothing to run."""
+    """The edits. Raises EditError for an empty sequence, which would give no run."""
     if not edits:
-        raise EditError("no edits: run_each makes one run for each edit, so give one or more (run makes one without)")
+        raise EditError("no edits: run_each makes one run per edit, so give at least one (run needs none)")
     return edits
 
 
 class Editor(Recorder):
-    """A listener that makes edits, and keeps what then passes at some sites."""
+    """A tap that applies edits, and records the resulting activations at some sites."""
 
     def __init__(self, edits: Sequence[tuple[Site, Edit]], sites: frozenset[Site] = frozenset()) -> None:
         super().__init__(sites)

@@ -1,4 +1,4 @@
-"""Models of ours as files of other tools."""
+"""Export of models to the formats of other tools."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ FORMATS = Table(
         "huggingface": Entry(
             "algoscope.formats.huggingface:model_to_files", "a folder that AutoModelForCausalLM.from_pretrained loads"
         ),
-        "onnx": Entry("algoscope.formats.onnx:model_to_files", "FILE.onnx, a graph with values named as sites"),
+        "onnx": Entry("algoscope.formats.onnx:model_to_files", "FILE.onnx, a graph whose values are named after sites"),
     },
 )
 ENDINGS = {"transformerlens": ".safetensors", "huggingface": "", "onnx": ".onnx"}
@@ -37,9 +37,9 @@ def export(
     naming: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> tuple[Path, ...]:
-    """Write a model for another tool; its logits there are the same.
+    """Export a model to the format of another tool, with the same logits.
 
-    The files carry the subject's name, its weights' hash, and its task with the task's vocabulary.
+    The metadata has the subject's name, the hash of its weights, its task and its vocabulary.
 
     Args:
         subject: a model, by name or opened.
@@ -51,9 +51,9 @@ def export(
     Returns:
         The files that were written.
     Raises:
-        UnknownNameError: for a format or naming that there is not.
-        SubjectError: for a model that the format cannot express (the reason is named), for another ending, and for a
-            package that is missing.
+        UnknownNameError: for an unknown format or naming.
+        SubjectError: for a model that the format does not support (with the reason), for another file ending, and for a
+            missing package.
         RunFolderError: for a file that cannot be written.
 
     Example:
@@ -84,7 +84,7 @@ def export(
 
 
 def _facts(subject: Subject) -> dict[str, str]:
-    """What the files say about where they come from; every value is text."""
+    """Metadata of exported files; every value is text."""
     facts = {"subject": subject.name, "weights_sha256": subject.weights_sha256}
     if subject.has_task:
         facts["task"] = subject.task.model_dump_json()

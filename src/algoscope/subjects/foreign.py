@@ -1,4 +1,4 @@
-"""Weights of other tools: `foreign:PATH` opens them, `import_weights` makes a run folder of them."""
+"""Weights of other tools: `foreign:PATH` opens them, `import_weights` writes a run folder."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.table import TASKS
 
-N_ANSWERED = 2_000  # inputs that an imported model answers at once, to show whether it was read correctly
+N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show whether it was read correctly
 
 
 def import_weights(
@@ -35,29 +35,29 @@ def import_weights(
     name: str | None = None,
     runs_dir: str | Path | None = None,
 ) -> Run:
-    """Make a run of the weights in a file that another tool has written.
+    """Import weights that another tool has written, as a run.
 
-    The run is finished, and its only checkpoint is step 1. Its summary's `imported` says how each fact about the model
-    was found (shown by the weights, stated beside them, or assumed) and what was left out of the file; `test_accuracy`
-    and `loss` are those of up to 2,000 of the task's inputs.
+    The run is finished, and its only checkpoint is step 1. `imported` in its summary says how each field of the config
+    was inferred (from the weights, from a config file, or assumed) and which tensors were left out; `test_accuracy` and
+    `loss` are computed on up to 2,000 inputs of the task.
 
     Args:
-        path: a file of safetensors, or of `torch.save` with tensors alone; a config of TransformerLens may be in it or
-            beside it, as JSON.
-        task: the name of the task that the model was made for.
-        settings: the task's fields (`{"p": 59, "form": "ab"}`) and fields of the model's config (`model.n_heads`),
-            which win over what is inferred.
-        layout: a layout by name, where names and shapes do not decide it.
-        act: the activation, where no config states it.
-        causal: whether the model has a causal mask, where no config states it.
+        path: a safetensors file, or a file of `torch.save` with tensors only; a TransformerLens config may be in it, or
+            in a JSON file of the same name.
+        task: the name of the task that the model was trained on.
+        settings: fields of the task (`{"p": 59, "form": "ab"}`) and of the model's config (`model.n_heads`), which
+            override inferred ones.
+        layout: the name of the layout, where names and shapes are ambiguous.
+        act: the activation function, where no config has it.
+        causal: whether the model has a causal mask, where no config says so.
         name: the name of the run; by default that of the file.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
     Returns:
         The run.
     Raises:
-        UnknownNameError: for a task, layout or field that there is not.
-        ConfigError: for a value that a field cannot take.
-        CheckpointError: for a file that cannot be read, or whose weights are no model of ours.
+        UnknownNameError: for an unknown task, layout or field.
+        ConfigError: for an illegal value.
+        CheckpointError: for a file that cannot be read, or whose weights do not fit our transformer.
         TaskMismatchError: for a model that the task does not fit.
         RunFolderError: for a run that exists.
 
@@ -97,7 +97,7 @@ def import_weights(
 def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     """A model from `PATH?task=T&FIELD=VALUE...`, percent-encoded where a value has `&`, `=` or `%`.
 
-    Beside the fields that `import_weights` takes as settings there are `layout`, `act` and `causal` (true or false).
+    Fields are the settings of `import_weights`, and `layout`, `act` and `causal` (true or false).
     Raises SubjectError without a task, and what `file_to_model` raises.
     """
     path, _, query = rest.partition("?")
@@ -105,12 +105,12 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     task = fields.pop("task", None)
     if task is None:
         raise SubjectError(
-            f"{name!r} does not say which task the model was made for: write {name}{'&' if query else '?'}task=modular "
+            f"{name!r} does not name the task of the model: write {name}{'&' if query else '?'}task=modular "
             f"(known: {', '.join(TASKS)}), and the task's fields after it, such as &p=113&form=ab%3D"
         )
     causal = fields.pop("causal", None)
     if causal not in (None, "true", "false"):
-        raise SubjectError(f"{name!r}: causal is true or false, not {causal!r}")
+        raise SubjectError(f"{name!r}: causal must be true or false, not {causal!r}")
     layout, act = fields.pop("layout", None), fields.pop("act", None)
     masked = None if causal is None else causal == "true"
     imported = file_to_model(Path(path), task, fields, layout, act, masked)
@@ -123,5 +123,5 @@ def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
     task = config.task
     tokens = all_or_sample(task, N_ANSWERED, torch.Generator().manual_seed(0))
     at = task.answer_slice
-    loss, accuracy = evaluate(task, tokens, lambda some: shared_logits(model, some[:, :-1], at), at, config.train)
+    loss, accuracy = evaluate(task, tokens, lambda batch: shared_logits(model, batch[:, :-1], at), at, config.train)
     return {"loss": loss, "test_accuracy": accuracy}

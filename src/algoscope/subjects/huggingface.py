@@ -1,7 +1,7 @@
-"""Models of Hugging Face in our own architecture, so that every site, edit and sweep works on them.
+"""Hugging Face models converted to our transformer, so that every site, edit and sweep works on them.
 
-The library reads the folder (shards, tied weights, tokenizer); the weights then take the names of our transformer.
-Nothing is folded, centred or rounded: in float32 the logits are those of `transformers` to rounding.
+The library reads the folder (shards, tied weights, tokenizer); the weights are then renamed to those of our
+transformer. Nothing is folded or centred: in float32 the logits equal those of `transformers` up to rounding.
 """
 
 import os
@@ -27,13 +27,13 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu",
     "swish": "silu",
 }  # fmt: skip
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's own, for staying off the network
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the text
+ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the input
 
 
 def open_hf(name: str, rest: str, directory: Path, device: str) -> Subject:
-    """A causal model of a supported family, in float32. Raises SubjectError where it is not there or not supported,
+    """A causal model of a supported family, in float32. Raises SubjectError where it is missing or not supported,
     CheckpointError where its weights are damaged or incomplete.
     """
     with _quiet():
@@ -76,7 +76,7 @@ def convert(source: Any) -> Transformer:
 
 
 class TokenizerText(Text):
-    """A tokenizer of Hugging Face."""
+    """A Hugging Face tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -113,7 +113,7 @@ def _gpt2_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
             for kind in ("weight", "bias"):
                 ours[f"{here}.{new}.{kind}"] = state[f"{there}.{old}.{kind}"].movedim(
                     0, -1
-                )  # its matrices stand [in, out]
+                )  # its matrices are [in, out]
         for kind in ("weight", "bias"):
             joined = state[f"{there}.attn.c_attn.{kind}"].movedim(0, -1)
             for name, value in zip("qkv", joined.chunk(3), strict=True):
@@ -195,18 +195,18 @@ def _renamed(state: Weights, there: str, here: str, parts: Mapping[str, str]) ->
 
 
 def _rotary(source: Any) -> dict[str, Any]:
-    """Rotary positions as the library has worked them out from the config, scaling included."""
+    """Rotary frequencies as the library computes them from the config, including scaling."""
     rope = getattr(source.config, "rope_parameters", None)
     if rope is None:
         return {}
     kind = rope.get("rope_type", "default")
     if kind not in ROTARY:
         raise SubjectError(f"rotary positions of the kind {kind!r} are not supported; supported: {', '.join(ROTARY)}")
-    turning = source.base_model.rotary_emb
-    fields = {"positions": "rotary", "rotary_base": rope["rope_theta"], "rotary_dim": 2 * len(turning.inv_freq)}
+    rotary = source.base_model.rotary_emb
+    fields = {"positions": "rotary", "rotary_base": rope["rope_theta"], "rotary_dim": 2 * len(rotary.inv_freq)}
     if kind != "default":
-        fields["rotary_frequencies"] = tuple(turning.inv_freq.tolist())
-        fields["rotary_magnitude"] = float(turning.attention_scaling)
+        fields["rotary_frequencies"] = tuple(rotary.inv_freq.tolist())
+        fields["rotary_magnitude"] = float(rotary.attention_scaling)
     return fields
 
 
@@ -226,7 +226,7 @@ def _refuse(config: PretrainedConfig, **needed: bool) -> None:
 
 
 def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
-    """The config, and whether the network stays out of it: a folder or the local cache first."""
+    """The config, and whether it was loaded offline: from a folder or the local cache, which are tried first."""
     forbidden = any(os.environ.get(switch, "0").lower() in ("1", "true", "yes", "on") for switch in SWITCHES)
     attempts = [True] if Path(rest).exists() or rest.startswith((".", "/", "~")) or forbidden else [True, False]
     for offline in attempts:
@@ -237,13 +237,13 @@ def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
         except (ValueError, KeyError) as error:
             raise SubjectError(f"{name}: its config cannot be read: {_first_line(error)}") from error
     here = Path(rest).exists()
-    reason = "it holds no config.json" if here else "there is no such folder, and nothing in the local cache"
+    reason = "it has no config.json" if here else "there is no such folder, and nothing in the local cache"
     raise SubjectError(f"no model at {name}: {reason}; give the folder that `save_pretrained` wrote") from last
 
 
 def _find_tokenizer(rest: str, config: PretrainedConfig, offline: bool) -> Text:
     if Path(rest).is_dir() and not any((Path(rest) / file).is_file() for file in TOKENIZER_FILES):
-        return Numbers(config.vocab_size)  # the library would make up an empty one
+        return Numbers(config.vocab_size)  # the library would create an empty one
     try:
         return TokenizerText(AutoTokenizer.from_pretrained(rest, local_files_only=offline))
     except (OSError, ValueError, KeyError, ImportError):
@@ -256,7 +256,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The library's own bars and warnings are kept off the terminal, and its settings put back."""
+    """Silence progress bars and warnings of the library, and restore its settings."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

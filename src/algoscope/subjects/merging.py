@@ -1,4 +1,4 @@
-"""Runs whose matrices are products or sums, written as runs whose matrices are whole."""
+"""Merging: a run with low-rank updates or factors, written as a run with full matrices."""
 
 from pathlib import Path
 
@@ -13,12 +13,11 @@ from algoscope.subjects.subject import Subject
 
 
 def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: str | Path | None = None) -> Run:
-    """Make a run of the same model in plain matrices, its low-rank updates added and its factors multiplied.
+    """Make a run of the same model with full matrices: low-rank updates added, factors multiplied.
 
-    W0 + (alpha / rank) B A for each update, A B for each pair of factors. The new run is finished, its only checkpoint
-    is step 1, and the runs it comes from stay as they are. The logits are the same up to rounding. The summary's
-    `merged` says from which weights it was made; its `test_accuracy` and `loss` are those of up to 2,000 of the task's
-    inputs.
+    An update becomes W0 + (alpha / rank) B A, a pair of factors A B. The new run is finished, its only checkpoint is
+    step 1; the original runs are unchanged. The logits are the same up to rounding. `merged` in its summary names the
+    original weights; its `test_accuracy` and `loss` are computed on up to 2,000 inputs of the task.
 
     Args:
         subject: a run, by name or opened.
@@ -27,7 +26,7 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
     Returns:
         The new run.
     Raises:
-        SubjectError: for a subject that is no run, or has nothing to merge.
+        SubjectError: for a subject that is not a run, or has nothing to merge.
         RunFolderError: for a run that exists.
 
     Example:
@@ -40,10 +39,10 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
     opened = open_subject(subject, runs_dir=runs_dir)
     origin = opened.origin
     if origin is None:
-        raise SubjectError(f"{opened.name} is no run: merge takes one, such as run:sub3_lora-s0")
+        raise SubjectError(f"{opened.name} is not a run: merge takes a run, such as run:sub3_lora-s0")
     plain = whole(opened.model)
     if plain is opened.model:
-        raise SubjectError(f"{opened.name} has no updates and no factors to merge: its matrices are whole")
+        raise SubjectError(f"{opened.name} has nothing to merge: it has neither low-rank updates nor factors")
     config = origin.config.model_copy(update={"recipe": "merged", "model": plain.cfg, "start": None})
     run = Run.create(runs_directory(runs_dir) / (name or f"{origin.name}-merged"), config)
     weights = plain.state_dict()

@@ -14,24 +14,23 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
 
     - `run:NAME`, `run:NAME@STEP` or `run:PATH`: a run folder, at its newest or a given checkpoint;
     - `planted:NAME`: a model whose weights are set by hand and whose mechanism is known;
-    - `hf:ID_OR_PATH`: a model of Hugging Face, from a folder, the local cache or, where its settings allow, the
-    network;
-    - `file:PATH.safetensors`: weights with their config beside them;
+    - `hf:ID_OR_PATH`: a Hugging Face model, from a folder, the local cache or, unless offline mode is set, the network;
+    - `file:PATH.safetensors`: weights with a config file in the same folder;
     - `foreign:PATH?task=T`: weights of another tool.
 
-    After the name of a run or file, `?FIELD=VALUE` asks the same weights the task with other fields.
+    After the name of a run or file, `?FIELD=VALUE` changes a field of its task, for the same weights.
 
     Args:
-        name: one of these, or a `Run`; a subject is given back as it is.
-        runs_dir: where runs are looked for; None: `$ALGOSCOPE_RUNS`, else `runs`.
-        device: where it computes, as PyTorch names devices.
+        name: one of these, or a `Run`; a subject is returned unchanged.
+        runs_dir: the folder of runs; None: `$ALGOSCOPE_RUNS`, else `runs`.
+        device: a PyTorch device, such as `cpu` or `cuda`.
     Returns:
         The model as a `Subject`.
     Raises:
-        RunFolderError: where there is no such run.
+        RunFolderError: for an unknown run.
         CheckpointError: for weights that are missing, truncated or do not fit.
-        UnknownNameError: for a planted model that there is not.
-        SubjectError: for another form, and for an architecture that is not supported.
+        UnknownNameError: for an unknown planted model.
+        SubjectError: for a name of another form, and for an unsupported architecture.
 
     Example:
         >>> import algoscope as ag

@@ -1,4 +1,4 @@
-"""Subjects whose weights are set by hand."""
+"""Planted models as subjects."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from algoscope.subjects.text import Letters
 
 
 def open_planted(name: str, rest: str, directory: Path, device: str) -> Subject:
-    """A planted model by name. Raises UnknownNameError for one that there is not."""
+    """A planted model by name. Raises UnknownNameError for an unknown one."""
     return subject_of(PLANTED.load(rest)(), name, device)
 
 
 def subject_of(planted: Planted, name: str, device: str = "cpu") -> Subject:
-    """A planted model, or a shuffled copy of one, under a lens."""
+    """The subject of a planted model, or of a shuffled copy of one."""
     text = None if planted.task else Letters(planted.vocabulary)
     return Subject(name, planted.model.to(device), planted.task, text=text)

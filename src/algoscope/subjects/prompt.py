@@ -1,4 +1,4 @@
-"""A prompt, laid out once: what a lens looks at when it is given a text."""
+"""A prompt: the tokens that a lens runs on for a given text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ from torch import Tensor
 
 
 def labels_of(words: Sequence[str]) -> tuple[str, ...]:
-    """What axes of figures say of a sequence of tokens: `token_position`."""
+    """Labels of positions for the axes of figures: `token_position`."""
     return tuple(f"{word}_{i}" for i, word in enumerate(words))
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One text as a model reads it (`Subject.lay_out`).
+    """The input of a model for one text (`Subject.lay_out`).
 
-    With a task, the model reads the prompt that the text means and then its own greedy answer, but for the last token
-    of that, which is never read. Without one it reads the text, and there is no answer that is right.
+    With a task it is the prompt followed by the model's greedy answer, without the last token, which no prediction
+    depends on. Without a task it is the text, and there is no right answer.
     """
 
-    text: str  # as it was typed
-    tokens: Int[Tensor, "1 pos"]  # what the model reads
+    text: str  # as typed by the user
+    tokens: Int[Tensor, "1 pos"]  # the input of the model
     words: tuple[str, ...]  # the text of each token
     first_answer: int  # the position that predicts the first answer token; of free text the last one
     answer: tuple[int, ...] | None  # the model's own greedy answer, to the end of the sequence; None for free text
-    right: tuple[int, ...] | None  # the right answer, as long; None for free text
+    right: tuple[int, ...] | None  # the right answer, of the same length; None for free text
     got: str | None  # the model's answer as text, up to the end-of-sequence; None for free text
     expected: str | None  # the right answer as text; None for free text
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What axes of figures say: `token_position`."""
+        """Labels of positions for the axes of figures: `token_position`."""
         return labels_of(self.words)
 
     @property

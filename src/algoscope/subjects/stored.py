@@ -1,6 +1,6 @@
-"""Subjects from our own files: run folders, and weights with a config beside them.
+"""Subjects from our own files: run folders, and weights with a config file.
 
-`?FIELD=VALUE&...` after the name asks the same weights another question: the task with these fields changed.
+`?FIELD=VALUE&...` after the name changes fields of the task, for the same weights.
 """
 
 from pathlib import Path
@@ -14,9 +14,9 @@ from algoscope.tasks.base import Task
 
 
 def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
-    """A run by name or path, at its newest or a given checkpoint, asked its own task or another.
+    """A run by name or path, at its newest or a given checkpoint, with its task or a changed one.
 
-    Asked another task, it has no `origin`: what the run folder keeps is about its own.
+    With a changed task it has no `origin`, because findings in the run folder are about the run's task.
     """
     rest, _, query = rest.partition("?")
     where, _, step = rest.partition("@")
@@ -31,11 +31,11 @@ def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
 
 
 def _note(config: RunConfig, task: Task) -> str:
-    """What was not trained, where the task is another than the config's."""
+    """A note on what was not trained, where the task differs from that of the config."""
     if task == config.task:
         return ""
-    asked = [f"{field}={value}" for field, value in task.model_dump().items() if getattr(config.task, field) != value]
-    note = f"asked with {', '.join(asked)}"
+    changed = [f"{field}={value}" for field, value in task.model_dump().items() if getattr(config.task, field) != value]
+    note = f"evaluated with {', '.join(changed)}"
     if not _is_trained(config, task):
         note += ", which it was not trained on"
     if config.model.positions == "learned" and task.n_ctx > config.task.n_ctx:
@@ -44,7 +44,7 @@ def _note(config: RunConfig, task: Task) -> str:
 
 
 def _is_trained(config: RunConfig, task: Task) -> bool:
-    """Is the task the config's own, or of one of the widths that its batches have?"""
+    """Whether the task is that of the config, possibly at another width of its training batches."""
     shortest, width, longest = config.data.shortest, task.width, config.task.width
     if shortest is None or width is None or longest is None:
         return task == config.task
@@ -52,24 +52,25 @@ def _is_trained(config: RunConfig, task: Task) -> bool:
 
 
 def _task(name: str, config: RunConfig, query: str) -> Task:
-    """The config's task with the fields of a query changed. Raises TaskMismatchError where its tokens are others."""
+    """The config's task with the fields of a query changed. Raises TaskMismatchError where the vocabulary differs."""
     fields = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&")) if key}
     task = changed_task(config.task, fields)
     if task.vocabulary != config.task.vocabulary:
-        raise TaskMismatchError(f"{name!r}: that task is written in other tokens than the model was trained on")
+        raise TaskMismatchError(f"{name!r}: the changed task has another vocabulary than the model was trained on")
     return task
 
 
 def open_file(name: str, rest: str, directory: Path, device: str) -> Subject:
-    """Weights in a safetensors file, with a run's config beside them."""
+    """Weights in a safetensors file, with the config of a run in the same folder."""
     rest, _, query = rest.partition("?")
     path = Path(rest)
     if path.suffix != ".safetensors":
         raise SubjectError(f"{name!r}: weights are read from .safetensors files only, never from a pickle")
     weights = read_tensors(path)
-    beside = [path.with_suffix(".json"), path.with_name("config.json")]
-    config_path = next((candidate for candidate in beside if candidate.is_file()), None)
+    candidates = [path.with_suffix(".json"), path.with_name("config.json")]
+    config_path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if config_path is None:
-        raise CheckpointError(f"no config beside {path}: expected {beside[0].name} or {beside[1].name}")
+        expected = f"{candidates[0].name} or {candidates[1].name} in the same folder"
+        raise CheckpointError(f"no config file for {path}: expected {expected}")
     config = read_config(config_path)
     return Subject(name, load_model(config, weights, path).to(device), _task(name, config, query))

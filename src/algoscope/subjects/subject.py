@@ -1,7 +1,6 @@
-"""The subject: a model under study, with the task it was made for or the text that it reads.
+"""The subject: a model under study, with its task or its tokenizer.
 
-One class for every model that can be opened: our runs, planted models, and the weights of another tool, all of them as
-our own transformer.
+There is one class for runs, planted models and models of other tools, all converted to our transformer.
 """
 
 import copy
@@ -26,25 +25,25 @@ from algoscope.subjects.prompt import Prompt, labels_of
 from algoscope.subjects.text import TaskText, Text, texts_of
 from algoscope.tasks.base import Task, Tokens
 
-FREE_TOKENS = 20  # how far a model of free text goes on when nobody says
+FREE_TOKENS = 20  # default number of tokens that a model of free text generates
 
 
 class Subject(Runner):
-    """A model under study: its shape, its task, and pure runs. Nothing that is asked of it changes it.
+    """A model under study, with its config, its task and its tokenizer. No method changes the model.
 
-    `algoscope.open` makes one of a name; every lens takes either. Tokens are whole numbers [batch pos], logits and
-    activations float tensors; sites have the names of TransformerLens.
+    `algoscope.open` opens one by name; every lens takes a name or a subject. Tokens are integers [batch pos], logits
+    and activations float tensors; sites have the names of TransformerLens.
 
     Args:
-        name: what findings about it say.
+        name: its name in findings.
         model: the transformer; its gradients are switched off.
-        task: the question that it was made for; None for a model of free text.
+        task: the task that it was trained on; None for a model of free text.
         origin: the run folder that it came from, where there is one.
-        text: how it reads and writes; None: in the task's vocabulary. A model without a task needs it.
+        text: its tokenizer; None: the vocabulary of the task. Required without a task.
 
     Attributes:
         cfg: the model's `ModelConfig`.
-        note: what whoever reads a verdict on it should know.
+        note: a caveat to show with verdicts about it.
 
     Example:
         >>> import algoscope as ag
@@ -61,7 +60,7 @@ class Subject(Runner):
         origin: Run | None = None,
         text: Text | None = None,
     ) -> None:
-        assert task is not None or text is not None, "a subject needs a task, or a text to read"
+        assert task is not None or text is not None, "a subject needs a task or a tokenizer"
         super().__init__(name, model if task is None else at_width_of(model, task))
         self._task, self.origin = task, origin
         self.text: Text = text or TaskText(self.task)
@@ -70,24 +69,24 @@ class Subject(Runner):
 
     @property
     def has_task(self) -> bool:
-        """Whether it was made for a task: if not, it reads free text, and no answer is right or wrong."""
+        """Whether it has a task; if not, it reads free text, and no answer is right or wrong."""
         return self._task is not None
 
     @property
     def task(self) -> Task:
-        """The question it was made for. Raises TaskMismatchError for a model of free text, which has none."""
+        """The task of the model. Raises TaskMismatchError for a model of free text, which has none."""
         if self._task is None:
             raise TaskMismatchError(
                 f"{self.name} reads free text and has no task, so no answer of it is right or wrong: "
-                "give a model of a task, such as run:NAME or planted:carry-adder"
+                "use a model with a task, such as run:NAME or planted:carry-adder"
             )
         return self._task
 
     @torch.no_grad()
     def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
-        """Logits at the task's answer positions of whole sequences, each seeing only what comes before it.
+        """Teacher-forced logits at the answer positions of whole sequences.
 
-        Neighbouring rows with a common prefix compute it once.
+        A prefix that neighbouring rows share is computed once.
 
         Args:
             tokens: whole sequences, prompt, right answer and end.
@@ -106,7 +105,7 @@ class Subject(Runner):
 
     @property
     def weights_sha256(self) -> str:
-        """Equal hashes, equal weights; computed again only where a weight has been written to."""
+        """SHA-256 of the weights; recomputed only after a weight was written to."""
         weights = self.model.state_dict()
         versions = tuple(weight._version for weight in weights.values())
         if self._hash is None or self._hash[0] != versions:
@@ -114,7 +113,7 @@ class Subject(Runner):
         return self._hash[1]
 
     def with_model(self, model: Transformer, name: str | None = None) -> "Subject":
-        """Another model under study instead of this one: same task, same text.
+        """A subject with another model and the same task and tokenizer.
 
         Example:
             >>> import algoscope as ag, copy
@@ -125,7 +124,7 @@ class Subject(Runner):
         return Subject(name or self.name, model, self._task, self.origin, self.text)
 
     def folded(self) -> tuple["Subject", tuple[str, ...]]:
-        """A copy with norms folded and weights centred, which predicts the same probabilities, and what was changed.
+        """A copy with norms folded and weights centred, which predicts the same probabilities, and a list of changes.
 
         Example:
             >>> import algoscope as ag
@@ -173,10 +172,10 @@ class Subject(Runner):
         Args:
             kind: the lens that made it.
             claim: what came out, in a sentence.
-            facts: the numbers that stand for themselves.
+            facts: the main numbers by name.
             panels: labelled arrays to draw.
             about: what was measured and how to read it, true of any model.
-            tables: the main result as rows.
+            tables: the main result as tables.
             provenance: what else it depends on, such as a seed.
 
         Example:
@@ -252,7 +251,7 @@ class Subject(Runner):
         return [self.text.token(i) for i in tokens.tolist()]
 
     def token_labels(self, tokens: Int[Tensor, "pos"]) -> tuple[str, ...]:
-        """What axes of figures say: `token_position`.
+        """Labels of positions for the axes of figures: `token_position`.
 
         Example:
             >>> import algoscope as ag
@@ -266,11 +265,11 @@ class Subject(Runner):
         """The model's continuation of a prompt by greedy decoding.
 
         Args:
-            text: with a task the prompt meant (`123+456`); else what the model goes on from.
-            n_new: how many tokens; None: of a task up to and with the end-of-sequence, of free text 20.
-            use_cache: keep keys and values of what was read; false computes every position anew, to the same end.
+            text: an input of the task (`123+456`); without a task, any text.
+            n_new: number of tokens; None: with a task up to and including the end-of-sequence, for free text 20.
+            use_cache: use a key-value cache; false recomputes every position, with the same result.
         Raises:
-            VocabularyError: for a text that is no prompt of the task, or that no tokens cover.
+            VocabularyError: for a text that is no input of the task, or that has characters outside the vocabulary.
 
         Example:
             >>> import algoscope as ag
@@ -282,7 +281,7 @@ class Subject(Runner):
     def generate_many(
         self, texts: str | Sequence[str], n_new: int | None = None, *, use_cache: bool = True
     ) -> list[str]:
-        """As `generate`, for prompts of any lengths in one batch.
+        """Like `generate`, for prompts of any lengths in one batch.
 
         Example:
             >>> import algoscope as ag
@@ -301,12 +300,12 @@ class Subject(Runner):
         return row[: row.index(end) + 1] if end in row else row
 
     def lay_out(self, text: str) -> Prompt:
-        """What a lens looks at when it is given a text: with a task the prompt meant and the model's own greedy answer.
+        """The tokens that a lens runs on for a text: with a task, the prompt followed by the model's greedy answer.
 
         Returns:
             The tokens, their labels, the position that predicts the first answer token, and both answers.
         Raises:
-            VocabularyError: for a text that is no prompt of the task, or that no tokens cover.
+            VocabularyError: for a text that is no input of the task, or that has characters outside the vocabulary.
 
         Example:
             >>> import algoscope as ag

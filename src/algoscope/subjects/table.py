@@ -1,4 +1,4 @@
-"""The ways to name a model: what stands before the colon, and who opens it."""
+"""The forms of model names: the prefix before the colon, and the function that opens it."""
 
 from algoscope.core.registry import Entry, Table
 

@@ -1,4 +1,4 @@
-"""How text becomes tokens and back: a task's vocabulary, single letters, numbers, or another tool's tokenizer."""
+"""Tokenizers: the vocabulary of a task, single letters, token numbers, or the tokenizer of another tool."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,28 +10,28 @@ Texts = str | Sequence[str] | None
 
 
 def texts_of(inputs: Texts) -> tuple[str, ...]:
-    """The texts that a lens is asked to look at: one text is a list of one, None is no text."""
+    """Normalise an argument to a tuple of texts: a single string is one text, None is none."""
     if inputs is None:
         return ()
     return (inputs,) if isinstance(inputs, str) else tuple(inputs)
 
 
 class Text(ABC):
-    """What a subject needs to read and to speak. `end_token` ends a sequence, where there is such a token."""
+    """The interface of a tokenizer. `end_token` is the end-of-sequence token, if there is one."""
 
     end_token: int | None
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Token numbers. Raises VocabularyError for what no token covers."""
+        """Token ids. Raises VocabularyError for characters outside the vocabulary."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token numbers."""
+        """The text of token ids."""
 
     @abstractmethod
     def token(self, number: int) -> str:
-        """One token as it is shown on an axis."""
+        """The text of one token, for the axes of figures."""
 
 
 class TaskText(Text):
@@ -52,7 +52,7 @@ class TaskText(Text):
 
 
 class Letters(Text):
-    """One token a character: token i is `alphabet[i]`."""
+    """One token per character: token i is `alphabet[i]`."""
 
     def __init__(self, alphabet: Sequence[str]) -> None:
         self.alphabet = tuple(alphabet)
@@ -73,7 +73,7 @@ class Letters(Text):
 
 
 class Numbers(Text):
-    """Tokens written as their numbers, `12 5 7`: for a model that came without a tokenizer."""
+    """Token ids as text, `12 5 7`: for a model without a tokenizer."""
 
     def __init__(self, d_vocab: int) -> None:
         self.d_vocab = d_vocab
@@ -83,7 +83,7 @@ class Numbers(Text):
         for word in text.split():
             if not (word.isascii() and word.isdecimal() and int(word) < self.d_vocab):
                 raise VocabularyError(
-                    f"{word!r} is not a token: this model has no tokenizer, so write token numbers from 0 to "
+                    f"{word!r} is not a token: this model has no tokenizer, so write token ids from 0 to "
                     f"{self.d_vocab - 1}, with spaces between them"
                 )
         return [int(word) for word in text.split()]
