@@ -11,6 +11,7 @@ import torch
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, TaskMismatchError, VocabularyError
+from algoscope.core.renaming import RenamedWarning
 from algoscope.doors.report.report import prompts_of, questions_of, render
 from algoscope.lenses.heads.attention_by_part import (
     attention_by_part,
@@ -328,6 +329,8 @@ def test_what_cannot_be_looked_at_is_one_line() -> None:
         attention_by_part("planted:induction")
     with pytest.raises(ConfigError, match="n_inputs is 1"):
         attention_by_part(untrained(TASK), n_inputs=1)
+    with pytest.warns(RenamedWarning, match="n_inputs"), pytest.raises(ConfigError, match="n_inputs is 1: "):
+        attention_by_part(untrained(TASK), at_most=1)
     with pytest.raises(VocabularyError, match="7 in '7"):
         attention_by_part(untrained(TASK), ["7+1"])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
+from algoscope.core.renaming import RenamedWarning
 from algoscope.doors.report.report import prompts_of, questions_of, render
 from algoscope.lenses.heads.position_or_content import PARTS, _products, interchange, pattern_change, score_parts
 from algoscope.lenses.heads.source_attention import _sources, source_attention
@@ -271,7 +272,7 @@ def test_panels_say_what_was_found() -> None:
 
 def test_the_command_and_the_page_show_it(run) -> None:
     code, said, _ = run(
-        "lens", "source_attention", "planted:reversal", "--at-most", 500, "--n-pairs", 100, "--json", "--quiet"
+        "lens", "source_attention", "planted:reversal", "--n-inputs", 500, "--n-pairs", 100, "--json", "--quiet"
     )
     found = json.loads(said)
     assert code == 0
@@ -295,3 +296,5 @@ def test_what_cannot_be_asked_is_one_line() -> None:
     for options in ({"n_pairs": 1}, {"n_inputs": 1}):
         with pytest.raises(ConfigError, match="is 1: "):
             source_attention("planted:reversal", **options)
+    with pytest.warns(RenamedWarning, match="n_inputs"), pytest.raises(ConfigError, match="n_inputs is 1: "):
+        source_attention("planted:reversal", at_most=1)

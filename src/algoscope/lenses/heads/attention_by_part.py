@@ -24,6 +24,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
 from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
+from algoscope.lenses.heads.attention_targets import visible
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
@@ -186,12 +187,12 @@ def input_parts(task: Task, causal: bool) -> InputParts:
     """The task's parts, and `itself`, seen from its answer positions; a part of which no key is visible is left out."""
     key = torch.arange(task.n_ctx - 1)
     query = key[task.answer_slice][:, None]
-    visible = key <= query if causal else torch.ones_like(key <= query)
+    visible_keys = visible(task.n_ctx - 1, causal)[task.answer_slice]
     operands = torch.tensor(task.operand_positions if isinstance(task, Binary) else (), dtype=torch.long)
     itself = (key == query) & ~torch.isin(key, operands)
-    masks = {name: (key >= part.start) & (key < part.stop) & visible & ~itself for name, part in task.parts.items()} | {
-        ITSELF: itself
-    }
+    others = visible_keys & ~itself
+    masks = {name: (key >= part.start) & (key < part.stop) & others for name, part in task.parts.items()}
+    masks |= {ITSELF: itself}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     return InputParts(tuple(masks), torch.stack(list(masks.values())))
 
@@ -288,19 +289,19 @@ def _heads(
 ) -> list[dict[str, Any]]:
     names = parts.class_names
     mean, deviation = measured.shares.mean(axis=0), measured.shares.std(axis=0)
-    whole = classes(mean, measured.entropy.mean(axis=0), parts, bounds)
+    overall = classes(mean, measured.entropy.mean(axis=0), parts, bounds)
     single = classes(measured.shares, measured.entropy, parts, bounds)
     score = parts.scores(mean)
     heads = []
-    for layer, head in np.ndindex(whole.shape):
+    for layer, head in np.ndindex(overall.shape):
         counted = np.bincount(single[:, layer, head], minlength=len(names)) / len(single)
-        agreement = float(counted[whole[layer, head]])
+        agreement = float(counted[overall[layer, head]])
         heads.append(
             {
                 "layer": layer,
                 "head": head,
                 "name": head_name(layer, head),
-                "class": names[whole[layer, head]],
+                "class": names[overall[layer, head]],
                 "agreement": agreement,
                 "stable": agreement >= bounds["stable"],
                 "by_input": {name: float(share) for name, share in zip(names, counted, strict=True) if share},

@@ -94,8 +94,8 @@ class AttentionTarget:
         return (self._mask() & queries[..., None]).expand(len(pattern), -1, -1).to(pattern.dtype)
 
     def _counted(self, n: int, device: torch.device) -> Bool[Tensor, "#batch query"]:
-        given = slice(None) if self.queries is None else self.queries
-        chosen = _positions(given, n, device) if isinstance(given, slice) else given.to(device)
+        queries = slice(None) if self.queries is None else self.queries
+        chosen = _positions(queries, n, device) if isinstance(queries, slice) else queries.to(device)
         return chosen if chosen.ndim == 2 else chosen[None]
 
 

@@ -157,15 +157,15 @@ def role_scores(
     return scores
 
 
-def _targets(offsets: Sequence[int], own: Sequence[AttentionTarget] = ()) -> tuple[AttentionTarget, ...]:
+def _targets(offsets: Sequence[int], targets: Sequence[AttentionTarget] = ()) -> tuple[AttentionTarget, ...]:
     """The known targets, with these offsets, and a user's own."""
-    return (*BY_POSITION, *map(offset, offsets), *BY_CONTENT, *own)
+    return (*BY_POSITION, *map(offset, offsets), *BY_CONTENT, *targets)
 
 
-def _names(own: Sequence[AttentionTarget]) -> tuple[str, ...]:
+def _names(targets: Sequence[AttentionTarget]) -> tuple[str, ...]:
     """All roles in the order in which a tie is decided. Raises ConfigError for a name that there is already."""
-    names = (*POINTED, *(target.name for target in own), *SHAPES)
-    for name in (target.name for target in own):
+    names = (*POINTED, *(target.name for target in targets), *SHAPES)
+    for name in (target.name for target in targets):
         if names.count(name) > 1 or name.startswith(OFFSET) or name == "unclear":
             raise ConfigError(f"a target may not be called {name!r}: that is the name of another role")
     return names

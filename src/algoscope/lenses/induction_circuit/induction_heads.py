@@ -127,11 +127,11 @@ def induction(
     receiver = _receiver(heads)
     senders = _senders(heads, receiver) if receiver else []
     effects = path_effects(subject, tried, replacements, receiver, senders, "resample") if receiver else []
-    scores, whole = scores_and_nats(subject, tried)
+    scores, baseline = scores_and_nats(subject, tried)
     before = float(scores["induction"][receiver]) if receiver else 0.0
     route = _route(heads, effects, receiver, before, chances(tried)["induction"])
     groups = _groups(heads, route, threshold, seed)
-    nats = {kind: {NOTHING: whole, **nats_without(subject, tried, replacements, groups, kind)} for kind in KINDS}
+    nats = {kind: {NOTHING: baseline, **nats_without(subject, tried, replacements, groups, kind)} for kind in KINDS}
     losses = {kind: {name: Losses.of(each, tried) for name, each in nats[kind].items()} for kind in KINDS}
     evidence = _evidence(heads, route, losses["mean"], rows, threshold)
     composition = circuits.composition()
@@ -234,17 +234,17 @@ def _evidence(
     heads: Sequence[HeadScores], route: Route | None, losses: Mapping[str, Losses], rows: Rows, threshold: float
 ) -> dict[str, dict[str, Any]]:
     """Each of the rules with the number that decided it."""
-    whole, n = losses[NOTHING], rows.candidates.shape[1]
+    baseline, n = losses[NOTHING], rows.candidates.shape[1]
     best = max(one.attention["induction"] for one in heads)
     reach = route is not None and min(route.receiver.attention["induction"], route.sender.attention[route.role])
     shares = [
-        whole.share_lost(losses[name], n) if name in losses else 0.0
+        baseline.share_lost(losses[name], n) if name in losses else 0.0
         for name in (INDUCTION_HEADS, f"{route.role} heads" if route else "")
     ]
     decided = {
         "looks": (best, best >= threshold),
         "hears": (route.share_lost if route else 0.0, bool(route and route.share_lost >= HALF and reach >= threshold)),
-        "gains": (whole.gain, whole.gain >= LEAST_GAIN),
+        "gains": (baseline.gain, baseline.gain >= LEAST_GAIN),
         "needs induction heads": (shares[0], shares[0] >= HALF),
         "needs earlier heads": (shares[1], shares[1] >= HALF),
     }
@@ -262,12 +262,12 @@ def _mechanism(evidence: Mapping[str, Mapping[str, Any]], route: Route | None) -
 # ---------------------------------------------------------------------- facts and claim
 
 
-def _loss_facts(subject: Subject, rows: Rows, whole: Losses) -> dict[str, Any]:
+def _loss_facts(subject: Subject, rows: Rows, baseline: Losses) -> dict[str, Any]:
     floor = None
     if subject.has_task and isinstance(subject.task, Copying) and not rows.start:
         least = Losses.of(subject.task.surprisal(rows.tokens).cpu(), rows)
         floor = {"first": least.first, "later": least.later} if rows.trained else None
-    return {"first": whole.first, "later": whole.later, "gain": whole.gain, "floor": floor}
+    return {"first": baseline.first, "later": baseline.later, "gain": baseline.gain, "floor": floor}
 
 
 def _pair(
@@ -360,7 +360,7 @@ def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) 
     for length in range(max(2, task.shortest - 1), min(task.longest + 2, task.n_symbols, (task.n_ctx - 1) // 2) + 1):
         these = repeated_rows(subject, n_inputs, length, seed=seed)
         scores, nats = scores_and_nats(subject, these)
-        whole = Losses.of(nats, these)
+        baseline = Losses.of(nats, these)
         by_length.append(
             {
                 "length": length,
@@ -368,8 +368,8 @@ def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) 
                 "induction": float(scores["induction"][route.receiver.head]),
                 "earlier": float(scores[route.role][route.sender.head]),
                 "chance": chances(these)["induction"],
-                "first": whole.first,
-                "later": whole.later,
+                "first": baseline.first,
+                "later": baseline.later,
             }
         )
     return by_length
