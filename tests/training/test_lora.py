@@ -258,7 +258,7 @@ def test_a_merged_run_is_a_plain_one(runs: Path, tuned: Run, run) -> None:
     code, _, err = run("merge", "run:tuned", "--runs-dir", runs)
     assert (code, err.count("\n")) == (2, 1)
     code, out, _ = run("merge", "run:tuned", "--runs-dir", runs, "--name", "again")
-    assert "17,568 parameters in whole matrices" in out
+    assert "17,568 parameters in full matrices" in out
 
 
 def test_what_has_nothing_to_merge_is_one_line(runs: Path) -> None:

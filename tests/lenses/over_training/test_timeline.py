@@ -289,11 +289,11 @@ def test_a_measure_of_ones_own_can_be_followed(small_run: ag.Run) -> None:
         ("certify:subject", ConfigError, "'certify:subject' is not a number among the facts of the last checkpoint"),
         ("certify:domain", ConfigError, "numbers of certify: domain.size, domain.checked"),
         ("certify:accurracy", ConfigError, "numbers of certify: accuracy"),
-        ("certify:", ConfigError, "names no fact of a lens: write LENS:FACT"),
+        ("certify:", ConfigError, "is not a fact of a lens: write LENS:FACT"),
         ("certfy:wrong", UnknownNameError, "did you mean 'certify'"),
         ("headz", UnknownNameError, "did you mean 'heads'"),
-        ("induction_phase:threshold", ConfigError, "induction_phase goes over the checkpoints itself"),
-        ("logit:loss", ConfigError, r"logit asks for more than a model \(inputs\)"),
+        ("induction_phase:threshold", ConfigError, "induction_phase measures all checkpoints itself"),
+        ("logit:loss", ConfigError, r"logit needs more than a model \(inputs\)"),
     ],
 )
 def test_what_cannot_be_followed_is_one_line(small_run: ag.Run, fact: str, error: type, said: str) -> None:

@@ -312,7 +312,7 @@ def test_seeds_that_are_not_there_are_trained(tmp_path: Path, monkeypatch: pytes
 
 
 def test_bad_input_is_one_line(copiers: list[ag.Run], small_run: ag.Run, tmp_path: Path, run) -> None:
-    with pytest.raises(ConfigError, match="a census compares runs, and here is 1"):
+    with pytest.raises(ConfigError, match="a census compares runs, but got 1"):
         ag.census(copiers[:1])
     with pytest.raises(ConfigError, match=r"small differs from pair-s0 in \w+.*differ in their seed"):
         ag.census([copiers[0], small_run])

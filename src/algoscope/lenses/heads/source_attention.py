@@ -5,7 +5,7 @@ right answer; `chance` is that of uniform attention over the visible keys, `lowe
 mean over the positions. Over pairs of inputs, contents exchanged and positions kept:
 
 - `change`: queries, keys, or both are those of the other input. The total variation distance between a head's attention
-  with and without it: 0 = it stays, 1 = all of it goes elsesources.
+  with and without it: 0 = it stays, 1 = all of it goes elsewhere.
 - `score_parts`: queries and keys are each their mean at their position plus the rest, their content; the score is the
   sum of four products. The share of each in the variation of the score over the visible keys; they add up to 1.
   `share_by_position` is the share on the source with the first product alone. Not for models that normalise queries

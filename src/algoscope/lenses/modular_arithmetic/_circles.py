@@ -1,4 +1,4 @@
-"""Circles in the embeddings of the numbers modulo n, and the logits that a model with one circle would have."""
+"""Circles in the number embeddings modulo n, and the logits of a model with one circle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from algoscope.lenses.modular_arithmetic.fourier_basis import frequency_shares
 
-FIRST = 4  # principal components that circularity is the mean of
-NOTHING = 1e-6  # of the largest singular value: a component below it is rounding
+FIRST = 4  # principal components averaged in circularity
+NOTHING = 1e-6  # of the largest singular value: smaller components are rounding
 FAINT = 0.01  # a circle with less of the embeddings' variance is left out
-HALF = 0.5  # a principal component belongs to the frequency that has at least this share of it
+HALF = 0.5  # a principal component belongs to the frequency with at least this share of it
 CONSTANT = 1e-4  # the right answer's logit is the same for all pairs where it varies less than this share of all logits
 FORMS = {
     "clock": "cos w(a+b-c)",
@@ -20,12 +20,12 @@ FORMS = {
     "whole pizza": "|cos w(a-b)/2| (|cos w(a+b-c)/2| - |sin w(a+b-c)/2|)",
     "accompanying": "-cos u(a-b) cos u(a+b-c), where 2u = w",
 }
-READINGS = ("clock", "pizza", "accompanying")  # the two ways to write the pizza are one
+READINGS = ("clock", "pizza", "accompanying")  # both formulas of the pizza count as one
 
 Cube = Float[np.ndarray, "n n n"]
 """Numbers by first operand a, second operand b and answer c, each an element of the group."""
 Sheet = Float[np.ndarray, "distance off"]
-"""Numbers by a - b and by a + b - c, modulo n: all that the forms depend on."""
+"""Numbers by a - b and by a + b - c, modulo n: the only variables of the forms."""
 Vectors = Float[np.ndarray, "n d_model"]
 
 
@@ -57,7 +57,8 @@ def circularity(vectors: Vectors) -> float:
 def circles_of(vectors: Vectors) -> list[Circle]:
     """The pairs of principal components that share a frequency, those of most variance first.
 
-    A component belongs to the frequency that has at least half of it; of more than two the first two are taken.
+    A component belongs to the frequency that has at least half of it; if there are more than two, the first two are
+    used.
     """
     centre = vectors.mean(axis=0)
     points, size, directions = np.linalg.svd(vectors - centre, full_matrices=False)
@@ -78,7 +79,7 @@ def circles_of(vectors: Vectors) -> list[Circle]:
 def forms(frequency: int, n: int) -> dict[str, list[Sheet]]:
     """The logits of a model with one circle of this frequency, by the names of `FORMS`, up to a factor.
 
-    A frequency w has one half u modulo an odd n, and two or none modulo an even n: so many are the last form.
+    A frequency w has one half u modulo an odd n, and two or none modulo an even n: the last form has as many versions.
     """
     cos = _cosines(frequency, n)
     length = _root((1 + cos) / 2)[:, None]
@@ -118,8 +119,8 @@ class Logits:
         """The share of their variance that a positive multiple of the form explains, 0 to 1; 0 too where only a
         negative multiple would explain any.
 
-        The form is constant on each n triples that share a - b and a + b - c: so of the logits only their mean there
-        counts for the product with it.
+        The form is constant on each set of n triples that share a - b and a + b - c, so its product with the logits
+        depends only on their mean there.
         """
         form = form - form.mean(axis=1, keepdims=True)
         together = float((self.sheet * form).sum())
@@ -129,8 +130,8 @@ class Logits:
 
 @dataclass(frozen=True)
 class IsolatedCircle:
-    """The logits of a model whose embeddings keep one circle only: their standard deviation, and the share of their
-    variance that each form explains.
+    """The logits of a model with only one circle left in its embeddings: their standard deviation, and the share of
+    their variance that each form explains.
     """
 
     circle: Circle
@@ -139,7 +140,7 @@ class IsolatedCircle:
 
     @property
     def best(self) -> dict[str, float]:
-        """By `READINGS`: of the two ways to write the pizza the better one."""
+        """By `READINGS`: for the pizza, the better of its two formulas."""
         return {
             **{name: self.fits[name] for name in READINGS},
             "pizza": max(self.fits["pizza"], self.fits["whole pizza"]),
@@ -152,8 +153,8 @@ class IsolatedCircle:
 
 
 def distance_irrelevance(cube: Cube) -> float | None:
-    """q = mean over d of std_i(L[i, i + d]) / std(L), with L the logit of the right answer: 0 where the distance d of
-    the operands alone decides it, near 1 where it does not matter. None where L is the same for all pairs.
+    """q = mean over d of std_i(L[i, i + d]) / std(L), with L the logit of the right answer: 0 where L depends only on
+    the difference d of the operands, near 1 where it does not depend on it. None if L is the same for all pairs.
     """
     right = by_distance(cube)
     if right.std() <= CONSTANT * Logits.of(cube).spread:

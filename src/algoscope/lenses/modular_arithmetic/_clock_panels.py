@@ -1,4 +1,4 @@
-"""What the clock lens shows: panels with their captions, and tables."""
+"""Panels and tables of the clock lens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from algoscope.tasks.groups.group_tables import Structure
 ABOUT = (
     "Numbers on circles can be added modulo n in two ways. A clock multiplies the angles of its operands: its logits "
     "are cos w(a+b-c). A pizza adds the operands as vectors and measures the length of the sum along many directions, "
-    "|cos w(a-b)/2| cos w(a+b-c): it never tells one operand from the other, and it is weak where they stand across "
-    "from each other. Two tests separate them, over all pairs: whether a logit has the same gradient by the embeddings "
-    "of both operands, and what the logits are where the embeddings keep only one circle. A model that has not learned "
-    "its task gets no verdict, and one that fits neither is called neither. Definitions: Zhong et al., arXiv "
+    "|cos w(a-b)/2| cos w(a+b-c): it is symmetric in the operands, and weak where they are opposite on the circle. "
+    "Two tests separate them, over all pairs: whether a logit has the same gradient with respect to both operands' "
+    "embeddings, and the form of the logits when only one circle is left in the embeddings. A model that has not "
+    "learned its task gets no verdict; one that fits neither is called `neither`. Definitions: Zhong et al., arXiv "
     "2306.17844."
 )
 SHOWN = 8  # circles that are drawn
@@ -52,7 +52,7 @@ def _fits(isolated: Sequence[IsolatedCircle]) -> Panel:
         caption=(
             "The model with one circle at a time. All but two principal components of its number embeddings are "
             "ablated (replaced by their mean); a cell is the share of the variance of the logits that a form explains. "
-            "Clock: cos w(a+b-c). Pizza: |cos w(a-b)/2| cos w(a+b-c), or the whole of its formula. Accompanying "
+            "Clock: cos w(a+b-c). Pizza: |cos w(a-b)/2| cos w(a+b-c), or its full formula. Accompanying "
             "circles, of twice the frequency, are strong where a pizza is weak. The forms overlap: a true clock is 81 "
             "% a pizza, and the other way round."
         ),
@@ -70,7 +70,7 @@ def _gradients(cosines: Sequence[Float[np.ndarray, "_triple"]]) -> Panel:
     middles = tuple(np.round((edges[:-1] + edges[1:]) / 2, 3).tolist())
     return Panel(
         name="gradients",
-        title="gradients by the two operands",
+        title="gradients with respect to the two operands",
         axes=(Axis("model", ("this model", "untrained")), Axis("cosine", middles, "cosine between the gradients")),
         values=np.stack(counts),
         unit="share of triples",
@@ -79,10 +79,11 @@ def _gradients(cosines: Sequence[Float[np.ndarray, "_triple"]]) -> Panel:
         view="bars",
         scale="unit",
         caption=(
-            "Do both operands have the same effect on a logit? Cosine between the gradients of a logit by the embedded "
-            f"first and second operand, over {len(cosines[0]):,} random triples (a, b, c). In a pizza all are near 1, "
-            "in a clock they are not. Beside it untrained models of the same shape: attention that is constant makes "
-            "the gradients equal before anything is learned."
+            "Do both operands have the same effect on a logit? Cosine between the gradients of a logit with respect "
+            f"to the embeddings of the first and the second operand, over {len(cosines[0]):,} random triples (a, b, "
+            "c). In a pizza all are near 1, "
+            "in a clock they are not. For comparison untrained models of the same shape: constant attention makes the "
+            "gradients equal before anything is learned."
         ),
     )
 
@@ -90,12 +91,12 @@ def _gradients(cosines: Sequence[Float[np.ndarray, "_triple"]]) -> Panel:
 def _right_logit(cube: Cube) -> Panel:
     number = tuple(range(len(cube)))
     right = by_distance(cube)
-    tenth = abs(float(right.mean())) / 10  # smaller differences stay pale
+    tenth = abs(float(right.mean())) / 10  # smaller differences are drawn pale
     return Panel(
         name="right logit",
         title="logit of the right answer",
         axes=(
-            Axis("distance", number, "distance of the operands, b - a"),
+            Axis("distance", number, "difference of the operands, b - a"),
             Axis("first", number, "first operand, a"),
         ),
         values=right - right.mean(),
@@ -105,8 +106,8 @@ def _right_logit(cube: Cube) -> Panel:
         scale="signed",
         span=(-tenth, tenth),
         caption=(
-            "The logit of the right answer for every pair, less its mean over all pairs. Rows are the distance of the "
-            "operands. Horizontal stripes: the logit depends on the distance alone, as in pizzas."
+            "The logit of the right answer for every pair, less its mean over all pairs. Rows are differences of the "
+            "operands. Horizontal stripes: the logit depends on the difference alone, as in pizzas."
         ),
     )
 
@@ -125,8 +126,8 @@ def _points(structure: Structure, isolated: Sequence[IsolatedCircle]) -> Panel:
         zero="the mean of the numbers",
         view="scatter",
         caption=(
-            "The number embeddings on pairs of principal components that share a frequency. Colour follows the "
-            "numbers: it goes round the circle as many times as the frequency says."
+            "The number embeddings on pairs of principal components that share a frequency. Colour is the number: it "
+            "goes round the circle as often as the frequency."
         ),
     )
 
@@ -152,7 +153,7 @@ def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
             f"pizza: with the pizza at least {bounds['fits']:g}",
         ),
         ("clock forms of all circles together", facts["cosines"], f"clock: at least {bounds['fits']:g}"),
-        ("distance irrelevance q", facts["distance_irrelevance"], "decides nothing"),
+        ("distance irrelevance q", facts["distance_irrelevance"], "not used in the verdict"),
     ]
     tests = ResultTable(
         title="Tests of clock and pizza",
@@ -161,7 +162,8 @@ def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
         caption=(
             "Circularity: 1 = the main components of the numbers are circles. Symmetricity: 1 = both operands have the "
             "same effect. One circle at a time, and all circles: shares of the logits' variance. Distance irrelevance: "
-            "0 = the distance of the operands alone decides the right answer's logit; no value: that logit is constant."
+            "0 = the right answer's logit depends on the difference of the operands alone; no value: that logit is "
+            "constant."
         ),
     )
     circles = [
@@ -186,7 +188,7 @@ def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
             caption=(
                 "Pairs of principal components of the number embeddings that share a frequency, largest first: their "
                 "share of the embeddings' variance, and the share of the logits' variance that each form explains "
-                "where only this circle is left."
+                "with only this circle left."
             ),
         ),
     ]

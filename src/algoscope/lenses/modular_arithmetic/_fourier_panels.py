@@ -1,4 +1,4 @@
-"""What the Fourier lens shows: panels with their captions, and tables."""
+"""Panels and tables of the Fourier lens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ ABOUT = (
     "representations. Key components are those whose character is similar to the logits. They are named as the "
     "mechanism only where they are few, explain most of the variance of the logits, suffice (the restricted loss, with "
     "nothing else left in the logits, is as low as the model's) and are needed (the excluded loss, without them, is "
-    "that of a uniform guess). What they leave unexplained of the variance is not accounted for. A model that answers "
-    "too many pairs wrongly has no mechanism to name; its numbers are shown all the same. How the model computes these "
-    "functions is not decided here: a clock and a pizza both have them. Definitions: Nanda et al., arXiv 2301.05217; "
+    "that of a uniform guess). The unexplained variance is not accounted for. For a model that answers too many pairs "
+    "wrongly no mechanism is named, but its numbers are shown. The lens does not decide how the model computes these "
+    "functions: a clock and a pizza both have them. Definitions: Nanda et al., arXiv 2301.05217; "
     "Chughtai et al., arXiv 2302.03025."
 )
 LEAST = 1e-6  # a similarity below this is float noise: no bar on a logarithmic scale
@@ -32,10 +32,10 @@ MATRICES = {
     "W_U": "W_U, unembedding",
     "W_L": "W_L, neurons to logits",
 }
-CHECKS = {  # of a key component as the mechanism: what is compared, with which bound
+CHECKS = {  # for naming the key components as the mechanism: the compared quantity
     "few": "dimensions of the key components, as a share of all",
     "explained": "variance of the logits explained by their characters",
-    "sufficient": "restricted loss: only the key components left (nats)",
+    "sufficient": "restricted loss: only the key components (nats)",
     "needed": "excluded loss: without the key components (nats)",
 }
 
@@ -45,11 +45,11 @@ def _across(components: Components) -> Axis:
 
 
 def similarity_panel(components: Components, fit: Fit, threshold: float) -> Panel:
-    """Logits against each component's character; what is not positive has no bar."""
+    """Similarity of the logits to each component's character; values that are not positive have no bar."""
     similarity = fit.similarity[1:]
     return Panel(
         name="logit similarity",
-        title=f"logits against the {components.function} of each {components.noun}",
+        title=f"similarity of the logits to the {components.function} of each {components.noun}",
         axes=(_across(components),),
         values=np.where(similarity > LEAST, similarity, np.nan),
         unit="cosine similarity",
@@ -69,24 +69,24 @@ def similarity_panel(components: Components, fit: Fit, threshold: float) -> Pane
 
 
 def energy_panels(components: Components, by_time: Mapping[str, Mapping[str, Matrix]]) -> list[Panel]:
-    """Shares of each matrix's energy, the constant row left out, for each time that is known; what neurons receive
-    through each head together.
+    """Shares of each matrix's energy, without the constant row, before training (if known) and after; the input of the
+    neurons by head.
     """
     when, names = Axis("when", tuple(by_time)), list(list(by_time.values())[-1])
     heads = [name for name in names if name not in MATRICES]
     shares = {name: np.stack([_varying(components, matrices[name]) for matrices in by_time.values()]) for name in names}
     energy: dict[str, Any] = {
         "unit": "share of energy",
-        "zero": f"nothing at this {components.noun}",
-        "one": f"all that varies is of this {components.noun}",
+        "zero": f"no energy at this {components.noun}",
+        "one": f"all energy at this {components.noun}",
         "view": "bars",
         "scale": "unit",
         "quantity": "share",
     }
     caption = (
-        f"How the weights divide among the {components.nouns}. Share of the squared Frobenius norm of each matrix, its "
-        "constant part left out: W_E the embeddings of the elements, W_U their unembeddings, W_L = W_out W_U what the "
-        "neurons of the last layer write to the logits directly. Sparse weights alone prove nothing: the losses do."
+        f"Energy of the weights by {components.noun}. Share of the squared Frobenius norm of each matrix, without its "
+        f"constant part: W_E the embeddings of the elements, W_U their unembeddings, W_L = W_out W_U the direct "
+        f"effect of the last layer's neurons on the logits. Sparse weights alone prove nothing: the losses do."
     )
     panels = [
         Panel(f"energy {name}", (when, _across(components)), shares[name], title=title, caption=caption, **energy)
@@ -97,9 +97,8 @@ def energy_panels(components: Components, by_time: Mapping[str, Mapping[str, Mat
         axes = (when, Axis("through", tuple(heads)), _across(components))
         received = np.stack([shares[name] for name in heads], axis=1)
         caption = (
-            f"How the input of the first layer's neurons divides among the {components.nouns}, by attention head. "
-            "Share of the squared Frobenius norm of W_E W_V W_O W_in: what reaches the neurons of an operand that the "
-            "head attends to."
+            f"Input of the first layer's neurons by {components.noun} and attention head. Share of the squared "
+            f"Frobenius norm of W_E W_V W_O W_in: the path to the neurons from an operand that the head attends to."
         )
         title = "input of the neurons through"
         panels.append(Panel("neuron input", axes, received, title=title, caption=caption, **energy))
@@ -112,14 +111,14 @@ def _varying(components: Components, matrix: Matrix) -> Float[np.ndarray, "compo
 
 
 def neuron_panels(components: Components, layers: Sequence[Mapping[str, Any]], threshold: float) -> list[Panel]:
-    """How many neurons have each component, and how well the best one fits each neuron, the best neurons first."""
+    """The number of neurons of each component, and the fit of each neuron's best component, best neurons first."""
     panels = []
     for facts in layers:
         counted = {row["component"]: row["neurons"] for row in facts["counts"]}
         variance = np.sort([row["fve"] for row in facts["each"]])[::-1]
         beside = f"neurons of layer {facts['layer']}"
         caption = (
-            f"Which {components.noun} the neurons of layer {facts['layer']} compute with, at the answer position. A "
+            f"Neurons of layer {facts['layer']} by {components.noun}, at the answer position. A "
             f"neuron counts for a {components.noun} where products of its functions of a and of b hold more than "
             f"{threshold:.0%} of the neuron's variance over all pairs (right: that share for the best "
             f"{components.noun} of each neuron, dashed: the threshold). Here {facts['fitted']:,} of "
@@ -158,7 +157,7 @@ def neuron_panels(components: Components, layers: Sequence[Mapping[str, Any]], t
 
 
 def loss_panel(components: Components, losses: Sequence[Mapping[str, Any]], chance: float) -> Panel:
-    """The model's loss, with all keys alone, without them, and the same for each key."""
+    """The model's loss, with only the key components, without them, and the same for each key."""
     over, most = list(dict.fromkeys(row["over"] for row in losses)), max(len(row["keys"]) for row in losses)
     words = {"full": "the model", "restricted": "only {}", "excluded": "without {}"}
     which = ["keys" if len(row["keys"]) == most else ", ".join(map(str, row["keys"])) for row in losses]
@@ -170,7 +169,7 @@ def loss_panel(components: Components, losses: Sequence[Mapping[str, Any]], chan
     return Panel(
         name="losses",
         title="loss",
-        axes=(Axis("over", tuple(over)), Axis("kept", tuple(bars), "what is left of the logits")),
+        axes=(Axis("over", tuple(over)), Axis("kept", tuple(bars), "logits kept")),
         values=values,
         unit="nats",
         zero="certain of every answer",
@@ -179,8 +178,9 @@ def loss_panel(components: Components, losses: Sequence[Mapping[str, Any]], chan
         marks=(Mark(chance, "chance", "y", "below"),),
         quantity="loss",
         caption=(
-            f"The loss with only the key {components.nouns}, and without them. Restricted loss (only): of the logits "
-            f"the part that depends on the product of a and b through these {components.nouns}, and the mean over all "
+            f"The loss with only the key {components.nouns}, and without them. Restricted loss (only): only the part "
+            f"of the logits that depends on the product of a and b through these {components.nouns}, and the mean "
+            f"over all "
             "pairs. Excluded loss (without): the logits less that part. Mean cross-entropy in nats, logarithmic; bars "
             "above the dashed line, pale, are worse than a uniform guess."
         ),
@@ -213,7 +213,7 @@ def attention_panel(task: Binary, heads: Sequence[Mapping[str, Any]]) -> Panel:
 
 
 def block_panel(logits: OnPairs, components: Components) -> list[Panel]:
-    """How the logits, less their mean for each pair, vary with a and with b: nothing for a group too large to draw."""
+    """Two-dimensional spectrum of the logits, less their mean for each pair; none for a group too large to draw."""
     if components.order > READABLE:
         return []
     energy = energies(logits - logits.mean(dim=-1, keepdim=True), components).sum(dim=-1)
@@ -253,11 +253,11 @@ def tables_of(facts: Mapping[str, Any], components: Components) -> list[ResultTa
         tables.append(
             ResultTable(
                 title="Neurons and logits replaced by what the mechanism predicts",
-                columns=("replaced", "loss", "relative change"),
+                columns=("replacement", "loss", "relative change"),
                 rows=rows,
                 caption=(
                     "The loss in nats over all pairs after each replacement, and its change relative to the model's "
-                    "own loss. A change near 0: nothing else mattered."
+                    "own loss. A change near 0: the rest has no effect."
                 ),
             )
         )
@@ -279,7 +279,14 @@ def _keys_table(facts: Mapping[str, Any], components: Components) -> ResultTable
         for key in facts["keys"]
         if key in largest
     ]
-    named = (components.noun, "similarity", "height (logits)", "share of logit variance", "loss alone", "loss without")
+    named = (
+        components.noun,
+        "similarity",
+        "height (logits)",
+        "share of logit variance",
+        "loss with it alone",
+        "loss without it",
+    )
     return ResultTable(
         title=f"Key {components.nouns}",
         columns=named,
@@ -308,7 +315,7 @@ def _checks_table(facts: Mapping[str, Any]) -> ResultTable:
             for name, meaning in CHECKS.items()
         ),
         caption=(
-            "The verdict rests on these four: few, explained, sufficient and needed. Sufficient also asks that the key "
-            "components alone are right on as many pairs as a learned model must be."
+            "The verdict rests on these four checks: few, explained, sufficient and needed. `sufficient` also "
+            "requires that the key components alone are right on as many pairs as a learned model must be."
         ),
     )

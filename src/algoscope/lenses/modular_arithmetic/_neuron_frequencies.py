@@ -1,4 +1,4 @@
-"""The neurons of a feed-forward on all pairs: the frequency that fits each best, and the loss if it fitted exactly."""
+"""MLP neurons on all pairs: the frequency that fits each best, and the loss if the fit replaces the neuron."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs
 def neuron_facts(layer: int, fits: Fits, components: Components, bounds: Mapping[str, float]) -> dict[str, Any]:
     """The components that fit the neurons of one layer. A neuron is fitted where its best component's block holds more
     than `bounds["neuron"]` of its variance; `keys` are the components of at least `bounds["cluster"]` of the fitted
-    neurons, `counts` has every component of any of them. `fitted_share` counts neurons alike,
-    `fitted_share_of_variance` by their variance: neurons that hardly vary count little.
+    neurons, `counts` has every component of any of them. `fitted_share` counts neurons equally,
+    `fitted_share_of_variance` weights them by their variance.
 
-    `chance` is the share of variance that the smallest and the largest block hold of a function without structure.
+    `chance` is the share of variance that the smallest and the largest block hold in a random function.
     """
     fitted = fits.share > bounds["neuron"]
     n_fitted, n_pairs = int(fitted.sum()), components.order**2
@@ -53,8 +53,8 @@ def _mean(values: Float[np.ndarray, "some"]) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class LastNeurons:
-    """The neurons of the last feed-forward on all pairs, their direct effect W_L on the logits, and the model's logits:
-    another value of a neuron changes the logits by W_L times the difference, and by nothing else.
+    """The neurons of the last MLP on all pairs, their direct effect W_L on the logits, and the model's logits. A change
+    of a neuron changes the logits by exactly W_L times that change.
     """
 
     values: Float[Tensor, "n n d_mlp"]
@@ -64,7 +64,7 @@ class LastNeurons:
     components: Components
 
     def loss(self, values: OnPairs, which: Int[Tensor, "some"] | slice = slice(None)) -> float:
-        """Mean cross-entropy over all pairs, in nats, with these values of some neurons."""
+        """Mean cross-entropy over all pairs, in nats, with some neurons set to these values."""
         changed = self.logits + (values - self.values[..., which]) @ self.to_logits[which]
         return float(scores(changed, self.pairs).loss.mean())
 
@@ -75,7 +75,7 @@ class LastNeurons:
 
 
 def replacements(last: LastNeurons, fits: Fits, keys: Sequence[Component], threshold: float) -> list[dict[str, Any]]:
-    """The loss with the neurons, or the logits, replaced by what the mechanism predicts; `change` is relative to the
+    """The loss with the neurons, or the logits, replaced by the mechanism's predictions; `change` is relative to the
     model's own loss, None where that is 0. `replaced` names the replacement.
     """
     base = float(scores(last.logits, last.pairs).loss.mean())

@@ -1,8 +1,7 @@
-"""The clock lens: does a model of modular addition multiply its operands' angles, or measure the length of their sum?
+"""The clock lens: does a model of modular addition multiply angles (clock), or measure a vector sum (pizza)?
 
 Everything is measured over all pairs, in float64, with the operation written as addition modulo n (`Structure`): so a -
-b and a * b are covered too, a and b then being the elements of the group that the tokens stand for.
-Definitions: Zhong et al., arXiv 2306.17844.
+b and a * b are covered too, with a and b the group elements of the tokens. Definitions: Zhong et al., arXiv 2306.17844.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ from algoscope.tasks.base import Task
 from algoscope.tasks.groups.binary import Binary
 from algoscope.tasks.groups.group_tables import Structure
 
-LARGEST = 256  # elements: there are the cube of that many logits
+LARGEST = 256  # largest n: there are n^3 logits
 PORTION = 4096  # inputs in one batch
 CONTROLS = 3  # untrained models
 
@@ -71,37 +70,37 @@ def clock(
     fits: float = 0.8,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Say whether a model of addition modulo n is a clock, a pizza, neither of the two, or has not learned it.
+    """Decide whether a model of addition modulo n is a clock, a pizza, neither, or has not learned the task.
 
-    A clock multiplies its operands' angles: its logits are cos w(a+b-c). A pizza adds the operands up and measures the
-    length of the sum, which is small where they stand across from each other: |cos w(a-b)/2| cos w(a+b-c).
+    A clock multiplies its operands' angles: its logits are cos w(a+b-c). A pizza adds the operands as vectors and
+    measures the length of the sum, which is small where they are opposite on the circle: |cos w(a-b)/2| cos w(a+b-c).
 
-    A model is a pizza where both operands have the same gradient and one circle at a time has a pizza's logits, a clock
-    where the gradients differ and one circle at a time has a clock's; the five rules are those of `judge`.
+    A model is a pizza if both operands have the same gradient and each circle alone gives a pizza's logits, a clock if
+    the gradients differ and each circle alone gives a clock's; `judge` states the five rules.
 
     Args:
         subject: a model of addition (or of an operation that is one in another order) modulo at most 256.
-        n_inputs: how many random triples (a, b, c) gradients are taken at.
+        n_inputs: how many random triples (a, b, c) are used for the gradients.
         seed: seed of the random triples.
-        accurate: share of all pairs that must be right.
+        accurate: least accuracy over all pairs of a learned model.
         circular: least circularity of the number embeddings.
-        alike: symmetricity from which on the operands have the same effect.
-        apart: symmetricity below which they have different effects.
+        alike: least symmetricity of operands with the same effect.
+        apart: symmetricity below which the operands have different effects.
         fits: least share of the logits' variance that a form must explain, of one circle or of all.
         runs_dir: where `run:NAME` is looked up; by default as for every command.
     Returns:
         A finding with panels `circles alone` [circle form] (shares; 0 = explains nothing, 1 = all), `gradients` [model
         cosine] (histograms), `right logit` [distance first] (the logit of the right answer for a and a + d, less its
-        mean over all pairs: rows of one colour where d alone matters), `circles` [circle number component] (where the
-        numbers lie; at most 8 circles are drawn). Facts, over all pairs and in float64: `symmetricity` s_g, the mean
-        cosine between the gradients of the logit of c by the embedded tokens of a and of b (1 = the operands have the
-        same effect), with `symmetricity_error`, its standard error; `untrained`, the same of three untrained models of
-        this shape, a control because constant attention alone makes it 1; `distance_irrelevance` q; `circularity`;
-        `circles`, for each circle the share `fits` of its logits' variance that each form explains where the embeddings
-        keep only this circle and their mean, and the form that it `reads_as`, the best one if that is at least `fits`;
-        `isolated`, those shares over the logits of all circles; `cosines`, the share of the whole model's logits that
-        the clock forms of its circles explain (high in a pizza too, whose accompanying circles make up for what is
-        weak); `verdict`, `reason`, `accuracy`, `bounds`.
+        mean over all pairs: rows of one colour where it depends on d alone), `circles` [circle number component]
+        (coordinates of the numbers; at most 8 circles are drawn). Facts, over all pairs and in float64: `symmetricity`
+        s_g, the mean cosine between the gradients of the logit of c with respect to the embeddings of a and of b (1 =
+        the operands have the same effect), with `symmetricity_error`, its standard error; `untrained`, the same of
+        three untrained models of this shape, a control because constant attention alone makes it 1;
+        `distance_irrelevance` q; `circularity`; `circles`, for each circle the share `fits` of its logits' variance
+        that each form explains when only this circle and the mean are left in the embeddings, and the form that it
+        `reads_as`, the best one if its share is at least `fits`; `isolated`, those shares over the logits of all
+        circles; `cosines`, the share of the whole model's logits that the clock forms of its circles explain (high in a
+        pizza too, whose accompanying circles compensate its weak pairs); `verdict`, `reason`, `accuracy`, `bounds`.
     Raises:
         TaskMismatchError: for a task that is not addition modulo a number of at most 256 elements.
         ConfigError: for fewer than 2 triples.
@@ -155,7 +154,7 @@ def _addition(subject: Subject) -> tuple[Binary, Structure]:
     task, structure = subject.task, _cyclic(subject.task)
     if not isinstance(task, Binary) or structure is None:
         raise TaskMismatchError(
-            f"{subject.name} does not add modulo a number, so it is no clock and no pizza: give a model of the task "
+            f"{subject.name} does not add modulo a number, so it is neither clock nor pizza: give a model of the task "
             "modular (a * b: with a prime modulus), such as planted:clock"
         )
     if structure.order > LARGEST:
@@ -172,7 +171,7 @@ def _addition(subject: Subject) -> tuple[Binary, Structure]:
 def pair_logits(
     subject: Subject, task: Binary, embedding: Float[Tensor, "d_vocab d_model"] | None = None
 ) -> Float[np.ndarray, "order order n_logits"]:
-    """The answer's logits for every pair of operands; with other token embeddings where there are any."""
+    """The answer's logits for every pair of operands; optionally with other token embeddings."""
     portions = []
     for tokens in task.at(torch.arange(task.domain_size, device=subject.device)).split(PORTION):
         read = tokens[:, : task.prompt_length]
@@ -182,12 +181,12 @@ def pair_logits(
 
 
 def cube_of(logits: Float[np.ndarray, "order order n_logits"], structure: Structure) -> Cube:
-    """The logits of group elements: at [g, h, k] that of element k for the operands g and h."""
+    """The logits by group elements: entry [g, h, k] is the logit of element k for the operands g and h."""
     return logits[structure.first[:, None], structure.second][:, :, structure.answer]
 
 
 def right_share(logits: Float[np.ndarray, "order order n_logits"], task: Binary) -> float:
-    """The share of pairs whose largest logit is that of the right answer."""
+    """The accuracy over all pairs."""
     number = torch.arange(task.order)
     right = task.product(number.repeat_interleave(task.order), number.repeat(task.order))
     return float((logits.argmax(axis=-1).flatten() == right.numpy()).mean())
@@ -208,8 +207,9 @@ class _Leaf(Tap):
 def gradient_cosines(
     model: Transformer, task: Binary, structure: Structure, n_inputs: int, seed: int
 ) -> Float[np.ndarray, "triple"]:
-    """For random elements a, b, c: the cosine between the gradients of the logit of c (any c, not the answer alone) by
-    the embedded tokens of a and of b. Their mean is the gradient symmetricity s_g. Left out where a gradient is 0.
+    """For random elements a, b, c: the cosine between the gradients of the logit of c (any c, not only the answer) with
+    respect to the embeddings of a and of b. Their mean is the gradient symmetricity s_g. Triples with a zero gradient
+    are left out.
     """
     drawn = torch.randint(structure.order, (3, n_inputs), generator=torch.Generator().manual_seed(seed))
     orders = (structure.first, structure.second, structure.answer)
@@ -287,15 +287,15 @@ def judge(facts: Mapping[str, Any], bounds: Bounds) -> tuple[str, str]:
 
     1. `not learned`: less than `accurate` of all pairs are right.
     2. `neither`: circularity below `circular`; the rest presumes circles. Random embeddings have 0.1, memorised ones up
-       to 0.5. The published tables keep runs from 0.995 on; here less is enough, because components of two circles of
-       nearly one size are mixtures of both.
-    3. `pizza`: s_g of at least `alike`, and with one circle at a time the pizza explains more than the clock, and with
-       the accompanying circles at least `fits`.
+       to 0.5. The published tables keep runs from 0.995 on; the bound here is lower, because the components of two
+       circles of nearly equal size are mixtures of both.
+    3. `pizza`: s_g of at least `alike`, and with one circle at a time the pizza explains more than the clock, and
+       with the accompanying circles at least `fits`.
     4. `clock`: s_g below `apart`, with one circle at a time the clock explains more than the pizza, and `cosines` is at
        least `fits`.
     5. `neither`.
 
-    q decides nothing: among published pizzas it goes up to 0.6. The bounds 0.98 and 0.8 lie in the gap of the published
+    q is not used: among published pizzas it goes up to 0.6. The bounds 0.98 and 0.8 lie in the gap of the published
     runs: with constant attention the median is 0.994, with full attention 0.43.
     """
     symmetricity, isolated = facts["symmetricity"], facts["isolated"]
@@ -311,12 +311,12 @@ def judge(facts: Mapping[str, Any], bounds: Bounds) -> tuple[str, str]:
         fitting = isolated["pizza"] + isolated["accompanying"] >= bounds.fits
         if fitting and isolated["pizza"] > isolated["clock"]:
             return "pizza", f"both operands have the same gradient ({numbers})"
-        return "neither", f"both operands have the same gradient, but isolated circles are no pizzas ({numbers})"
+        return "neither", f"both operands have the same gradient, but single circles are not pizzas ({numbers})"
     if symmetricity < bounds.apart:
         numbers += f"; cosines {facts['cosines']:.0%} of all logits"
         if isolated["clock"] > isolated["pizza"] and facts["cosines"] >= bounds.fits:
             return "clock", f"the operands have different gradients ({numbers})"
-        return "neither", f"the operands have different gradients, but the logits are not those of clocks ({numbers})"
+        return "neither", f"the operands have different gradients, but the logits are not a clock's ({numbers})"
     return "neither", f"the gradients of the operands are between those of clocks and pizzas ({numbers})"
 
 

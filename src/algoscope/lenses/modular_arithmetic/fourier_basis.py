@@ -1,4 +1,4 @@
-"""The orthonormal real Fourier basis on the numbers modulo n, and how much of a vector has each frequency."""
+"""The orthonormal real Fourier basis on the numbers modulo n, and the share of a vector at each frequency."""
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,7 @@ def fourier_basis(n: int) -> Float[np.ndarray, "n n"]:
 
 
 def frequency_shares(vectors: Float[np.ndarray, "n vector"]) -> Float[np.ndarray, "frequency vector"]:
-    """The share of each column's squared length that has each frequency 0 .. n / 2; a column sums to 1. Row 0 is the
+    """The share of each column's squared length at each frequency 0 .. n / 2; a column sums to 1. Row 0 is the
     constant part. NaN for a column of zeros.
     """
     power = (fourier_basis(len(vectors)) @ vectors) ** 2

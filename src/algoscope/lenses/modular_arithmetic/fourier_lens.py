@@ -1,5 +1,5 @@
-"""The Fourier lens: which frequencies, or representations, a model of a group's operation computes with, and how much
-of its logits they explain.
+"""The Fourier lens: the key frequencies, or representations, of a model of a group's operation, and the share of its
+logits that they explain.
 """
 
 import math
@@ -51,13 +51,13 @@ from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 
-NEAR = 0.01  # of ln n: losses that differ by less are called alike
-FEW = 0.5  # keys with a larger share of the dimensions are no choice: a table of answers has every frequency
+NEAR = 0.01  # of ln n: losses that differ by less count as equal
+FEW = 0.5  # keys with a larger share of the dimensions are not sparse: a lookup table has every frequency
 FAILED = {
-    "few": "there are too many to be a choice",
-    "explained": "they leave too much of the logits unexplained",
-    "sufficient": "alone they do not answer as well",
-    "needed": "the model does better than chance without them",
+    "few": "there are too many of them",
+    "explained": "they explain too little of the logit variance",
+    "sufficient": "alone they do not suffice for the model's loss and accuracy",
+    "needed": "without them the loss is still below chance",
 }
 
 
@@ -74,16 +74,16 @@ def fourier(
 ) -> Finding:
     """Find the frequencies (of any group: representations) that carry a model's answer, and how much they explain.
 
-    Embeddings, composed weights, neurons and logits are divided among the frequencies of addition modulo n, or the
-    representations of any group, over every pair of its elements. Subtraction and multiplication are the cyclic group
-    in another order (pairs with a zero are left out of the latter).
+    Embeddings, composed weights, neurons and logits are decomposed into the frequencies of addition modulo n, or the
+    representations of any group, over all pairs of elements. Subtraction and multiplication are cyclic groups with
+    reordered elements (multiplication without pairs that contain a zero).
 
     The verdict rests on logits and losses, never on how sparse an embedding is: `characters` where the key components
-    are few (at most half of the dimensions: a table of answers has every frequency), explain the share `explained` of
-    the logit variance, suffice (restricted loss at most 1 % of ln n above the full one, accuracy at least `learned`)
-    and are needed (excluded loss at least ln n, within 1 %); `characters in part` where only the share of the variance
-    is smaller; else `other`. How the model computes these functions of the product is left open: a clock and a pizza
-    both have them (lens `clock`).
+    are few (at most half of the dimensions: a lookup table has every frequency), explain the share `explained` of the
+    logit variance, suffice (restricted loss at most 1 % of ln n above the full one, accuracy at least `learned`) and
+    are needed (excluded loss at least ln n, within 1 %); `characters in part` where all but `explained` hold; else
+    `other`. The lens does not decide how the model computes these functions of the product: a clock and a pizza both
+    have them (lens `clock`).
 
     Args:
         subject: a model of modular arithmetic or of a group's operation, by name or opened.
@@ -105,7 +105,7 @@ def fourier(
         weights, `w_l_beyond_keys` (the share of W_L, of norm and of energy, outside the keys' directions),
         `replacements`, `bound` (does the mechanism prove every answer?), `attention`, `checks`, `verdict`, `left_out`.
     Raises:
-        TaskMismatchError: for a model of free text and for a task that is no group's operation.
+        TaskMismatchError: for a model of free text and for a task that is not a group's operation.
         SubjectError: for a group of more than 421 elements.
     Source:
         Nanda et al., arXiv 2301.05217; for groups Chughtai et al., arXiv 2302.03025.
@@ -183,7 +183,7 @@ def _losses(
     components: Components,
     keys: Sequence[Component],
 ) -> list[dict[str, Any]]:
-    """The full model first, over all pairs; then with only all keys, without them, and the same for each key."""
+    """Losses of the full model, with only the key components, without them, and the same for each key."""
     rows = []
 
     def add(what: str, chosen: list[int | str], scored: Scores) -> None:
@@ -204,7 +204,7 @@ def _losses(
 
 
 def _verdict(facts: Mapping[str, Any], components: Components, keys: Sequence[Component]) -> dict[str, Any]:
-    """The four checks, the numbers they compare, and the verdict, as `fourier` states them."""
+    """The four checks with their numbers, and the verdict, as in the docstring of `fourier`."""
     bounds, chance = facts["thresholds"], facts["chance_loss"]
     rows = {row["what"]: row for row in reversed(facts["losses"]) if row["over"] == "all pairs"}  # all keys come first
     size, varying = sum(part.size for part in keys), components.order - 1
@@ -324,5 +324,5 @@ def _attention(
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: every pair, where the task has pairs."""
+    """The options of a report: applies to tasks with pairs of group elements."""
     return {} if has_pairs(subject) else None

@@ -1,8 +1,8 @@
-"""Functions on a finite group, cut into the parts that no translation mixes: frequencies and representations.
+"""Functions on a finite group, decomposed into translation-invariant subspaces: frequencies and representations.
 
-Of addition modulo n these are the constant function, the cosine and sine of each frequency, and for an even n the
-alternating one. Of any group they are the isotypic parts of its regular representation: the span of the matrix entries
-of one irreducible representation, together with those of its complex conjugate where that is another one.
+For addition modulo n these are the constant function, the cosine and sine of each frequency, and for an even n the
+alternating one. For any group they are the isotypic components of its regular representation: the span of the matrix
+entries of one irreducible representation, together with those of its complex conjugate if that is a different one.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from algoscope.lenses.modular_arithmetic.fourier_basis import fourier_basis
 from algoscope.tasks.groups.group_tables import Structure
 
 EXACT = 1e-9  # how far characters may be from orthogonal
-ATTEMPTS = 8  # random combinations of class sums; one that has two eigenvalues close together is no use
+ATTEMPTS = 8  # random combinations of class sums; one with two nearly equal eigenvalues is discarded
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One part. `label` is the frequency, or the representation's degree and a letter (`2a`).
+    """One component. `label` is the frequency, or the representation's degree and a letter (`2a`).
 
     `character` is real: that of the representation, or the sum of those of two conjugate ones (2 cos(2 pi k g / n) of
-    a frequency). `rows` are its rows in the basis: as many as the part has dimensions.
+    a frequency). `rows` are its rows in the basis, one per dimension.
     """
 
     label: int | str
@@ -33,7 +33,7 @@ class Component:
 
     @property
     def size(self) -> int:
-        """Dimensions of the part."""
+        """Number of dimensions."""
         return self.rows.stop - self.rows.start
 
     @property
@@ -44,8 +44,8 @@ class Component:
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """All parts of the functions on a group, the constant ones first, with an orthonormal basis, a row for each
-    dimension. `noun` is what a part is called.
+    """All components of functions on a group, the constant one first, with an orthonormal basis, one row per dimension.
+    `noun` is what a component is called.
     """
 
     table: Int[np.ndarray, "n n"]
@@ -59,12 +59,12 @@ class Components:
 
     @property
     def varying(self) -> tuple[Component, ...]:
-        """All parts but the constant one."""
+        """All components but the constant one."""
         return self.parts[1:]
 
     @property
     def labels(self) -> tuple[int | str, ...]:
-        """Of the parts that vary."""
+        """Labels of all components but the constant one."""
         return tuple(part.label for part in self.varying)
 
     @property
@@ -73,12 +73,12 @@ class Components:
 
     @property
     def function(self) -> str:
-        """What the character of a part is called."""
+        """What the character of a component is called."""
         return "cosine" if self.noun == "frequency" else "character"
 
     @cached_property
     def part_of_row(self) -> Int[np.ndarray, "n"]:
-        """Which part each row of the basis belongs to."""
+        """The component of each row of the basis."""
         return np.repeat(np.arange(len(self.parts)), [part.size for part in self.parts])
 
     @cached_property
@@ -87,13 +87,13 @@ class Components:
         return self.table[:, np.argmin(self.table, axis=1)]
 
     def rows_of(self, labels: tuple[int | str, ...]) -> Float[np.ndarray, "dimension n"]:
-        """The basis of the parts with these labels."""
+        """The basis rows of the components with these labels."""
         wanted = [number for number, part in enumerate(self.parts) if number and part.label in labels]
         return self.basis[np.isin(self.part_of_row, wanted)]
 
     def shares(self, matrix: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "part"]:
-        """How the energy (sum of squares) of the columns of a matrix, one row an element, divides among the parts, the
-        constant one first; they sum to 1. NaN where the matrix is 0.
+        """The shares of the components, the constant one first, in the energy (sum of squares) of a matrix with one row
+        per element; they sum to 1. NaN where the matrix is 0.
         """
         power = ((self.basis @ matrix) ** 2).sum(axis=1)
         energy = np.bincount(self.part_of_row, power)
@@ -101,7 +101,7 @@ class Components:
 
     def norms(self, matrix: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n"]:
         """The norm of a matrix along each row of the basis. Within a representation of degree 2 or more the basis is
-        arbitrary, so each row of such a part has their root mean square.
+        arbitrary, so each row of such a component gets the root mean square over them.
         """
         power = ((self.basis @ matrix) ** 2).sum(axis=1)
         if self.noun != "frequency":
@@ -110,13 +110,13 @@ class Components:
 
 
 def components_of(structure: Structure) -> Components:
-    """The parts for the group behind an operation: frequencies where it is addition modulo n in its usual order."""
+    """The components for an operation's group: frequencies if it is addition modulo n in its usual order."""
     return frequencies(structure.order) if structure.is_cyclic_sum else representations(structure.table)
 
 
 def frequencies(n: int) -> Components:
-    """The parts for addition modulo n: constant, frequencies 1 to (n - 1) / 2, and for an even n the alternating one,
-    of frequency n / 2.
+    """The components for addition modulo n: constant, frequencies 1 to (n - 1) / 2, and for an even n the alternating
+    one, of frequency n / 2.
     """
     g = np.arange(n)
     parts = [Component(0, 1, np.ones(n), slice(0, 1))]
@@ -129,16 +129,16 @@ def frequencies(n: int) -> Components:
 
 
 def representations(table: Int[np.ndarray, "n n"]) -> Components:
-    """The parts for any group by its table, element 0 neutral; sorted by degree, the trivial one first.
+    """The components for any group by its table, element 0 neutral; sorted by degree, the trivial one first.
 
-    The projector on the part of an irreducible representation of degree d with character chi is
+    The projector on the component of an irreducible representation of degree d with character chi is
     (d / n) chi(g h^-1); those of conjugate characters are added.
     """
     n = len(table)
     characters = _real_characters(irreducible_characters(table))
     quotients = table[:, np.argmin(table, axis=1)]
     numbered = sum(i * degree / n * character[quotients] for i, (degree, character) in enumerate(characters))
-    _, vectors = np.linalg.eigh(numbered)  # the i-th part has the eigenvalue i
+    _, vectors = np.linalg.eigh(numbered)  # the i-th component has the eigenvalue i
     parts, start, seen = list[Component](), 0, dict[int, int]()
     for degree, character in characters:
         size = round(degree * float(character[0]))
@@ -153,7 +153,7 @@ def irreducible_characters(table: Int[np.ndarray, "n n"]) -> Complex[np.ndarray,
 
     After Burnside: they are the common eigenvectors of multiplication by the class sums. A random combination of these
     that is Hermitian in the basis of class sums of unit length has the same eigenvectors. Checked: orthogonal to 1e-9,
-    degrees whole, their squares sum to n.
+    integer degrees, whose squares sum to n.
     """
     n = len(table)
     inverse = np.argmin(table, axis=1)
@@ -189,7 +189,7 @@ def _order(values: Complex[np.ndarray, "character n"]) -> list[int]:
 
 
 def _real_characters(values: Complex[np.ndarray, "character n"]) -> list[tuple[int, Float[np.ndarray, "n"]]]:
-    """Degree and character of each part: conjugate characters are added."""
+    """Degree and character of each component: conjugate characters are added."""
     alike = np.abs(values @ values.T) / values.shape[1] > 0.5  # <chi, conjugate of the other> is 1 or 0
     partners = alike.argmax(axis=1)
     return [

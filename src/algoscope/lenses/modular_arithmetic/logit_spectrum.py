@@ -1,8 +1,7 @@
-"""How a model's logits and activations on all pairs (a, b) of a group divide among frequencies or representations.
+"""Logits and activations on all pairs (a, b) of a group, decomposed into frequencies or representations.
 
 Sources: Nanda et al., arXiv 2301.05217; for groups Chughtai et al., arXiv 2302.03025. Everything is exact over all
-pairs and in float64. A function of the product a b alone is a table of n rows, so what it does to n^2 pairs is computed
-on n.
+pairs and in float64. A function of the product a b alone is stored as n rows instead of n^2.
 """
 
 from collections.abc import Sequence
@@ -17,14 +16,14 @@ from algoscope.lenses.modular_arithmetic.group_characters import Component, Comp
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, portions
 from algoscope.networks.evaluation import cross_entropy, tokens_right
 
-MOST_KEYS = 20  # more are not named or measured one by one
+MOST_KEYS = 20  # of more, components are not named or measured one by one
 OnPairs = Float[Tensor, "n n width"]
 ByProduct = Float[Tensor, "n width"]
 Parts = Float[np.ndarray, "part"]
 
 
 def gini(values: Float[np.ndarray, "n"]) -> float:
-    """How unequal non-negative values are: 0 = all alike, near 1 = one has all.
+    """Gini coefficient of non-negative values: 0 = all equal, near 1 = one holds the total.
 
     sum_i (2 i - n - 1) x_i / (n sum x), with x_1 .. x_n in ascending order. NaN where all are 0.
     """
@@ -43,7 +42,7 @@ def by_product(values: OnPairs, product: Int[Tensor, "n n"]) -> ByProduct:
 
 
 def part_of(values: ByProduct, components: Components, labels: Sequence[int | str]) -> ByProduct:
-    """The part of functions on the group that lies in the components with these labels."""
+    """The projection of functions on the group onto the components with these labels."""
     rows = torch.from_numpy(components.rows_of(tuple(labels))).to(values)
     return rows.mT @ (rows @ values)
 
@@ -66,10 +65,10 @@ class Fit:
 
 def fit_of(means: Float[Tensor, "n n"], square: float, components: Components) -> Fit:
     """The fit to logits with these means over the pairs of each product [product answer], and with this sum of squares
-    of all n^3 logits, the mean over the answers taken off each pair's.
+    of all n^3 logits, less each pair's mean over the answers.
 
-    <logits, chi> = n sum_x chi(x) S(x), with S(x) the sum of the means over g c^-1 = x; each pair's mean drops out, as
-    a character sums to 0 over the answers. The constant one has 0.
+    <logits, chi> = n sum_x chi(x) S(x), with S(x) the sum of the means over g c^-1 = x; each pair's mean cancels, as a
+    character sums to 0 over the answers. The constant component has 0.
     """
     n = components.order
     along = np.bincount(components.quotients.ravel(), means.cpu().numpy().ravel(), minlength=n)
@@ -89,7 +88,7 @@ def spread(logits: OnPairs, answer: Int[Tensor, "answer"]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Cross-entropy in nats, and whether the answer comes first, of every pair."""
+    """Cross-entropy in nats, and whether the answer is right, for every pair."""
 
     loss: Float[Tensor, "n n"]
     right: Bool[Tensor, "n n"]
@@ -100,7 +99,7 @@ class Scores:
 
 
 def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> Scores:
-    """Of all pairs, with a function of the product taken off the logits where one is given."""
+    """For all pairs, optionally with a function of the product subtracted from the logits."""
     loss, right = [], []
     for some in portions(pairs.order):
         product = pairs.product[some]
@@ -112,29 +111,30 @@ def scores(logits: OnPairs, pairs: Pairs, without: ByProduct | None = None) -> S
 
 
 def scores_by_product(logits: ByProduct, pairs: Pairs) -> Scores:
-    """Of logits that depend on the product alone."""
+    """For logits that depend on the product alone."""
     loss = cross_entropy(logits, pairs.answer)
     right = tokens_right(logits, pairs.answer)
     return Scores(loss[pairs.product], right[pairs.product])
 
 
 def restricted(means: ByProduct, components: Components, labels: Sequence[int | str]) -> ByProduct:
-    """Logits [product d_vocab] of which only the functions of the product in these components are left, and the mean
-    over all pairs.
+    """Logits [product d_vocab] restricted to the functions of the product in these components, and the mean over all
+    pairs.
     """
     return part_of(means, components, labels) + means.mean(dim=0)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Does the mechanism alone force every answer? The residual r is the logits less the fit.
+    """A bound that proves answers from the fit alone. The residual r is the logits less the fit.
 
-    For the pair (a, b) and a wrong answer c the fit leads by sum_k alpha_k (1 - chi_k(a b c^-1)), at least
-    `ideal_margin`; r can take off at most its range over the answers. So where that range is below the ideal margin,
-    the answer is right. `worst_range` is the largest range, `slack` = ideal_margin - worst_range, `proved` the number
-    of pairs with a smaller range. Sharper, and as sound: r would have to lift a wrong answer over the right one by the
-    ideal margin; `worst_rise` is the most that it does, with `slack_of_rise` and `proved_by_rise`. `others` is the
-    least lead of the answer over the logits that are no element's, checked directly (None: there are none).
+    For the pair (a, b) and a wrong answer c the margin of the fit is sum_k alpha_k (1 - chi_k(a b c^-1)), at least
+    `ideal_margin`; r can reduce it by at most its range over the answers. So where that range is below the ideal
+    margin, the answer is right. `worst_range` is the largest range, `slack` = ideal_margin - worst_range, `proved` the
+    number of pairs with a smaller range. Sharper, and as sound: r would have to raise a wrong answer against the right
+    one by the ideal margin; `worst_rise` is its largest such rise, with `slack_of_rise` and `proved_by_rise`. `others`
+    is the smallest margin of the answer over the logits of tokens that are not elements, checked directly (None: no
+    such tokens).
     """
 
     ideal_margin: float
@@ -148,7 +148,7 @@ class Bound:
 
 
 def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, keys: Sequence[Component]) -> Bound:
-    """The bound for the fit by some components."""
+    """The bound for the fit with some components."""
     alpha = {part.label: value for part, value in zip(components.parts, fit.alpha, strict=True)}
     fitted = sum((alpha[part.label] * part.normalised for part in keys), start=np.zeros(components.order))
     ideal = torch.from_numpy(fitted[components.quotients]).to(logits)  # [product answer]
@@ -191,7 +191,7 @@ def transform(values: OnPairs, components: Components) -> Float[Tensor, "row row
 
 
 def energies(values: OnPairs, components: Components) -> Float[Tensor, "part part width"]:
-    """The sum of squares of each function of (a, b) by the component along a and that along b."""
+    """The sum of squares of each function of (a, b), by component along a and component along b."""
     which = torch.from_numpy(components.part_of_row).to(values.device)
     power, n_parts = transform(values, components) ** 2, len(components.parts)
     along_a = power.new_zeros(n_parts, *power.shape[1:]).index_add_(0, which, power)
@@ -200,8 +200,8 @@ def energies(values: OnPairs, components: Components) -> Float[Tensor, "part par
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """For each function of (a, b) the component that fits it best: the one that, with the constant, holds the most of
-    its variance in products of a function of a and one of b (index block {0, cos, sin} x {0, cos, sin}).
+    """For each function of (a, b) the component that fits it best: the one that, with the constant, explains most of
+    its variance by products of a function of a and one of b (index block {0, cos, sin} x {0, cos, sin}).
 
     `part` is its number, `share` the share of the variance it holds (0 where the function is constant), `of_product`
     the share held by functions of the product a b in that component, `variance` over all pairs, `alive` whether the

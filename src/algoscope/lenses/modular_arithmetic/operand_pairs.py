@@ -1,4 +1,4 @@
-"""A model run on every pair of elements: logits, attention, neurons, and which pairs were among its training inputs."""
+"""A model run on every pair of elements: logits, attention, neurons, and which pairs were in the training set."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ from algoscope.tasks.base import Tokens
 from algoscope.tasks.groups.binary import Binary
 from algoscope.tasks.groups.group_tables import Structure
 
-LARGEST = 421  # elements: there are as many logits as the cube of it
-PORTION = 4096  # pairs whose activations are kept at all positions at once
+LARGEST = 421  # largest n: there are n^3 logits
+PORTION = 4096  # pairs in one batch
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """The pairs (a, b) of a group, as the task writes them. `product` is the number of a b, `answer` the logit column
-    of each element, `trained` whether a pair was among the training inputs, None where that is not known.
+    of each element, `trained` whether a pair was in the training set, None if unknown.
     """
 
     task: Binary
@@ -40,12 +40,12 @@ class Pairs:
 
     @property
     def sequences(self) -> Tokens:
-        """Prompts with their answers, one row a pair, a first."""
+        """Prompts with their answers, one row per pair, ordered by a, then b."""
         first, second = (torch.from_numpy(row).to(self.answer) for row in (self.structure.first, self.structure.second))
         return self.task.sequences(first.repeat_interleave(self.order), second.repeat(self.order))
 
     def subsets(self) -> dict[str, Bool[Tensor, "n n"]]:
-        """The pairs that losses are taken over, by name."""
+        """The sets of pairs over which losses are averaged, by name."""
         everything = {"all pairs": torch.ones_like(self.product, dtype=torch.bool)}
         if self.trained is None:
             return everything
@@ -76,16 +76,16 @@ class Pairs:
 
 
 def has_pairs(subject: Subject) -> bool:
-    """Does the subject's task ask about the pairs of a group that is not too large?"""
+    """Whether the subject's task is the operation of a group that is not too large."""
     structure = subject.task.structure() if subject.has_task and isinstance(subject.task, Binary) else None
     return structure is not None and structure.order <= LARGEST
 
 
 def pairs_of(subject: Subject) -> Pairs:
-    """The pairs that a subject's task asks about; of a multiplication modulo p, those without a zero.
+    """All pairs of a subject's task; for multiplication modulo p, those without a zero.
 
-    Raises TaskMismatchError for a subject without a task or with one that is no group's operation, SubjectError for a
-    group of more than 421 elements.
+    Raises TaskMismatchError for a subject without a task or with one that is not a group's operation, SubjectError for
+    a group of more than 421 elements.
     """
     task = subject.task
     structure = task.structure() if isinstance(task, Binary) else None
@@ -110,9 +110,7 @@ def pairs_of(subject: Subject) -> Pairs:
 
 
 def _trained(run: Run, task: Binary, structure: Structure) -> Bool[Tensor, "n n"] | None:
-    """The pairs of a run's fixed training set, as it was drawn; None for fresh draws, and where the device that drew
-    them is not here.
-    """
+    """The pairs of a run's fixed training set; None for fresh draws, and if the drawing device is missing here."""
     config = run.config
     device = torch.device(run.summary.device if run.is_whole else "cpu")
     if config.data.source != "fixed" or (device.type == "cuda" and not torch.cuda.is_available()):
@@ -126,12 +124,12 @@ def _trained(run: Run, task: Binary, structure: Structure) -> Bool[Tensor, "n n"
 
 @contextmanager
 def on_idle_cores() -> Iterator[None]:
-    """Run the body on as many of PyTorch's threads as there are idle cores: more would wait for each other."""
+    """Run the body with as many PyTorch threads as there are idle cores: more would wait for each other."""
     with threads(min(torch.get_num_threads(), free_cores())):
         yield
 
 
 def portions(n: int) -> Iterator[slice]:
-    """The first operands in groups of a few, so that what is computed from all logits fits into memory."""
+    """The first operands in small groups, so that intermediate results fit into memory."""
     step = max(1, 2**24 // n**2)
     return (slice(start, start + step) for start in range(0, n, step))

@@ -1,6 +1,7 @@
 """The progress lens: the measures of the Fourier lens at every checkpoint of a run, and the phases of grokking.
 
-Source of the measures: Nanda et al., arXiv 2301.05217. The boundaries there were read by eye; here a rule draws them.
+Source of the measures: Nanda et al., arXiv 2301.05217. The phase boundaries there were read by eye; here they follow
+rules.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,8 @@ from algoscope.subjects.subject import Subject
 SETTLED = 0.01  # the norm of the weights changes by less than this share in 1,000 steps
 PHASES = {
     "memorised": "the first checkpoint with training accuracy at least `learned`",
-    "forming": "the checkpoint of the smallest excluded loss on training pairs: from here on these too need the keys",
+    "forming": "the checkpoint of the smallest excluded loss on training pairs: from here on these also need the key "
+    "components",
     "cleaning": "the first checkpoint from which on the held-out loss stays below half of its largest value",
     "generalised": "the first checkpoint with held-out accuracy at least `learned`",
     "settled": "the first checkpoint after that at which the weights' norm changes by less than 1 % in 1,000 steps",
@@ -43,17 +45,18 @@ PHASES = {
 WORDS = {
     "memorised": "memorises",
     "forming": "forms its circuit",
-    "cleaning": "starts to clean up",
+    "cleaning": "starts clean-up",
     "generalised": "generalises",
     "settled": "settles",
 }
 ABOUT = (
     "The measures of the Fourier lens at each checkpoint of a run, with the key components of the newest one (or of "
-    "the checkpoint that is named). Restricted loss: with nothing left in the logits but the key components' functions "
-    "of the product. Excluded loss: without them. A run that groks memorises its training pairs first, then forms the "
-    "circuit that generalises (the excluded loss on training pairs rises, although their loss stays low), then cleans "
-    "up what it memorised, and only then becomes right on held-out pairs. A rule marks the step at which each phase "
-    "changes; they may overlap. Measures: Nanda et al., arXiv 2301.05217, where the boundaries were read by eye."
+    "the given checkpoint). Restricted loss: with only the key components' functions of the product in the logits. "
+    "Excluded loss: without them. A run that groks memorises its training pairs first, then forms the "
+    "circuit that generalises (the excluded loss on training pairs rises, although their loss stays low), then "
+    "removes the memorisation (clean-up), and only then becomes right on held-out pairs. A rule marks the step at "
+    "which each phase changes; phases may overlap. Measures: Nanda et al., arXiv 2301.05217, where the boundaries "
+    "were read by eye."
 )
 NATS: dict[str, Any] = {"unit": "nats", "zero": "certain of every answer", "scale": "log"}
 ACCURACY: dict[str, Any] = {
@@ -62,27 +65,27 @@ ACCURACY: dict[str, Any] = {
     "one": "every answer right",
     "scale": "unit",
 }
-GINI: dict[str, Any] = {"unit": "Gini of Fourier norms", "zero": "all components alike", "scale": "unit"}
+GINI: dict[str, Any] = {"unit": "Gini of Fourier norms", "zero": "all components equal", "scale": "unit"}
 
 
 @on_idle_cores()
 def progress_measures(
     subject: str | Run | Subject, *, similar: float = 0.005, learned: float = 0.99, runs_dir: str | None = None
 ) -> Finding:
-    """Follow the key components of a grokking run over its checkpoints, and mark its phases.
+    """Track the key components of a grokking run over its checkpoints, and mark its phases.
 
     Losses, accuracies, sparsity and size of the weights are measured at every checkpoint, with the key components of
-    the subject itself (the newest checkpoint, or the one that is named), the same for all checkpoints.
+    the subject itself (the newest checkpoint, or the given one), the same for all checkpoints.
 
     Args:
         subject: a run on modular arithmetic or on a group's operation, with at least two checkpoints.
         similar: cosine similarity with the logits above which a component is a key component.
-        learned: accuracy from which on training or held-out pairs count as learned.
+        learned: least accuracy at which training or held-out pairs count as learned.
         runs_dir: where `run:NAME` is looked up; by default as for every command.
     Returns:
         A finding with a panel [step] for each measure (losses in nats; accuracies 0 = none right, 1 = all) and facts
         `series`, one number for each checkpoint and name (null where it is not defined): loss and accuracy over all,
-        training and held-out pairs; `restricted` (only the keys' functions of the product left, over all pairs) and
+        training and held-out pairs; `restricted` (only the keys' functions of the product, over all pairs) and
         `excluded` (without them; for each key too); Gini coefficients of W_E and W_L (0 = all components alike); sum of
         squared weights; how many components reach `similar` at that checkpoint; the share of the logits' variance that
         the keys explain (0 = none, 1 = all). `phases` has the step of each change by the rules in `rules`, or null
@@ -91,7 +94,7 @@ def progress_measures(
         the checkpoint of the largest restricted loss; the fall can begin at once, as the mean over all pairs of a
         product includes the memorised ones.
     Raises:
-        TaskMismatchError: for a model of free text and for a task that is no group's operation.
+        TaskMismatchError: for a model of free text and for a task that is not a group's operation.
         SubjectError: for a group of more than 421 elements, and for a subject without at least two checkpoints.
     Source:
         Nanda et al., arXiv 2301.05217.
@@ -262,20 +265,21 @@ def _panels(
 
 
 def _captions(components: Components) -> dict[str, str]:
-    """By row of figures."""
+    """Captions by row of figures."""
     nouns = components.nouns
     return {
         "loss": (
-            f"Loss of the model, with only the key {nouns} left in its logits, and without them. Mean cross-entropy in "
+            f"Loss of the model, with only the key {nouns} in its logits, and without them. Mean cross-entropy in "
             "nats, logarithmic, at each checkpoint; dashed lines carry the numbers of the phases."
         ),
         "accuracy": (
-            f"Share of pairs right. With only the key {nouns} it can run ahead of the model: it takes the mean over "
-            "all pairs with the same product, and the memorised ones are among them."
+            f"Share of pairs right. With only the key {nouns} it can rise before the model's accuracy: it uses the "
+            f"mean over all pairs with the same product, which includes memorised ones."
         ),
         "weights": (
-            f"How unequally the weights use the {nouns}, and how large they are. Gini coefficient of the norms of W_E "
-            "and W_L along the Fourier basis (0 = all alike, near 1 = one has all), the sum of squares of all weights, "
+            f"Sparsity of the weights over the {nouns}, and their size. Gini coefficient of the norms of W_E "
+            "and W_L along the Fourier basis (0 = all equal, near 1 = one holds all), the sum of squares of all "
+            "weights, "
             f"and how many {nouns} are similar to the logits."
         ),
     }
@@ -304,6 +308,6 @@ def _drawn(over: str, components: Components) -> list[tuple[str, str, str, dict[
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """The options of a report: applies to runs on pairs with several checkpoints."""
+    """The options of a report: applies to runs on group operations with several checkpoints."""
     origin = subject.origin
     return {} if has_pairs(subject) and origin is not None and len(origin.steps) > 1 else None

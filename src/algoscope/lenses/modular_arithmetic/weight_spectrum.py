@@ -1,4 +1,4 @@
-"""The weights that a frequency can be read from: one row an element of the group, or one column an answer."""
+"""Weight matrices indexed by group elements, whose spectra are sparse in a model with key frequencies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Weights:
 
     - `W_E`: the embedding of each element as first operand;
     - `W_U`: the unembedding of each element as answer;
-    - `W_L` = W_out W_U, by answer [n d_mlp]: the direct effect of the last feed-forward's neurons on the logits;
-    - `L0H0` = W_E W_V W_O W_in of each head of the first layer [n d_mlp]: what reaches its neurons of an operand
-      that the head attends to (of a gated feed-forward both factors, side by side).
+    - `W_L` = W_out W_U, by answer [n d_mlp]: the direct effect of the last MLP's neurons on the logits;
+    - `L0H0` = W_E W_V W_O W_in of each head of the first layer [n d_mlp]: the path to its neurons from an operand that
+    the head attends to (for a gated MLP both factors, side by side).
 
-    `neurons_to_logits` is W_L with every column of the logits [d_mlp d_vocab]. `left_out` says why something is not
-    there.
+    `neurons_to_logits` is W_L with every column of the logits [d_mlp d_vocab]. `left_out` gives the reason for each
+    missing matrix.
     """
 
     matrices: Mapping[str, Matrix]
@@ -45,12 +45,12 @@ def weights_of(subject: Subject, pairs: Pairs) -> Weights:
     matrices = {"W_E": _array(subject.token_embedding()[first]), "W_U": _array(model.W_U[pairs.answer])}
     left_out = {}
     if cfg.d_mlp is None:
-        left_out["W_L"] = left_out["neuron input"] = "the model has no feed-forward"
+        left_out["W_L"] = left_out["neuron input"] = "the model has no MLP"
     elif cfg.normalization_type is not None:
-        left_out["W_L"] = "the final norm stands between neurons and logits"
-        left_out["neuron input"] = "norms stand between embedding and neurons"
+        left_out["W_L"] = "the final norm is between neurons and logits"
+        left_out["neuron input"] = "norms are between embedding and neurons"
     elif cfg.parallel:
-        left_out["neuron input"] = "attention and feed-forward read the same stream"
+        left_out["neuron input"] = "attention and MLP run in parallel"
     neurons_to_logits = None
     if "W_L" not in left_out:
         neurons_to_logits = _mlp(model, cfg.n_layers - 1).w_out.weight.double().mT @ model.W_U.double().mT
@@ -83,7 +83,7 @@ def _array(values: Tensor) -> Matrix:
 
 
 def sum_of_squares(subject: Subject) -> float:
-    """Of all weights together."""
+    """The sum of squares of all weights."""
     return float(sum(weight.double().pow(2).sum() for weight in whole(subject.model).parameters()))
 
 

@@ -1,4 +1,4 @@
-"""Any number that a lens or a verdict measures of a model, by the path to it among its facts: `roles:heads.0.score`."""
+"""Numbers among the facts of a lens or a verdict, by their path: `roles:heads.0.score`."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,22 +12,22 @@ from algoscope.core.renaming import warn_renamed
 from algoscope.lenses.table import LENSES
 from algoscope.subjects.subject import Subject
 
-OVER_TIME = ("timeline", "progress", "induction_phase")  # lenses that go over the checkpoints themselves
+OVER_TIME = ("timeline", "progress", "induction_phase")  # lenses that measure all checkpoints themselves
 FORMER_ROLES = {"self": "current-token", "same-token": "duplicate-token"}
-SUGGESTED = 4  # paths that an error names
+SUGGESTED = 4  # paths suggested by an error message
 
 Measures = Mapping[str, Callable[[Subject], Finding]]
-"""What can be followed beside the lenses, by name: verdicts, which no lens imports, and a caller's own."""
+"""Measures other than lenses that can be tracked, by name: verdicts, which lenses cannot import, and a caller's own."""
 
 
 def split(fact: str, measures: Measures) -> tuple[str, str]:
     """`LENS:FACT` as the two, the lens and a role by their present names.
 
-    Raises ConfigError for a text of another form, UnknownNameError for a name that is neither lens nor measure.
+    Raises ConfigError for another form, UnknownNameError for a name that is neither lens nor measure.
     """
     name, colon, path = fact.partition(":")
     if not colon or not path:
-        raise ConfigError(f"{fact!r} names no fact of a lens: write LENS:FACT, such as certify:accuracy")
+        raise ConfigError(f"{fact!r} is not a fact of a lens: write LENS:FACT, such as certify:accuracy")
     if name in measures:
         return name, path
     if name not in LENSES:
@@ -41,29 +41,29 @@ def split(fact: str, measures: Measures) -> tuple[str, str]:
 def measure_of(name: str, measures: Measures) -> Callable[[Subject], Finding]:
     """The measure or lens of that name.
 
-    Raises ConfigError for a lens that goes over checkpoints itself, or that needs more than a model.
+    Raises ConfigError for a lens that measures checkpoints itself, or that needs more arguments than a model.
     """
     if name in measures:
         return measures[name]
     if name in OVER_TIME:
-        raise ConfigError(f"{name} goes over the checkpoints itself: read its own series, `algoscope lens {name}`")
+        raise ConfigError(f"{name} measures all checkpoints itself: use its series, `algoscope lens {name}`")
     lens: Callable[[Subject], Finding] = LENSES.load(name)
     needed = [p.name for p in list(signature(lens).parameters.values())[1:] if p.default is Parameter.empty]
     if needed:
-        raise ConfigError(f"{name} asks for more than a model ({', '.join(needed)}): it cannot be followed")
+        raise ConfigError(f"{name} needs more than a model ({', '.join(needed)}): it cannot be tracked")
     return lens
 
 
 def numbers_of(measure: Callable[[Subject], Finding], subject: Subject) -> dict[str, float]:
-    """Every number among the facts that a measure gives of a subject, by its path; true is 1, false 0, null NaN.
+    """All numbers among a measure's facts of a subject, by path; true is 1, false 0, null NaN.
 
-    Raises what the measure raises.
+    Passes on the measure's errors.
     """
     return dict(_leaves(measure(subject).facts))
 
 
 def numbers_or_none(measure: Callable[[Subject], Finding], subject: Subject) -> dict[str, float]:
-    """As `numbers_of`; nothing where the measure refuses the model."""
+    """As `numbers_of`; empty if the measure rejects the model."""
     try:
         return numbers_of(measure, subject)
     except AlgoscopeError:
@@ -71,7 +71,7 @@ def numbers_or_none(measure: Callable[[Subject], Finding], subject: Subject) -> 
 
 
 def check(name: str, path: str, numbers: Mapping[str, float]) -> None:
-    """Raises ConfigError where a path is not among the numbers of its measure."""
+    """Raises ConfigError if a path is not among the numbers of its measure."""
     if path in numbers:
         return
     within = [other for other in numbers if other.startswith(f"{path}.")]

@@ -1,4 +1,4 @@
-"""When a series counts as formed: a rule and a threshold for each kind; whether that is before the curves' jump."""
+"""When a series counts as formed: rule and threshold by kind, and the step relative to the jump of the curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from algoscope.runs.run_folder import Run
 ACCURATE = 0.9  # threshold of accuracies
 ROLE = {"uniform": 0.8, "sparse": 0.5}  # thresholds of the roles lens
 OTHER_ROLES = 0.4
-MOVED = 0.1  # a series must change by this share of its larger end for half-way to mean something
+MOVED = 0.1  # least change, as a share of the larger end, for the half-way rule
 NO_RULE = ("entropy rank", "stable rank", "norm")
 WITH_THRESHOLD = ("accuracy", "class", "head")
 
 
 def formation(steps: Steps, series: Series, curves: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """A row for each series, by step: the rule, its threshold, the step from which on it holds, the checkpoint before,
-    and whether that step lies before, during or after the jump of the curves. Series that never form come last.
+    """A row for each series, by step: the rule, its threshold, the step from which it holds, the checkpoint before, and
+    whether that step is before, during or after the jump of the curves. Series that never form come last.
     """
     rows = [_row(name, steps, values, curves) for name, values in series.items()]
     return sorted(rows, key=lambda row: (row["step"] is None, row["step"] or 0))
@@ -65,7 +65,7 @@ def rule_of(name: str, values: Float[np.ndarray, "step"]) -> tuple[str | None, f
 
 
 def curves_of(run: Run, until: int) -> dict[str, Any] | None:
-    """Plateau and jump of the curves that training logged up to a step; None where it logged none."""
+    """Plateau and jump of the logged curves up to a step; None if there are none."""
     rows = [row for row in run.metrics() if row["step"] <= until]
     if not any("test_accuracy" in row for row in rows):
         return None
@@ -83,9 +83,7 @@ def _beside(step: int | None, curves: Mapping[str, Any] | None) -> str | None:
 
 
 def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None) -> ResultTable:
-    """The series that form and those that could have, with the curves' own events among them. A head that never has a
-    role is left out of it.
-    """
+    """All series with a rule, and the events of the logged curves, by step. Roles never reached are left out."""
     rows: list[tuple[str, str, int | None, str]] = [
         (row["series"], row["rule"], row["step"], row["beside_jump"] or "")
         for row in formed
@@ -93,16 +91,16 @@ def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | No
     ]
     plateau, jump = (curves["plateau"], curves["jump"]) if curves else (None, None)
     if plateau:
-        rows.append(("curves: the plateau ends", "the logged loss moves on", plateau["to"], ""))
+        rows.append(("curves: the plateau ends", "the logged loss starts to fall", plateau["to"], ""))
     if jump:
         rows.append(("curves: the jump", "logged test accuracy reaches 0.5", jump["step"], ""))
     rows.sort(key=lambda row: (row[2] is None, row[2] or 0))
     return ResultTable(
-        title="What formed when",
-        columns=("mechanism", "rule", "step", "beside the jump"),
+        title="Formation by step",
+        columns=("series", "rule", "step", "relative to the jump"),
         rows=tuple((name, rule, "never" if step is None else step, beside) for name, rule, step, beside in rows),
         caption=(
-            "The first checkpoint from which on each rule holds up to the last, and whether it lies before, during or "
+            "The first checkpoint from which on each rule holds up to the last, and whether it is before, during or "
             "after the jump of the logged curves. Ranks and norms, which have no rule, are left out, and so are roles "
             "that a head never has."
         ),

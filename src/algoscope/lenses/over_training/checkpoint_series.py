@@ -1,4 +1,4 @@
-"""One measurement over all checkpoints of a run: when did it form?"""
+"""One measurement over all checkpoints of a run, and the step at which it forms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +15,7 @@ from algoscope.version import __version__
 Steps = Int[np.ndarray, "step"]
 Series = dict[str, Float[np.ndarray, "step"]]
 Measure = Callable[[Subject], Mapping[str, float]]
-VERSION = f"{__version__}/1"  # the number rises when a measure changes its meaning between releases
+VERSION = f"{__version__}/1"  # the number increases when a measure changes between releases
 
 
 def over_checkpoints(
@@ -26,16 +26,16 @@ def over_checkpoints(
     keep: str = "",
     progress: bool = False,
 ) -> tuple[Steps, Series]:
-    """Measure each checkpoint of the subject's run (or those at `steps`): the steps and, for each name of a number, one
-    number a step; NaN where `measure` gives none. With `keep`, which names the measure and all that it depends on
-    beside the weights, each checkpoint is measured once (`recalled`).
+    """Measure each checkpoint of the subject's run (or those at `steps`): the steps and, by name, one number per step;
+    NaN where `measure` gives none. With `keep`, a key for the measure and all its inputs except the weights, results
+    are cached (`recalled`).
 
-    Raises SubjectError for a subject that comes from no run, or from one with a single checkpoint, and CheckpointError
-    for a step that is none of its checkpoints.
+    Raises SubjectError for a subject that is not from a run, or from one with a single checkpoint, and CheckpointError
+    for a step without a checkpoint.
     """
     run = subject.origin
     if run is None or len(run.steps) < 2:
-        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
+        raise SubjectError(f"{subject.name} has no checkpoints to compare: give a trained run, run:NAME")
     chosen = list(run.steps if steps is None else steps)
     rows = []
     with Bar(f"{subject.name} over its checkpoints", "checkpoints") if progress else Watcher() as bar:
@@ -48,10 +48,10 @@ def over_checkpoints(
 
 
 def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, float]:
-    """The numbers of one checkpoint: as the run folder keeps them for these weights, else measured now and kept.
+    """The numbers of one checkpoint: from the run folder's cache, else measured and cached.
 
-    `keep` names the measure and all that it depends on beside the weights. Numbers that are not finite come back as
-    NaN. A folder that cannot be written costs time alone.
+    `keep` is a key for the measure and all its inputs except the weights. Numbers that are not finite are returned as
+    NaN. If the folder cannot be written, results are not cached.
     """
     run = subject.origin
     assert run is not None, "a checkpoint is of a run"
@@ -66,7 +66,7 @@ def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, floa
 
 
 def formed_at(steps: Steps, values: Float[np.ndarray, "step"], reaches: float) -> int | None:
-    """The first step from which on the values stay at or above `reaches`; None where the last does not."""
+    """The first step from which the values stay at or above `reaches`; None if the last value is below."""
     below = np.flatnonzero(~(values >= reaches))
     first = below[-1] + 1 if len(below) else 0
     return int(steps[first]) if first < len(steps) else None

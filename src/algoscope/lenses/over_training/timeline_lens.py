@@ -1,4 +1,4 @@
-"""The timeline lens: many measurements over all checkpoints of a run, on one axis of steps, and what formed when."""
+"""The timeline lens: many measurements over all checkpoints of a run, and the step at which each forms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ GROUPS = {
     "frequencies": "the measures of the progress lens, where a task has frequencies",
     "weights": "effective ranks of every matrix, and the norm of all weights",
 }
-FREQUENCIES = {  # series of the progress lens, and where they stand here
+FREQUENCIES = {  # series of the progress lens, and their names here
     "restricted loss": "frequency loss: keys alone",
     "excluded loss, training pairs": "frequency loss: without keys, training",
     "excluded loss, all pairs": "frequency loss: without keys, all",
@@ -48,18 +48,18 @@ FREQUENCIES = {  # series of the progress lens, and where they stand here
     "Gini W_L": "frequency share: Gini of W_L",
 }
 ABOUT = (
-    "Every checkpoint of a run is measured in the same way, so that what forms first and what forms later stand on one "
-    "axis of training steps. A mechanism is formed at the first checkpoint from which on its rule holds up to the "
-    "last: accuracies stay at 0.9 or above, roles of heads at the thresholds of the roles lens, losses and followed "
-    "facts on the last value's side of half-way between their first and last. Ranks and norms have no rule."
+    "Every checkpoint of a run is measured in the same way, on one axis of training steps. A mechanism is formed at "
+    "the first checkpoint from which its rule holds up to the last: accuracies stay at 0.9 or above, roles of heads "
+    "at the thresholds of the roles lens, losses and tracked facts on the last value's side of half-way between their "
+    "first and last. Ranks and norms have no rule."
 )
-CHECKPOINTS = 4  # fewer make no timeline
-SLIGHT = 0.2  # a role that a head never has to this degree is not drawn
+CHECKPOINTS = 4  # fewest checkpoints for a report
+SLIGHT = 0.2  # roles of lower score at all checkpoints are not drawn
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of series: how its heatmap is titled, measured and explained, and with how many decimals."""
+    """A kind of series: title, unit, scale, meaning of 0 and 1, decimals and caption of its heatmap."""
 
     title: str
     unit: str
@@ -85,13 +85,13 @@ KINDS = {
         "Share of inputs of each class with the whole answer right.",
     ),
     "head": Kind(
-        "roles of the heads", "score", "signed", "as much attention as evenly spread", "all attention", 2,
-        "How far each head has each role of the roles lens. 0 = as much attention on the role's keys as even attention "
-        "would give them, 1 = all of it. Roles that a head never has to a degree of 0.2 are left out.",
+        "roles of the heads", "score", "signed", "as uniform attention", "all attention", 2,
+        "Score of each head for each role of the roles lens. 0 = as much attention on the role's keys as uniform "
+        "attention gives, 1 = all of it. Roles that never reach 0.2 are left out.",
     ),
     "frequency loss": Kind(
         "loss by frequencies", "nats", "log", "certain of the right answer", "", 2,
-        "Loss with only the key frequencies of the last checkpoint left in the logits, and without them. Mean "
+        "Loss with only the key frequencies of the last checkpoint in the logits, and without them. Mean "
         "cross-entropy in nats, as in the progress lens.",
     ),
     "frequency share": Kind(
@@ -125,36 +125,36 @@ def timeline(
     runs_dir: str | None = None,
     progress: bool = False,
 ) -> Finding:
-    """Measure every checkpoint of a run in the same way, and say from which step on each mechanism is there.
+    """Measure every checkpoint of a run in the same way, and find the step at which each mechanism forms.
 
-    Each checkpoint's numbers are kept in the run folder, by measure and weights, so that none is measured twice.
+    Results are cached in the run folder, by measure and weights.
 
     Args:
         subject: a run with at least two checkpoints.
-        of: what to follow: groups (`answers`, `heads`, `frequencies`, `weights`) and facts, `LENS:FACT` for any number
+        of: what to track: groups (`answers`, `heads`, `frequencies`, `weights`) and facts, `LENS:FACT` for any number
             among the facts of a lens with its default options, or of a verdict (`certify:accuracy`,
-            `roles:heads.0.scores.previous-token`); by default all groups that apply. A checkpoint that the lens refuses
+            `roles:heads.0.scores.previous-token`); by default all groups that apply. A checkpoint that the lens rejects
             has no number.
-        by: the scheme of classes that answers are counted by; by default the task's first.
-        n_inputs: random inputs that answers are counted over, where there are more than 20,000 inputs.
-        per_class: inputs of each class, where there are more than 20,000 inputs.
-        n_inputs_roles: inputs that the roles of heads are measured over.
+        by: the class scheme of inputs; by default the task's first.
+        n_inputs: how many random inputs answers are scored on, if there are more than 20,000 inputs.
+        per_class: how many inputs of each class, if there are more than 20,000 inputs.
+        n_inputs_roles: how many inputs the roles of heads are measured on.
         seed: seed of the random inputs.
-        measures: what else can be followed, by the name that stands before the colon: functions from a model to a
-            finding. Lenses are known by their names; `algoscope.lenses.timeline` adds `certify`.
+        measures: other measures that can be tracked, by the name before the colon: functions from a model to a finding.
+            Lenses need not be listed; `algoscope.lenses.timeline` adds `certify`.
         runs_dir: where `run:NAME` is looked up; by default as for every command.
         progress: show a bar.
     Returns:
         A finding with a panel [series step] for each kind of series: losses in nats; accuracies, 0 = none right, 1 =
-        all; roles of heads, 0 = as much as even attention gives, 1 = all; effective ranks (1 = one direction); the norm
-        of all weights; followed facts. Facts: `steps`; `series`, one number a step by name (null where there is none);
-        `formed`, a row for each series {series, rule, threshold, step, after, beside_jump}, by step: it is formed at
-        the first checkpoint from which on the rule holds (null: not at the last), and was not yet at the checkpoint
-        `after`; `curves`, plateau and jump of the logged curves (null where none were logged), and `beside_jump`,
-        before, during or after the jump; `probe`, the inputs. The rules stand in the table.
+        all; roles of heads, 0 = as uniform attention, 1 = all; effective ranks (1 = one direction); the norm of all
+        weights; tracked facts. Facts: `steps`; `series`, one number a step by name (null where there is none);
+        `formed`, a row for each series {series, rule, threshold, step, after, beside_jump}, by step: `step` is the
+        first checkpoint from which the rule holds (null: it does not hold at the last), `after` the checkpoint before
+        it; `curves`, plateau and jump of the logged curves (null where none were logged), and `beside_jump`, before,
+        during or after the jump; `probe`, the inputs. The table states the rules.
     Raises:
         SubjectError: for a subject without at least two checkpoints.
-        UnknownNameError: for a group or lens that there is not.
+        UnknownNameError: for an unknown group or lens.
         ConfigError: for a fact that is not a number, and for no inputs.
 
     Example:
@@ -195,7 +195,7 @@ def timeline(
 
 
 def _asked(of: str | Sequence[str] | None, measures: Measures) -> tuple[list[str], list[tuple[str, str]]]:
-    """The groups to measure, and the facts to follow as (lens, path); every group where neither is named."""
+    """The groups to measure, and the facts to track as (lens, path); all groups if `of` is empty."""
     names = [of] if isinstance(of, str) else list(of or ())
     groups = [name for name in names if ":" not in name]
     for name in groups:
@@ -209,7 +209,7 @@ def _asked(of: str | Sequence[str] | None, measures: Measures) -> tuple[list[str
 
 
 def _group_measures(groups: Sequence[str], probe: ProbeSet, n_inputs: int, seed: int) -> dict[str, Measure]:
-    """The measures of the groups, by the name under which a run folder keeps their numbers."""
+    """The measures of the groups, by their key in the run folder's cache."""
     known: dict[str, tuple[str, Measure]] = {
         "answers": (f"answers {dict(probe.coverage)}", lambda model: answer_numbers(model, probe)),
         "heads": (f"roles n_inputs={n_inputs} seed={seed}", lambda model: role_numbers(model, n_inputs, seed)),
@@ -223,7 +223,7 @@ def _numbers(model: Subject, measures: Mapping[str, Measure]) -> dict[str, float
 
 
 def role_numbers(subject: Subject, n_inputs: int, seed: int) -> dict[str, float]:
-    """Every head's score for every role that the inputs can show."""
+    """Every head's score for every role that the inputs can test."""
     heads = roles(subject, n_inputs=n_inputs, seed=seed)["heads"]
     return {
         f"head: {head['name']} {role}": head["scores"][role]
@@ -249,7 +249,7 @@ def weight_numbers(subject: Subject) -> dict[str, float]:
 
 
 def _fact_measure(run: Run, facts: Sequence[tuple[str, str]], measures: Measures) -> Measure:
-    """The measure that gives the followed facts of a checkpoint; each must be a number at the run's last."""
+    """The measure of the tracked facts of a checkpoint; each must be a number at the last checkpoint."""
     followed = {name: measure_of(name, measures) for name, _ in facts}
     last = open_subject(f"run:{run.path}")
     known = {name: recalled(last, f"lens {name}", partial(numbers_of, measure)) for name, measure in followed.items()}
@@ -264,7 +264,7 @@ def _fact_measure(run: Run, facts: Sequence[tuple[str, str]], measures: Measures
 
 
 def _frequencies(subject: Subject) -> Series:
-    """The series of the progress lens that stand here, under their names here."""
+    """The series taken from the progress lens, renamed."""
     series = progress_measures(subject)["series"]
     chosen = FREQUENCIES
     if "excluded loss, training pairs" in series:
@@ -292,8 +292,8 @@ def _claim(
 
 
 def panels_of(steps: Steps, series: Series, curves: Mapping[str, Any] | None) -> list[Panel]:
-    """One heatmap [series step] for each kind; a dashed line where the logged curves jump. Followed facts have a panel
-    each, as they share no unit.
+    """One heatmap [series step] for each kind; a dashed line at the jump of the logged curves. Tracked facts have a
+    panel each, as their units differ.
     """
     kinds: dict[str, dict[str, Float[np.ndarray, "step"]]] = {}
     for name, values in series.items():
@@ -312,7 +312,7 @@ def panels_of(steps: Steps, series: Series, curves: Mapping[str, Any] | None) ->
 
 
 def _panel(name: str, rows: Mapping[str, Float[np.ndarray, "step"]], step_axis: Axis, marks: tuple[Mark, ...]) -> Panel:
-    followed = Kind(name, "as the lens gives it", "free", "", "", 3, f"The fact {name}, with default options.")
+    followed = Kind(name, "unit of the lens", "free", "", "", 3, f"The fact {name}, with default options.")
     kind = KINDS.get(name, followed)
     values = np.stack(list(rows.values()))
 
@@ -333,12 +333,12 @@ def _panel(name: str, rows: Mapping[str, Float[np.ndarray, "step"]], step_axis: 
         scale=kind.scale,
         marks=marks,
         words=np.vectorize(word, otypes=[object])(values),
-        caption=f"{kind.caption} Columns are checkpoints, which stand closer together at the beginning of training.",
+        caption=f"{kind.caption} Columns are checkpoints, which are denser at the beginning of training.",
     )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: answers and heads over the checkpoints, where there are enough."""
+    """The options of a report: answers and heads over the checkpoints, if there are enough."""
     if not subject.has_task or subject.origin is None or len(subject.origin.steps) < CHECKPOINTS:
         return None
     return {"of": ["answers", "heads"], "n_inputs": 1000, "per_class": 100}

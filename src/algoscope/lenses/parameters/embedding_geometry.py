@@ -24,9 +24,10 @@ Sets = Mapping[str, Mapping[str, Vectors]]
 MOST_TOKENS, MOST_POSITIONS = 200, 128
 ABOUT = (
     "Every token, and where positions are learned every position, is a vector in the residual stream; training "
-    "arranges these vectors. The effective dimension (participation ratio of the variances) counts in how many "
-    "directions they spread: 1 = along a line, n = n directions alike. Points on a circle or a line mean that the "
-    "order of the labels is represented; the angle between two vectors says how alike a linear readout must treat "
+    "arranges these vectors. The effective dimension (participation ratio of the variances) is the number of "
+    "directions in which they spread: 1 = along a line, n = n directions equally. Points on a circle or a line mean "
+    "that the order of the labels is represented; the angle between two vectors says how similarly a linear readout "
+    "must treat "
     "them."
 )
 COORDINATE = Measure("embedding units", "the mean of the points")
@@ -35,10 +36,10 @@ COSINE = Measure("cosine", "orthogonal", "same direction", "signed")
 
 
 def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: str | None = None) -> Finding:
-    """PCA, cosine similarity and effective dimension of the embeddings, beside those at step 0 where it is known.
+    """PCA, cosine similarity and effective dimension of the embeddings, compared with step 0 if it is available.
 
-    Tokens are those that occur in the task's sequences (similarity: those that stand for quantities); of a model of
-    free text, those that occur in the inputs, or all of a small vocabulary. Positions of free text: the first 128.
+    Tokens are those that occur in the task's sequences (similarity: those of numbers); for a model of free text, those
+    of the inputs, or a whole small vocabulary. Positions of free text: the first 128.
 
     Args:
         subject: a model, by name or opened.
@@ -47,12 +48,12 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
-        A finding with three panels each for `token` and `position`, with a leading axis `when` (before, after):
-        `... PCA` [when point component], coordinates on the first two principal components of the centred vectors;
-        `... explained variance` [when component], the share of the variance on each component, summing to 1;
-        `... similarity` [when point other], the cosine of the angle at the origin, 0 = orthogonal, 1 = same direction.
-        Fact `effective_dimension`: the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on
-        a line, n = n directions alike.
+        A finding with three panels each for `token` and `position`, with a leading axis `when` (before, after): `...
+        PCA` [when point component], coordinates on the first two principal components of the centred vectors; `...
+        explained variance` [when component], the share of the variance on each component, summing to 1; `...
+        similarity` [when point other], the cosine of the angle at the origin, 0 = orthogonal, 1 = same direction. Fact
+        `effective_dimension`: the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on a
+        line, n = n directions equally.
 
     Raises:
         ConfigError: for a model of free text with more than 200 tokens and no inputs.
@@ -76,7 +77,7 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
     }
     positions = {when: model.position_embedding() for when, model in models.items()}
     if positions["after"] is not None:
-        # the last position of a task is predicted, never read
+        # the last position of a task is only predicted
         used = subject.task.n_ctx - 1 if subject.has_task else min(subject.cfg.n_ctx, MOST_POSITIONS)
         vectors = {when: _array(w_pos)[:used] for when, w_pos in positions.items() if w_pos is not None}
         sets["position"] = (tuple(range(used)), list(range(used)), vectors)
@@ -99,14 +100,14 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
 
 
 def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The tokens that are shown, and which of them are compared with each other."""
+    """The tokens to show, and which of them to compare by cosine similarity."""
     if subject.has_task:
         task = subject.task
         used = task.used_tokens
         return [task.vocabulary.index(token) for token in used], [used.index(token) for token in task.ordinals]
     n = subject.cfg.d_vocab
     if not inputs and n > MOST_TOKENS:
-        raise ConfigError(f"{subject.name} has {n:,} tokens, too many to draw: name some by --input TEXT")
+        raise ConfigError(f"{subject.name} has {n:,} tokens, too many to draw: choose some with --input TEXT")
     rows = sorted({number for text in inputs for number in subject.text.encode(text)}) if inputs else list(range(n))
     return rows, list(range(len(rows)))
 
@@ -122,7 +123,7 @@ def principal_components(
 
 
 def effective_dimension(vectors: Vectors) -> float:
-    """Participation ratio of the variances: 1 = all points on a line, n = n directions alike."""
+    """Participation ratio of the variances: 1 = all points on a line, n = n directions equally."""
     share = principal_components(vectors)[1]
     return float(1 / (share**2).sum())
 
@@ -168,15 +169,15 @@ def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: 
             [when, Axis(what, labels), Axis("component", components[:2])],
             np.stack([coordinates[:, :2] for coordinates, _ in analysed]),
             caption=f"The {what} embeddings on their first two principal components, the directions in which they "
-            "differ most. Colour follows the order of the labels.",
+            "differ most. Colour is the order of the labels.",
             view="scatter",
         ),
         VARIANCE.panel(
             f"{what} explained variance",
             [when, Axis("component", components, "principal component")],
             shares,
-            caption=f"Share of the variance of the {what} embeddings on each principal component. The map of the first "
-            "two components shows only what the first two bars hold.",
+            caption=f"Share of the variance of the {what} embeddings on each principal component. The PCA map shows "
+            f"only the first two bars.",
             view="bars",
         ),
         COSINE.panel(
@@ -184,11 +185,11 @@ def _panels(what: str, labels: tuple[Label, ...], compared: list[int], by_when: 
             [when, Axis(what, names), Axis(f"other {what}", names)],
             np.stack([cosine_similarity(vectors[compared]) for vectors in by_when.values()]),
             caption=f"Cosine of the angle between every two {what} embeddings: 1 (blue) = same direction, 0 (white) = "
-            "orthogonal, -1 (orange) = opposite. A blue band along the diagonal: neighbours are represented alike.",
+            "orthogonal, -1 (orange) = opposite. A blue band along the diagonal: neighbours have similar embeddings.",
         ),
     ]
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: all tokens of a task, those of the prompts in free text."""
+    """The options of a report: all tokens of a task, or those of the prompts in free text."""
     return {} if subject.has_task else {"inputs": prompts.compared}

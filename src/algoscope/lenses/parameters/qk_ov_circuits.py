@@ -1,4 +1,4 @@
-"""Circuits in the weights: what a head copies, what it matches, and which earlier heads write what it reads.
+"""QK and OV circuits from the weights: copying, matching, and composition of heads.
 
 Everything is computed from the factors of W_V W_O and W_Q W_K^T, never from their products, in float64.
 Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
@@ -16,7 +16,7 @@ from torch import Tensor
 from algoscope.data import seeded
 from algoscope.subjects.subject import Subject
 
-MOST_TOKENS = 1024  # of a larger vocabulary, that many are drawn
+MOST_TOKENS = 1024  # of a larger vocabulary, this many are drawn at random
 DRAWS = 100  # pairs of random heads
 ENTRIES = ("Q", "K", "V")
 
@@ -30,7 +30,7 @@ Square = Float[Tensor, "*head rank d_head"]
 class Factors:
     """The matrices of a layer's heads for row vectors: a head's scores are x W_Q W_K^T y^T, and it writes y W_V W_O.
 
-    `W_O` stands on end, [head d_model d_head], as the others do.
+    `W_O` is transposed, [head d_model d_head], like the others.
     """
 
     W_Q: Wide
@@ -66,9 +66,10 @@ class Factors:
 
 
 class Circuits:
-    """The weights of a subject as its heads use them: norms folded in, writing weights and unembedding centred.
+    """The folded weights of a subject: norms folded in, weights that write to the residual stream and unembedding
+    centred.
 
-    Token vectors are W_E, each divided by the scale that a norm would divide it by, where the model has norms.
+    Token vectors are W_E, each divided by its norm's scale in models with norms.
     Position embeddings, MLPs and the scale of a norm in between are left out, and so are rotary positions: W_Q W_K^T is
     that of a query and a key at the same position. `tokens` are the rows and columns of the circuits: all that a task
     uses, or of a large vocabulary 1,024, drawn by `seed`.
@@ -97,10 +98,10 @@ class Circuits:
     def unembedding(self) -> Float[Tensor, "token d_model"]:
         return self.model.W_U.detach().double()[self.tokens]
 
-    # ------------------------------------------------------------------ what a head copies
+    # ------------------------------------------------------------------ copying
 
     def ov(self, layer: int, head: int) -> Float[Tensor, "token output"]:
-        """W_E W_V W_O W_U: by how many logits attending to a token raises each token."""
+        """W_E W_V W_O W_U: the logits that attending to a token adds to each token."""
         heads = self.layer(layer)
         return self._ov(heads.W_V[head], heads.W_O[head])
 
@@ -108,10 +109,10 @@ class Circuits:
         return (self.embedding @ w_v) @ (self.unembedding @ w_o).mT
 
     def copying_eigenvalues(self, layer: int) -> Float[Tensor, "head"]:
-        """Sum of the eigenvalues of W_E W_V W_O W_U over the sum of their magnitudes: 1 = it raises what it attends to,
-        whatever that is, -1 = it lowers it, 0 = neither. Not a number for a head that writes nothing.
+        """Sum of the eigenvalues of W_E W_V W_O W_U over the sum of their magnitudes: 1 = it raises the attended token,
+        -1 = it lowers it, 0 = neither. NaN for a head with zero output.
 
-        The eigenvalues other than 0 are those of W_O W_U W_E W_V, which is small.
+        The nonzero eigenvalues are those of the small matrix W_O W_U W_E W_V.
         """
         heads = self.layer(layer)
         small = (self.unembedding @ heads.W_O).mT @ (self.embedding @ heads.W_V)
@@ -119,14 +120,15 @@ class Circuits:
         return values.real.sum(dim=-1) / values.abs().sum(dim=-1)
 
     def copying_top1(self, layer: int) -> Float[Tensor, "head"]:
-        """The share of tokens that are raised most where they are attended to; 1 over their number by chance."""
+        """The share of tokens that attending to them raises most; by chance 1 over their number."""
         heads = self.layer(layer)
         return torch.stack([_on_diagonal(self._ov(*one)) for one in zip(heads.W_V, heads.W_O, strict=True)])
 
-    # ------------------------------------------------------------------ what a head matches
+    # ------------------------------------------------------------------ matching
 
     def matching(self, sender: Head, receiver: Head) -> Float[Tensor, "query token"]:
-        """W_E W_Q (W_E W_V W_O W_K)^T: how a query's token scores a key to which the sender has written a token."""
+        """W_E W_Q (W_E W_V W_O W_K)^T: the score of a query token with a key to which the sender has written a
+        token."""
         writes, reads = self.layer(sender[0]), self.layer(receiver[0])
         written = (self.embedding @ writes.W_V[sender[1]]) @ (writes.W_O[sender[1]].mT @ reads.W_K[receiver[1]])
         return (self.embedding @ reads.W_Q[receiver[1]]) @ written.mT
@@ -136,8 +138,8 @@ class Circuits:
         return float(_on_diagonal(self.matching(sender, receiver)))
 
     def pointing(self, sender: Head, receiver: Head, n: int) -> Float[Tensor, "pos key"] | None:
-        """W_pos W_V W_O W_Q (W_pos W_K)^T over the first `n` positions: how a query to which the sender has written a
-        position scores the key at each position. None where positions are not learned vectors.
+        """W_pos W_V W_O W_Q (W_pos W_K)^T over the first `n` positions: the score of a query to which the sender has
+        written a position, with the key at each position. None unless positions are learned vectors.
         """
         if self.model.W_pos is None:
             return None
@@ -147,8 +149,8 @@ class Circuits:
         return written @ (positions @ reads.W_K[receiver[1]]).mT
 
     def pointing_top1(self, sender: Head, receiver: Head, n: int, block: int) -> float | None:
-        """The share of the positions of a first block of `block` tokens, its last left out, for which the key scored
-        highest among `n` is that of the position after it.
+        """The share of the positions of a first block of `block` tokens, except its last, for which the highest-scoring
+        of `n` keys is the next position.
         """
         scores = self.pointing(sender, receiver, n)
         if scores is None:
@@ -160,9 +162,7 @@ class Circuits:
 
     @cached_property
     def chance(self) -> tuple[float, float]:
-        """Mean and standard deviation of a composition score of heads of this shape that have nothing to do with each
-        other.
-        """
+        """Mean and standard deviation of the composition score of random heads of this shape."""
         return composition_by_chance(self.cfg.d_model, self.cfg.head_size)
 
     def composition(self) -> Float[np.ndarray, "entry sender receiver"]:
@@ -220,7 +220,7 @@ def _norm(matrix: Float[Tensor, "*head row column"]) -> Float[Tensor, "*head"]:
 
 
 def _on_diagonal(circuit: Float[Tensor, "token token"]) -> Float[Tensor, ""]:
-    """The share of rows whose largest entry is on the diagonal; none where a row is all alike."""
+    """The share of rows whose largest entry is on the diagonal; constant rows do not count."""
     there = circuit.argmax(dim=1) == torch.arange(len(circuit), device=circuit.device)
     return (there & (circuit.amax(dim=1) > circuit.amin(dim=1))).double().mean()
 

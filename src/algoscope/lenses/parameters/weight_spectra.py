@@ -1,4 +1,4 @@
-"""The weights lens: how many directions every matrix uses, and every head's circuits, before and after training."""
+"""The weights lens: singular values and effective ranks of matrices and circuits, before and after training."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,17 +25,17 @@ from algoscope.subjects.subject import Subject
 
 OF_A_HEAD = ("W_Q", "W_K", "W_V", "W_O", "QK", "OV")
 CIRCUITS = ("QK", "OV")
-FEW = 8  # circuits: of more, spectra are rows of a heatmap instead of lines
+FEW = 8  # circuits: spectra of more are drawn as a heatmap instead of lines
 LISTED = 40  # matrices in the table
 WHEN = {"before": "before training", "after": "after training", "change": "change"}
-SHARE = Measure("share of the largest singular value", "nothing", "as strong as the strongest", "unit")
-SINGULAR = Measure("singular value", "nothing passes")
+SHARE = Measure("share of the largest singular value", "nothing", "as large as the largest", "unit")
+SINGULAR = Measure("singular value", "direction not used")
 ABOUT = (
     "A matrix stretches the space by its singular values, one for each direction. Effective rank, the exponential of "
-    "the entropy of the singular values, counts the directions that matter (n = n directions alike, 1 = one); stable "
-    "rank counts only directions about as strong as the strongest. QK is the product by which a head's queries read "
-    "keys, OV the product by which it writes what it attends to; neither can have more directions than a head has "
-    "dimensions. Training that finds a simple solution usually lowers these ranks."
+    "the entropy of the singular values, counts the directions in use (n = n directions equally, 1 = one); stable "
+    "rank counts only directions with singular values near the largest. QK = W_Q^T W_K gives the attention scores, OV "
+    "= W_O W_V the head's output from the attended position; the rank of both is at most d_head. Training that finds "
+    "a simple solution usually lowers these ranks."
 )
 
 
@@ -68,15 +68,15 @@ class Spectrum:
 
 
 def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Finding:
-    """Singular values and ranks of every matrix, beside those at step 0 where they are known.
+    """Singular values and ranks of every matrix, compared with step 0 if it is available.
 
-    The matrices are W_E, W_pos, W_U (where it is not W_E), each layer's W_Q, W_K, W_V, W_O, W_in, W_out (and W_gate),
-    whole and, of attention, each head's own; and each head's circuits: QK, by which a query reads a key
-    (W_Q^T W_K, [d_model d_model]), and OV, what it writes of what it attends to (W_O W_V). Norms, biases and rotary
-    positions are left out of the circuits. Weights kept as factors or with an update count as the matrix they make.
+    The matrices are W_E, W_pos, W_U (if not tied to W_E), each layer's W_Q, W_K, W_V, W_O, W_in, W_out (and W_gate),
+    for the layer and, in attention, for each head; and each head's circuits: QK, which gives the scores (W_Q^T W_K,
+    [d_model d_model]), and OV, which gives the output (W_O W_V). Norms, biases and rotary positions are left out of the
+    circuits. Low-rank factors and LoRA updates are multiplied out.
 
     Effective rank: the exponential of the entropy of the singular values as shares of their sum; n = n directions
-    alike, 1 = one direction, 0 = a zero matrix. Stable rank: the squared Frobenius norm over the squared largest
+    equally, 1 = one direction, 0 = a zero matrix. Stable rank: the squared Frobenius norm over the squared largest
     singular value; it counts only directions about as strong as the strongest.
 
     Args:
@@ -86,7 +86,7 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
     Returns:
         A finding with the panels `effective rank` and `stable rank` [when matrix] of the whole matrices (with a step 0,
         `when` ends with the change that training made of each); `effective rank of heads` [when part head]; `spectra`
-        [when matrix value], singular values over the largest, 0 = nothing, 1 = as strong as the strongest; `spectra of
+        [when matrix value], singular values over the largest, 0 = not used, 1 = as large as the largest; `spectra of
         circuits` [circuit when value], the singular values themselves. Fact `matrices` {matrix, layer, head, shape,
         full_rank, after, before, change}; the last three (null where there is none) hold `norm` (Frobenius),
         `effective_rank`, `stable_rank` and `rank` (singular values above rounding).
@@ -120,7 +120,7 @@ def spectra(model: Transformer) -> dict[str, Spectrum]:
 
 
 def matrices(model: Transformer) -> dict[str, Float[Tensor, "out in"]]:
-    """The whole matrices by name, in the order of the data's path: [out in], embeddings one row a token."""
+    """The full matrices by name, in the order of the forward pass: [out in], embeddings one row per token."""
     named = {"W_E": model.embed.weight}
     if model.pos_embed is not None:
         named["W_pos"] = model.pos_embed.weight
@@ -162,7 +162,7 @@ def _heads(attn: Attention, layer: int, dtype: torch.dtype) -> Iterator[Spectrum
 
 
 def _changes(before: Transformer, after: Transformer) -> dict[str, Spectrum]:
-    """What training added to every whole matrix."""
+    """The change of every full matrix in training."""
     dtype = after.embed.weight.dtype
     first, last = (matrices(copy.deepcopy(model).double()) for model in (before, after))
     return {name: _spectrum(name, matrix - first[name], dtype) for name, matrix in last.items()}
@@ -205,7 +205,7 @@ def _claim(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """The whole matrices; of many, those that use the smallest share of their directions."""
+    """The full matrices; of many, those with the smallest share of their full rank."""
     whole = [row for row in rows if row["head"] is None]
     times = [when for when in WHEN if whole[0][when] is not None]
     if len(whole) > LISTED:
@@ -223,8 +223,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
             )
             for row in whole
         ),
-        caption="How many directions each matrix could use (full rank) and how many it uses; `change` is the "
-        f"difference that training made. Of more than {LISTED} matrices, those with the smallest share of their full "
+        caption="Full rank and effective rank of each matrix; `change` is that of W_after - W_before. Of more than "
+        "{LISTED} matrices, those with the smallest share of their full "
         "rank.",
     )
 
@@ -232,14 +232,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
 def _panels(spectra_at: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]:
     whole = [name for name, spectrum in spectra_at["after"].items() if spectrum.head is None]
     matrix = Axis("matrix", tuple(whole))
-    for what, counts in (("effective rank", "directions alike"), ("stable rank", "as strong as the strongest")):
+    for what, counts in (("effective rank", "equally used"), ("stable rank", "as large as the largest")):
         key = what.replace(" ", "_")
         yield replace(DIRECTIONS, unit=f"directions ({counts})").panel(
             what,
             [Axis("when", tuple(WHEN[when] for when in spectra_at)), matrix],
             np.array([[each[name].facts[key] for name in whole] for each in spectra_at.values()]),
-            caption=f"{what.capitalize()} of each weight matrix; before training, and of the change that training "
-            "made, where the weights at step 0 are known. 0 = a zero matrix, 1 = one direction.",
+            caption=f"{what.capitalize()} of each weight matrix; before and after training, and of the change in "
+            f"training, if the weights at step 0 are available. 0 = a zero matrix, 1 = one direction.",
             view="bars",
         )
     models = {when: each for when, each in spectra_at.items() if when != "change"}
@@ -249,8 +249,8 @@ def _panels(spectra_at: Mapping[str, Mapping[str, Spectrum]]) -> Iterator[Panel]
         "spectra",
         [when, matrix, _places(max(len(spectra_at["after"][name].singular) for name in whole))],
         np.stack([_padded([_shares(each[name].singular) for name in whole]) for each in models.values()]),
-        caption="Singular values of each matrix, largest first, divided by the largest: 1 = as strong as the strongest "
-        "direction, 0 = nothing. Grey: the matrix has no more of them.",
+        caption="Singular values of each matrix, largest first, divided by the largest: 1 = the largest, 0 = not "
+        "used. Grey: the matrix has no more singular values.",
         title="singular values over the largest",
     )
     yield _of_circuits(models, when)
@@ -269,8 +269,8 @@ def _of_heads(models: Mapping[str, Mapping[str, Spectrum]], when: Axis) -> Panel
         "effective rank of heads",
         [when, Axis("part", OF_A_HEAD), Axis("head", tuple(heads))],
         values,
-        caption="Effective rank of the matrices of each head and of its circuits. QK is how its queries read keys, OV "
-        "what it writes of what it attends to; as products they have at most as many directions as their factors.",
+        caption="Effective rank of the matrices of each head and of its circuits. QK gives the attention scores, OV "
+        "the output; as products their rank is at most d_head.",
         words=in_cells(values, 1),
         span=(0.0, float(max(len(spectrum.singular) for spectrum in last.values() if spectrum.head is not None))),
     )
@@ -288,7 +288,7 @@ def _of_circuits(models: Mapping[str, Mapping[str, Spectrum]], when: Axis) -> Pa
         [circuit, when, _places(size)] if view == "lines" else [when, circuit, _places(size)],
         values.swapaxes(0, 1) if view == "lines" else values,
         caption="Singular values of the QK and OV circuit of each head, largest first. A steep fall means that the "
-        "head reads or writes in few directions.",
+        "head reads or writes few directions.",
         title="singular values",
         view=view,
     )
@@ -303,7 +303,7 @@ def _shares(singular: Float[Tensor, "value"]) -> Float[Tensor, "value"]:
 
 
 def _padded(spectra: Sequence[Float[Tensor, "_"]]) -> Float[np.ndarray, "matrix value"]:
-    """As rows of one length; what a smaller matrix has not is NaN."""
+    """Rows of equal length, padded with NaN."""
     values = np.full((len(spectra), max(map(len, spectra))), np.nan)
     for row, singular in zip(values, spectra, strict=True):
         row[: len(singular)] = singular.numpy()
@@ -311,5 +311,5 @@ def _padded(spectra: Sequence[Float[Tensor, "_"]]) -> Float[np.ndarray, "matrix 
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: every matrix of a model that is not large."""
+    """The options of a report: every matrix of a model that is not large."""
     return {} if sum(count_parameters(subject.cfg).values()) < LARGE else None

@@ -21,9 +21,9 @@ from algoscope.tasks.base import Tokens
 
 RANDOM_SEED = 7
 ABOUT = (
-    "The model decodes greedily, each predicted token fed back as input, so that one wrong token can change those "
-    "after it. The inputs are the task's edge cases, the inputs that were asked for, and random ones, of which only "
-    "the share answered right is kept. An answer is right where every token of it is."
+    "The model decodes greedily, each predicted token fed back as input, so one wrong token can change those after "
+    "it. The inputs are the task's edge cases, the given inputs, and random ones, of which only the accuracy is "
+    "reported. An answer is right if all its tokens are."
 )
 
 
@@ -33,18 +33,18 @@ def answers(
 ) -> Finding:
     """Decode the task's edge cases, the inputs and random ones greedily, and count how many are right.
 
-    Every answer is decoded for real, each token fed back.
+    Every answer is decoded token by token, without teacher forcing.
 
     Args:
         subject: a model of a task, by name or opened.
-        inputs: prompts of the task to decode as well, one or several, such as `123+456`; none by default.
+        inputs: further prompts of the task, one or several, such as `123+456`; none by default.
         n_inputs: how many random inputs are drawn, uniformly from the task's domain.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
-        A finding with the panel `probability` [case digit]: the probability of the right token at each position of the
-        answer when the model reached it, 0 = ruled out, 1 = certain. Facts: `cases` (input, expected, got, right),
-        `edge_cases_right` of `edge_cases`, `random_right` of `random`.
+        A finding with the panel `probability` [case digit]: the probability of the right token at each answer position,
+        given the model's own tokens before it, 0 = ruled out, 1 = certain. Facts: `cases` (input, expected, got,
+        right), `edge_cases_right` of `edge_cases`, `random_right` of `random`.
 
     Raises:
         VocabularyError: for an input that is not a prompt of the task.
@@ -108,7 +108,7 @@ def _table(rows: list[dict[str, Any]]) -> ResultTable:
         tokens = (" ".join(row["got_tokens"]), " ".join(row["expected_tokens"]))
         cells.append((row["input"], *tokens, "right" if row["right"] else "wrong", ", ".join(wrong)))
     return ResultTable(
-        title="Edge cases and chosen inputs, token by token",
+        title="Edge cases and given inputs, token by token",
         columns=("input", "model's answer", "right answer", "verdict", "wrong tokens"),
         rows=tuple(cells),
         caption="The model's greedy answer to each input, in the order in which its tokens are written, beside the "
@@ -138,5 +138,5 @@ def _panel(subject: Subject, cases: Tokens, got: Int[Tensor, "batch answer"], ro
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: edge cases and random inputs of a task."""
+    """The options of a report: edge cases and random inputs of a task."""
     return {} if subject.has_task else None

@@ -1,4 +1,4 @@
-"""Direct logit attribution: how many logits each part of the residual stream adds to the answer."""
+"""Direct logit attribution: the logits that each component of the residual stream adds to the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ BIAS = "attn bias"
 CONSTANT = "final bias"
 LISTED = 30  # parts in the table
 ABOUT = (
-    "The last residual stream is the sum of what the embeddings, the heads and the MLPs (feed-forwards) wrote. With "
+    "The last residual stream is the sum of the outputs of the embeddings, the heads and the MLPs. With "
     "the scale of the final norm fixed at its value in the run, logits are linear in that stream, so the logit "
     "difference between the target and its rival is a sum of one contribution per part (direct logit attribution). "
-    "These are direct contributions only: what a part does through later layers shows in activation patching."
+    "These are direct contributions only: effects through later layers show in activation patching."
 )
 
 
@@ -45,7 +45,7 @@ def attribution(
     rival: str | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Split the logit difference target - rival into what each part of the residual stream adds to it.
+    """Split the logit difference target - rival into the contributions of the components of the residual stream.
 
     The last residual stream is the sum of the embedding, the position embedding, each head's `result`, attention's
     output biases and each MLP's output. With the final norm's scale s frozen at that of the run, the rest is linear, so
@@ -53,7 +53,7 @@ def attribution(
 
         contribution_i = (h_i - mean(h_i)) / s . (gamma * (W_U[target] - W_U[rival]))
 
-    and what the norm's bias and the unembedding's bias add, whatever is read, is the part `final bias`.
+    and the constant contributions of the final norm's bias and the unembedding's bias are the part `final bias`.
 
     With a task, each input is completed by the model's own greedy answer, every answer position is split, the target is
     the right token and the rival the mean of the task's other ordinals (of the other digits). On a text the last
@@ -204,7 +204,7 @@ def _compared(
         if target == rival:
             token = subject.text.token(target)
             raise VocabularyError(
-                f"{prompt.text!r}: target and rival are both {token!r} at answer token {number + 1}: name another"
+                f"{prompt.text!r}: target and rival are both {token!r} at answer token {number + 1}: choose another"
             )
         return target, [rival]
     if subject.has_task:
@@ -216,7 +216,7 @@ def _compared(
 
 
 def _streams(subject: Subject, cache: ActivationCache, pos: int) -> Vectors:
-    """What each component wrote at a position, in the order of `_components`."""
+    """The output of each component at a position, in the order of `_components`."""
     rows = [cache[kind][0, pos] for kind in ("embed", "pos_embed") if Site(kind) in subject.sites]
     for layer in range(subject.cfg.n_layers):
         heads = cache["result", layer][0, pos]
@@ -234,7 +234,7 @@ def _added(
 ) -> Float[Tensor, "component token"]:
     """The logits that each part adds to some tokens at a position, and in the last row the constant of each.
 
-    Each part in turn replaces the normalised stream: all that follows is linear.
+    Each part in turn is inserted after the final norm's scaling: the rest is linear.
     """
     site: Key = ("resid_post", -1) if subject.cfg.normalization_type is None else "ln_final_normalized"
     values = [*parts, torch.zeros_like(parts[0])]
@@ -248,7 +248,7 @@ def _added(
 
 
 def _answers(splits: Sequence[Sequence[_Split]]) -> tuple[str, ...]:
-    """What the answer positions are called: by their tokens where there is one input."""
+    """Labels of the answer positions: their tokens if there is one input."""
     if len(splits) == 1:
         return tuple(split.label for split in splits[0])
     return tuple(f"answer token {number + 1}" for number in range(len(splits[0])))
@@ -273,8 +273,9 @@ def _part_panel(names: tuple[str, ...], answers: tuple[str, ...], mean: Float[np
         "each part",
         (Axis("answer", answers, "answer"), Axis("component", names, "part of the residual stream")),
         mean,
-        caption="Logits that each part adds to the target's lead over its rival. Blue = it raises the target, orange = "
-        "it lowers it. The parts add up to the whole logit difference; the scale of the final norm is that of the run.",
+        caption="Logits that each part adds to the logit difference target - rival. Blue = it raises the target, "
+        "orange = "
+        "it lowers it. The parts add up to the logit difference; the scale of the final norm is that of the run.",
         title="contribution of each part",
         view="bars",
     )
@@ -312,5 +313,5 @@ def _claim(
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: the clean prompt."""
+    """The options of a report: the clean prompt."""
     return {"inputs": [prompts.clean]}

@@ -1,4 +1,4 @@
-"""The logit lens: what the model would predict if it stopped after the embedding, or after any block."""
+"""The logit lens: the unembedding applied to the residual stream after the embedding and after every block."""
 
 import math
 from collections.abc import Iterator
@@ -48,15 +48,15 @@ GRIDS: dict[str, tuple[str, Measure, str]] = {  # title, measure, and the first 
     ),
     "difference": (
         "logit difference, target - rival",
-        Measure("logits", "target and rival alike", scale="signed", key="difference"),
-        "The logit of the target minus that of the rival: blue = the target is ahead, orange = the rival is.",
+        Measure("logits", "equal logits", scale="signed", key="difference"),
+        "The logit of the target minus that of the rival: blue = the target's is larger, orange = the rival's.",
     ),
 }
 ABOUT = (
     "The logit lens applies the final norm and the unembedding to the residual stream after the embedding and after "
-    "every block, as if it were the last one. The target is the token that the model predicts in the end, at the "
-    "answer positions of a task the right token; the rival is the best other token in the end. A target that is not "
-    "first in an early layer may still be represented there, in directions that the unembedding does not read."
+    "every block, as if it were the last one. The target is the model's final prediction, at the answer positions of "
+    "a task the right token; the rival is the other token with the largest final logit. A target that is not the top "
+    "token in an early layer may still be represented there, in directions that the unembedding does not read."
 )
 
 Chances = Float[Tensor, "pos d_vocab"]  # logarithms of probabilities, in float64
@@ -73,11 +73,11 @@ def logit(
     top: int = 5,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Read the residual stream with the final norm and the unembedding, after the embedding and after every block.
+    """Apply the final norm and the unembedding to the residual stream after the embedding and after every block.
 
     logits = W_U norm(stream) + b_U. With a task, each input is completed by the model's own greedy answer. The target
-    at a position is the token that the model predicts there in the end, and at the answer positions of a task the right
-    token; the rival is the best other token in the end. Probabilities are computed in float64.
+    at a position is the model's final prediction there, and at the answer positions of a task the right token; the
+    rival is the other token with the largest final logit. Probabilities are computed in float64.
 
     Args:
         subject: a model, by name or opened.
@@ -89,18 +89,18 @@ def logit(
 
     Returns:
         A finding with five panels [layer position] for each input, the first row being the embedding (with learned
-        positions added): `probability ...` of the target, 0 = ruled out, 1 = certain; `rank ...`, how many tokens stand
-        before the target, 0 = it is first (of equals the lower number is first); `entropy ...` of the prediction in
-        nats, 0 = certain, log(d_vocab) = all tokens equally likely; `kl ...`, KL(final || lens) in nats, 0 = the same
-        prediction; `difference ...`, the target's logit minus the rival's. And by layer, over the answer positions of a
-        task (all positions of a text) of all inputs: `agreement by layer`, the share at which the top token is the
-        final one, and `mean kl by layer`.
+        positions added): `probability ...` of the target, 0 = ruled out, 1 = certain; `rank ...`, how many tokens rank
+        above the target, 0 = it is the top token (of equal logits the lower id is first); `entropy ...` of the
+        prediction in nats, 0 = certain, log(d_vocab) = all tokens equally likely; `kl ...`, KL(final || lens) in nats,
+        0 = the same prediction; `difference ...`, the target's logit minus the rival's. And by layer, over the answer
+        positions of a task (all positions of a text) of all inputs: `agreement by layer`, the share at which the top
+        token is the final one, and `mean kl by layer`.
 
         Facts: `agreement` and `mean_kl` [layer], and for the first input `tokens`, `layers`, `target` and `rival` (by
         position), `first_answer` (the position that predicts the first token of the answer), `readable_after` (the
-        layer from which on the target is first at every answer position, None where it is not in the end), and
-        [layer][position] lists `top` ({token, probability}, first first), `probability`, `rank`, `entropy`, `kl`,
-        `difference`. Several inputs have each such a document in `inputs`.
+        layer from which the target is the top token at every answer position, None if it is not so after the last
+        block), and [layer][position] lists `top` ({token, probability}, best first), `probability`, `rank`, `entropy`,
+        `kl`, `difference`. With several inputs, `inputs` holds these facts for each.
 
     Raises:
         ConfigError: without inputs, or for a `top` outside the vocabulary.
@@ -146,18 +146,18 @@ def logit(
 
 
 def target_and_rival(subject: Subject, target: str | None, rival: str | None) -> tuple[int | None, int | None]:
-    """The tokens that a user names, None where none is. Raises VocabularyError where one is not one token, or
-    where both are the same.
+    """Ids of the given target and rival, or None. Raises VocabularyError if one is not a single token, or both are the
+    same.
     """
     tokens = [None if text is None else one_token(subject, text) for text in (target, rival)]
     if tokens[0] is not None and tokens[0] == tokens[1]:
-        raise VocabularyError(f"target and rival are both {target!r}: name two tokens that can be told apart")
+        raise VocabularyError(f"target and rival are both {target!r}: give two different tokens")
     return tokens[0], tokens[1]
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One input under the lens. Grids are [layer pos]; `counted` are the positions that summaries read."""
+    """The results for one input. Grids are [layer pos]; `counted` are the positions that summaries use."""
 
     text: str
     has_task: bool
@@ -177,7 +177,7 @@ class _Reading:
 
     @property
     def readable_after(self) -> Label | None:
-        """The layer from which on the target is first at every answer position."""
+        """The layer from which the target is the top token at every answer position."""
         there = (self.grids["rank"][:, self.first_answer :] == 0).all(axis=1)
         since = len(there) - int(np.logical_and.accumulate(there[::-1]).sum())
         return self.layers[since] if since < len(there) else None
@@ -249,7 +249,7 @@ def _read(subject: Subject, text: str, named: tuple[int | None, int | None], top
 
 
 def _targets(prompt: Prompt, predicted: Chosen) -> Chosen:
-    """What the model predicts in the end, and at a task's answer positions the right tokens."""
+    """The model's final predictions, and at a task's answer positions the right tokens."""
     if prompt.right is None:
         return predicted
     return torch.cat([predicted[: prompt.first_answer], torch.tensor(prompt.right)])
@@ -264,14 +264,14 @@ def _of(values: Chances, tokens: Chosen) -> Float[Tensor, "pos"]:
 
 
 def _rank(logits: Chances, tokens: Chosen) -> Float[Tensor, "pos"]:
-    """How many tokens stand before this one; of equals the lower number stands first, as in an argmax."""
+    """How many tokens rank above this one; of equal logits the lower id is first, as in an argmax."""
     logit = _of(logits, tokens)[:, None]
     lower = torch.arange(logits.shape[-1]) < tokens[:, None]
     return ((logits > logit) | ((logits == logit) & lower)).sum(dim=-1).double()
 
 
 def _first(logits: Chances, n: int) -> Int[Tensor, "pos n"]:
-    """The first `n` tokens of each position, equals in the order of their numbers."""
+    """The top `n` tokens of each position, equal logits by token id."""
     remaining, top = logits.clone(), []
     for _ in range(n):
         top.append(remaining.argmax(dim=-1))
@@ -287,7 +287,7 @@ def _listed(subject: Subject, first: Int[Tensor, "n"], chance: Float[Tensor, "d_
 
 
 def _table(reading: _Reading) -> ResultTable:
-    """What is first at the positions that the answer is read at, by layer."""
+    """The top tokens at the answer positions, by layer."""
     places = range(reading.first_answer, len(reading.tokens))
     rows = []
     for layer, top, chances in zip(reading.layers, reading.top, reading.grids["probability"], strict=True):
@@ -298,7 +298,8 @@ def _table(reading: _Reading) -> ResultTable:
         columns=("layer", *(reading.labels[i] for i in places)),
         rows=tuple(rows),
         caption="The token with the largest logit after the embedding and after each block, and in brackets the "
-        "probability of the target. Columns are the positions that predict the answer, named by the token read there.",
+        "probability of the target. Columns are the positions that predict the answer, labelled with their input "
+        "token.",
     )
 
 
@@ -316,10 +317,10 @@ def _grid(reading: _Reading, name: str, d_vocab: int) -> Panel:
         f"{name} {reading.text}",
         (
             Axis("layer", reading.layers, "read after layer"),
-            Axis("position", reading.labels, "position: the token read there"),
+            Axis("position", reading.labels, "position: its input token"),
         ),
         values,
-        caption=f"{caption} Cells show the top token; pointing at one shows the next best. Layer 0 is on top.",
+        caption=f"{caption} Cells show the top token; hovering shows the next best. Layer 0 is on top.",
         title=f"{title}: {reading.text}",
         beside=name,
         span=(0.0, highest),
@@ -332,7 +333,7 @@ def _by_layer(
     layers: tuple[Label, ...], agreement: Float[np.ndarray, "layer"], mean_kl: Float[np.ndarray, "layer"]
 ) -> Iterator[Panel]:
     """Agreement with the final prediction, and divergence from it, for each layer."""
-    share = Measure("share of positions", "none as in the end", "all as in the end", "unit")
+    share = Measure("share of positions", "none agree with the final token", "all agree", "unit")
     over = "over the answer positions of a task, or all positions of a text"
     for name, measure, values, caption in (
         ("agreement by layer", share, agreement, f"Share of positions whose top token is the final one, {over}."),
