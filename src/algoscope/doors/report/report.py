@@ -176,7 +176,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters.update(zip=zip, sentence=_sentence, first_apart=_first_apart, figures=_figures)
+    environment.filters.update(sentence=_sentence, first_apart=_first_apart, figures=_figures)
     return environment
 
 

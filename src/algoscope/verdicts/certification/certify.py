@@ -346,7 +346,7 @@ def _class_panel(facts: Mapping[str, Any]) -> Panel:
         view="bars",
         scale="unit",
         caption="Accuracy by class of input. Each bar is the share of the checked inputs of a class whose greedy "
-        "answer is right in every token. {drawn} The table explains the classes.",
+        f"answer is right in every token. {drawn} The table explains the classes.",
     )
 
 
@@ -365,5 +365,5 @@ def _margin_panel(count: _Count) -> Panel:
         caption="Distribution of the margin over the checked inputs. The margin of an input is the smallest over its "
         "answer tokens of the right token's logit minus the largest other one. Inputs right of 0 are answered "
         "correctly; at a margin of 1 the right token is e = 2.7 times as probable as the next. Values beyond "
-        "{BINS[0]:g} and {BINS[-1]:g} are counted in the outermost bars.",
+        f"{BINS[0]:g} and {BINS[-1]:g} are counted in the outermost bars.",
     )
