@@ -1,4 +1,4 @@
-"""What attention by input part shows: its panels and its tables."""
+"""Panels and tables of attention by input part."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def panels_of(
     entropies: Float[np.ndarray, "input layer head"],
     shown: Float[np.ndarray, "layer head text part"],
 ) -> tuple[Panel, ...]:
-    """The figures of the lens: single inputs, means over the inputs, and what changes with depth."""
+    """The figures of the lens: single inputs, means over the inputs, and means by layer."""
     heads, covered = facts["heads"], facts["covered"]
     grid, names = head_axes(cfg), Axis("head", head_names(cfg))
     layer = Axis("layer", tuple(f"L{number}" for number in range(cfg.n_layers)))
@@ -34,18 +34,19 @@ def panels_of(
     bounds = facts["thresholds"]
     single = (
         f"Attention of each head on {len(texts.labels)} inputs. Rows are inputs, each followed by the model's own "
-        f"answer, columns are parts of the input, as seen from {facts['queries'][-1]!r}, where the answer is read. The "
+        f"answer, columns are parts of the input; the query is {facts['queries'][-1]!r}, an answer position. The "
         "numbers of a row add up to 1; `itself` is the query's own position."
     )
     over_inputs = (
         f"The same over {every} {covered['inputs']:,} inputs. Left: the mean share of attention on each part, and its "
-        "standard deviation over the inputs. Right: the class of each head; the darker, the more inputs show that "
-        f"class when taken alone. A head is named after a part from a share that is {bounds['part']:.0%} of the way "
+        "standard deviation over the inputs. Right: the class of each head; darker: more single inputs give that "
+        "class. A head is named after a part from a share that is {bounds['part']:.0%} of the way "
         f"from uniform attention to all attention; else it is spread from {bounds['spread']:.0%} of the largest "
         "entropy, attends to both operands, or is mixed."
     )
     by_depth = (
-        "Entropy of attention by layer. 1 = all visible keys alike, 0 = a single one. Left: mean over the heads of "
+        "Entropy of attention by layer. 1 = uniform over the visible keys, 0 = a single key. Left: mean over the "
+        "heads of "
         "each "
         "layer; right: each head." + _fall_in_words(facts["broad_early_sharp_late"])
     )
@@ -57,7 +58,7 @@ def panels_of(
             beside="heads", caption=over_inputs, **ATTENTION,
         ),
         _heatmap(
-            "classes", "class, and the share of inputs that show it", grid, agreement, named,
+            "classes", "class, and the share of inputs that give it", grid, agreement, named,
             beside="heads", caption=over_inputs, **INPUTS,
         ),
         Panel(
@@ -105,8 +106,8 @@ def _head_table(heads: Sequence[Mapping[str, Any]]) -> ResultTable:
         "What each head attends to",
         ("head", "class", "most attention on", "share", "entropy", "agreement", "stable"),
         tuple(rows),
-        "Means over the inputs. Entropy: 0 = one key, 1 = all visible keys alike. Agreement: the share of inputs that "
-        "give the head the same class when taken alone; a head is stable where that is high.",
+        "Means over the inputs. Entropy: 0 = one key, 1 = uniform over the visible keys. Agreement: the share of "
+        "single inputs that give the head the same class; a head is stable where that is high.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Attention by part of the input: which part does each head attend to where the answer is read, over all inputs?
+"""Attention by part of the input: the part that each head attends to from the answer positions, over all inputs.
 
 The queries are the answer positions (`=` alone in modular arithmetic), each input followed by its right answer. The
 parts are those of the task, but the key that is the query's own position is `itself`; an operand is an operand even
@@ -38,12 +38,12 @@ from algoscope.tasks.groups.binary import Binary
 
 ITSELF, SPREAD, BOTH, MIXED = "itself", "spread", "both operands", "mixed"
 OPERANDS = ("first operand", "second operand")  # as tasks name them
-ASKED = ("5 8", "90 90", "50 0")  # shown where the task can be asked them: a sum, one that wraps, and one with 0
+ASKED = ("5 8", "90 90", "50 0")  # shown if they are prompts of the task: a sum, one that wraps, and one with 0
 SHOWN = 3  # of a task's edge cases where it cannot
-PORTION = 2**24  # numbers of attention kept at once
+PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
-    "What every head attends to from the positions where the answer is read, by part of the input, over all inputs of "
+    "The attention of every head from the answer positions, by part of the input, over all inputs of "
     "the task (or a random sample of a large one). `itself` is the query's own position. A head is named after a part "
     "if its attention there is far enough from uniform; else it is spread (its entropy is near the largest), attends "
     "to both operands, or is mixed. Agreement is the share of single inputs that give the same class as the mean: a "
@@ -64,7 +64,7 @@ def attention_by_part(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Name every head after the part of the input that it attends to where the answer is read, over all inputs.
+    """Name every head after the part of the input that it attends to from the answer positions, over all inputs.
 
     Over all inputs of the task where there are at most `n_inputs`, else over as many random ones. The class is, from
     the means over the inputs: the part of the highest score, if that reaches `threshold`; else `spread`, if the mean
@@ -133,7 +133,7 @@ def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, dict[
     """
     task = subject.task
     if n_inputs < 2:
-        raise ConfigError(f"n_inputs is {n_inputs}: what heads do over inputs takes at least 2")
+        raise ConfigError(f"n_inputs is {n_inputs}: means over inputs need at least 2")
     tokens = all_or_sample(task, n_inputs, seeded(subject.device, seed))
     method = "exhaustive" if task.domain_size <= n_inputs else "sampled"
     return tokens, {"inputs": len(tokens), "of": task.domain_size, "method": method}
@@ -146,7 +146,7 @@ def _default_inputs(task: Task) -> list[str]:
 
 
 def _query_labels(subject: Subject) -> tuple[str, ...]:
-    """Positions at which the answer is read, by the parts that they lie in."""
+    """The answer positions, by input part."""
     parts = subject.task.parts.items()
     places = range(subject.task.n_ctx - 1)[subject.task.answer_slice]
     return tuple(next(name for name, part in parts if part.start <= place < part.stop) for place in places)
@@ -348,5 +348,5 @@ def _claim(facts: Mapping[str, Any]) -> str:
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: tasks of two operands."""
+    """The options of a report: applies to tasks of two operands."""
     return {} if subject.has_task and isinstance(subject.task, Binary) else None

@@ -19,13 +19,13 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
-MANY_HEADS = 32  # above this, a report shows the heads that add most to the answer
+MANY_HEADS = 32  # above this, a report shows only the heads that add most to the answer
 SHOWN_HEADS = 8
 
 ABOUT = (
-    "At each position (the query) every attention head spreads a total of 1 over the positions that it can see (the "
-    "keys): what it reads to predict the next token. L0H0 is head 0 of layer 0. A pattern says where a head reads, not "
-    "whether what it reads there matters; ablation and patching say that."
+    "At each position (the query) every attention head distributes a total of 1 over the visible positions (the "
+    "keys). L0H0 is head 0 of layer 0. A pattern shows where a head attends, not whether this affects the answer; "
+    "ablation and patching show that."
 )
 
 
@@ -39,14 +39,14 @@ def attention(
     Args:
         subject: a model, by name or opened.
         inputs: one text or several.
-        heads: names of the only heads to show, such as L5H1; by default all.
-        runs_dir: where runs live.
+        heads: the heads to show, such as L5H1; by default all.
+        runs_dir: where runs are.
     Returns:
         A finding with a panel `attention <input>` for each input [layer head query key], or [head query key] of chosen
         heads: the share of the query's attention on the key, 0 = none, 1 = all of it, NaN where the causal mask hides
         the key; axes are labelled `token_position`. With a task, a panel `where answers look` [layer head part]: the
         mean share that the answer positions put on each part of the sequence, over the inputs. Fact `inputs`: each
-        text, what the model answers (`got`) and, with a task, the right answer (`expected`).
+        text, the model's answer (`got`) and, with a task, the right answer (`expected`).
     Raises:
         ConfigError: for no inputs.
         VocabularyError: for an input that is not a prompt of the task.
@@ -56,7 +56,7 @@ def attention(
         >>> import algoscope as ag
         >>> heads = ag.lenses.attention("planted:induction", "abcab")
         >>> pattern = heads["attention abcab"].values        # [layer head query key]
-        >>> round(float(pattern[1, 0, 4, 2]), 2)              # the last b reads what followed the first b
+        >>> round(float(pattern[1, 0, 4, 2]), 2)              # the last b attends to the token after the first b
         1.0
     """
     subject = open_subject(subject, runs_dir=runs_dir)
@@ -139,7 +139,7 @@ def _pattern_panel(
 
 
 def _of_heads(panel: Panel, indices: list[int], names: Sequence[str]) -> Panel:
-    """The panel of some heads, numbered through all layers."""
+    """The panel of chosen heads, numbered across layers."""
     axes = (Axis("head", tuple(names)), *panel.axes[2:])
     return replace(panel, axes=axes, values=panel.values.reshape(-1, *panel.values.shape[2:])[indices])
 
@@ -160,7 +160,7 @@ def _part_panel(subject: Subject, by_part: Float[np.ndarray, "layer head part"])
         axes=(*head_axes(subject.cfg), Axis("part", tuple(subject.task.parts), "part of the sequence")),
         values=by_part,
         view="bars",
-        caption="The same, summed up by part. The share of attention that the answer positions (those that predict a "
+        caption="The same, summed by part. The share of attention that the answer positions (those that predict a "
         "token of the answer) put on each part of the sequence, mean over those positions and the inputs shown. The "
         "bars of a head add up to 1.",
         **ATTENTION,
@@ -198,18 +198,18 @@ def _key_table(
         "Where the last position attends most",
         ("input", "head", "key", "share"),
         _largest(rows),
-        "The key that gets the largest share of attention at the position that predicts what follows the text.",
+        "The key with the largest share of attention at the last position of the text.",
     )
 
 
 def _largest(rows: Iterable[tuple[Any, ...]]) -> tuple[tuple[Any, ...], ...]:
-    """All rows where they are few; of many those with the largest share (the last column)."""
+    """All rows if they are few; else those with the largest share (the last column)."""
     rows = tuple(rows)
     return rows if len(rows) <= MOST_ROWS else tuple(sorted(rows, key=lambda row: -row[-1])[:MOST_ROWS])
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: the compared prompts; in a model with many heads, those that add most to the answer."""
+    """The options of a report: the compared prompts; of many heads, those that add most to the answer."""
     if subject.cfg.n_layers * subject.cfg.n_heads <= MANY_HEADS:
         return {"inputs": prompts.compared}
     parts = attribution(subject, [prompts.clean])["parts"]

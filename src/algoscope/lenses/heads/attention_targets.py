@@ -20,13 +20,13 @@ Queries = Bool[Tensor, "#batch query"] | Bool[Tensor, "query"] | slice | None
 class AttentionTarget:
     """A set of keys for each query that a head may attend to, and measures of how much it does.
 
-    The named ones (`previous-token`, `current-token`, `first-token`, `duplicate-token`, `induction`, offsets) stand in
-    this module; a pattern of your own is one more: `ag.lenses.roles(model, targets=[...])` scores every head for it.
+    Built-in targets: `previous-token`, `current-token`, `first-token`, `duplicate-token`, `induction`, offsets. A new
+    one is used as `ag.lenses.roles(model, targets=[...])` scores every head for it.
 
     Args:
-        name: what a role is called after it.
-        mask: true at the keys of each query, [batch query key] or [query key]; or a function of the token numbers
-            [batch key] that gives it.
+        name: the name of the role.
+        mask: true at the target keys of each query, [batch query key] or [query key]; or a function of the token ids
+            [batch key] that returns such a mask.
         queries: the queries that count, all by default: a slice of positions, or true at them [batch query] or [query].
 
     Example:
@@ -44,7 +44,7 @@ class AttentionTarget:
     queries: Queries = None
 
     def on(self, tokens: Int[Tensor, "batch key"], queries: slice = slice(None)) -> "AttentionTarget":
-        """The same target with its mask worked out for these tokens, at these queries alone.
+        """The same target with its mask computed for these tokens, at these queries only.
 
         Raises ConfigError for a mask that does not fit the tokens.
         """
@@ -59,8 +59,8 @@ class AttentionTarget:
         return replace(self, mask=mask, queries=counted)
 
     def share(self, pattern: Pattern) -> Float[Tensor, "batch head"]:
-        """The mean share of attention on the target keys over the queries that count: 0 = none, 1 = all; NaN where
-        none counts.
+        """The mean share of attention on the target keys over the queries that count: 0 = none, 1 = all; NaN if none
+        counts.
         """
         counted = self._counted(pattern.shape[-2], pattern.device)
         total = einsum(pattern, self._on_keys(pattern, counted), "b h q k, b q k -> b h")
@@ -73,11 +73,11 @@ class AttentionTarget:
 
     def above_chance(self, pattern: Pattern, causal: bool = True) -> Float[Tensor, "batch head"]:
         """Attention on the target keys beyond that of uniform attention: 0 = as uniform attention, 1 = all attention
-        there, negative = less than uniform; NaN where no query can show it.
+        there, negative = less than uniform; NaN if no query has a target key and another key.
 
-        Of the n visible keys of a query m are of the target. The score is sum(share - m/n) / sum(1 - m/n) over the
+        Of the n visible keys of a query, m are target keys. The score is sum(share - m/n) / sum(1 - m/n) over the
         queries that count with 0 < m < n: the mean of (share - chance) / (1 - chance), each query weighted by
-        1 - chance, so that queries which can hardly attend elsewhere count for little.
+        1 - chance, so that queries with few other keys have little weight.
         """
         seen = visible(pattern.shape[-1], causal, pattern.device)
         target = replace(self, mask=self._mask() & seen)
@@ -111,7 +111,7 @@ def _positions(chosen: slice, n: int, device: torch.device) -> Bool[Tensor, "que
     return at
 
 
-# ---------------------------------------------------------------------- the named ones
+# ---------------------------------------------------------------------- built-in targets
 
 
 def offset(distance: int, name: str | None = None) -> AttentionTarget:
@@ -120,7 +120,7 @@ def offset(distance: int, name: str | None = None) -> AttentionTarget:
 
 
 def _back(tokens: Int[Tensor, "batch key"]) -> Int[Tensor, "query key"]:
-    """How far each key lies before each query."""
+    """The distance from each query back to each key."""
     position = torch.arange(tokens.shape[1], device=tokens.device)
     return position[:, None] - position
 

@@ -1,4 +1,4 @@
-"""What figures of heads share: their axes, what the numbers mean, and numbers written into cells."""
+"""Shared by figures of heads: axes, units, and numbers in cells."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ INPUTS: dict[str, Any] = {"unit": "share of inputs", "zero": "no input", "one": 
 ENTROPY: dict[str, Any] = {
     "unit": "share of the largest entropy",
     "zero": "always a single key",
-    "one": "all visible keys alike",
+    "one": "uniform over the visible keys",
     "scale": "unit",
 }
-MOST_ROWS = 48  # of a table with a row for each head
+MOST_ROWS = 48  # in a table with a row per head
 
 
 def head_name(layer: int, head: int) -> str:
@@ -34,12 +34,12 @@ def head_names(cfg: ModelConfig) -> tuple[str, ...]:
 
 
 def head_axes(cfg: ModelConfig) -> tuple[Axis, Axis]:
-    """A facet for each layer, in it each head."""
+    """The axes layer and head."""
     return Axis("layer", tuple(range(cfg.n_layers))), Axis("head", tuple(range(cfg.n_heads)))
 
 
 def numbers(values: Float[np.ndarray, "..."], decimals: int = 2) -> Texts:
-    """Texts for the cells of a heatmap; none where there is no number, and no minus zero."""
+    """Texts for the cells of a heatmap; empty for NaN, and never minus zero."""
     write = np.vectorize(
         lambda value: "" if np.isnan(value) else f"{round(value, decimals) + 0.0:.{decimals}f}", otypes=[object]
     )

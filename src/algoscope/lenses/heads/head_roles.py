@@ -41,17 +41,18 @@ POINTED = (*(target.name for target in BY_POSITION), OFFSET, *(target.name for t
 SHAPES = ("uniform", "sparse")
 ROLES = (*POINTED, *SHAPES)
 TIE = 0.01  # scores this close are a tie
-RARE = 20  # a role that fewer than one input in this many can show is not judged
-FARTHEST = 64  # the largest offset that is looked for
-FEWEST_KEYS = 3  # a query with fewer visible keys says nothing about uniform or sparse
-PORTION = 2**24  # numbers of attention kept at once
+RARE = 20  # a role that fewer than one input in this many can test is not scored
+FARTHEST = 64  # the largest offset that is scored
+FEWEST_KEYS = 3  # queries with fewer visible keys do not count for uniform and sparse
+PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
     "Each head is scored, over many inputs, for patterns of attention that are known by name. A role that points at "
     "certain keys (the previous token, the first token, an earlier copy of the token, the token after that copy) "
     "scores 0 where those keys get as much attention as uniform attention would give them, and 1 where they get all of "
-    "it; `uniform` is 1 where all visible keys get the same, `sparse` where a single key gets everything. A head is "
-    "named after the pointed role of highest score, if that reaches its threshold; else uniform, else sparse; a head "
+    "it; `uniform` is 1 where all visible keys get the same attention, `sparse` where a single key gets all. A head "
+    "is named after the role of highest score among those with target keys, if that reaches its threshold; else "
+    "uniform, else sparse; a head "
     "whose scores all stay below their thresholds is unclear."
 )
 
@@ -70,38 +71,40 @@ def roles(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Score every head of every layer for each known attention pattern, and name the role that fits.
+    """Score every head for each known attention pattern, and name the role that fits best.
 
-    Roles that point, each an `AttentionTarget`: `previous-token`, `current-token`, `first-token`, `offset` (the best
-    single distance of 2 or more, the same for all queries), `duplicate-token` (other positions of the query's token),
-    `induction` (the positions right after those), and the `targets` of your own. Of roles within 0.01 the first in this
-    order is named: one that holds by position explains the others, one that goes by content holds for some queries.
-    Without a role that points, a head is `uniform`, else `sparse`, else `unclear`.
+    Roles with target keys, each an `AttentionTarget`: `previous-token`, `current-token`, `first-token`, `offset` (the
+    best single distance of 2 or more, the same for all queries), `duplicate-token` (other positions of the query's
+    token), `induction` (the positions right after those), and your own `targets`. Of roles within 0.01 the first in
+    this order is named: a positional role explains the others, a role by content holds for some queries only. Without a
+    role with target keys, a head is `uniform`, else `sparse`, else `unclear`.
 
     Args:
         subject: a model, by name or opened.
         inputs: one text or several, for a task with the model's own answers; by default random ones.
         n_inputs: how many random inputs. Of a task, with their right answers; of free text, random tokens in blocks
-            that come twice, of up to 16 lengths between 8 and 24 tokens, so that induction and offset are told apart.
+            that are repeated once, of up to 16 lengths between 8 and 24 tokens, so that induction and offset are
+            distinguished.
         queries: all positions, or the answer positions of a task.
         targets: attention patterns of your own, scored and named like the others.
-        threshold: the score from which a role that points is named. 0.4 is the bound that the field uses on attention
-            itself, and stricter here, where chance is taken off.
-        uniform_threshold: the score from which a head is uniform; 0.8: a fifth of its attention would have to move.
-        sparse_threshold: the score from which a head is sparse; 0.5: as if spread over the square root of the keys.
-        seed: draws the random inputs.
+        threshold: the score from which a role with target keys is named. 0.4 is the field's usual bound on raw
+            attention, and stricter here, as chance is subtracted.
+        uniform_threshold: the score from which a head is uniform; 0.8: a fifth of its attention is away from uniform.
+        sparse_threshold: the score from which a head is sparse; 0.5: entropy of uniform attention over the square root
+            of the number of keys.
+        seed: seed of the random inputs.
         runs_dir: where runs live.
     Returns:
         A finding with a panel `scores` [layer head role], means over the inputs (0 = as uniform attention, 1 = all
-        attention there; NaN: fewer than one input in twenty can show it), and facts `heads` {layer, head, name, role,
+        attention there; NaN: fewer than one input in twenty can test it), and facts `heads` {layer, head, name, role,
         score, offset, also (other roles that reach the threshold), scores, spread (standard deviations)}, `thresholds`,
         `inputs`.
     Raises:
         UnknownNameError: for other queries.
-        ConfigError: for fewer than 1 input, a target named as a role is, or a mask that does not fit the inputs.
+        ConfigError: for fewer than 1 input, a target with the name of a role, or a mask that does not fit the inputs.
         TaskMismatchError: for `answer` without a task.
         VocabularyError: for a text that the subject cannot read.
-        SubjectError: for a context that holds no repeated block.
+        SubjectError: for a context too short for a repeated block.
 
     Example:
         >>> import algoscope as ag
@@ -139,11 +142,11 @@ def role_scores(
     targets: Sequence[AttentionTarget],
     read: slice = slice(None),
 ) -> dict[str, Float[Tensor, "batch head"]]:
-    """Every role's score of every head on each input, from its attention; NaN where no query can show the role.
+    """Every role's score of every head on each input, from its attention; NaN if no query can test the role.
 
     The score of a target is `AttentionTarget.above_chance`. `uniform` is the mean of sum_k min(a_k, 1/n) over n visible
     keys, which is 1 - total variation distance from uniform attention; `sparse` that of 1 - entropy / ln n, times the
-    sum of the attention where a head may rest; both over queries with n >= 3. `read` limits the queries.
+    sum of the attention (below 1 with softmax_plus_one); both over queries with n >= 3. `read` limits the queries.
     """
     n = tokens.shape[1]
     scores = {target.name: target.on(tokens, read).above_chance(pattern, causal) for target in targets}
@@ -151,19 +154,19 @@ def role_scores(
     wide = n_visible >= FEWEST_KEYS
     wide &= torch.isin(torch.arange(n, device=wide.device), torch.arange(n, device=wide.device)[read])
     scores["uniform"] = torch.minimum(pattern, 1 / n_visible[:, None]).sum(dim=-1)[..., wide].mean(dim=-1)
-    total = pattern.sum(dim=-1)  # below 1 where softmax_plus_one lets a head rest
+    total = pattern.sum(dim=-1)  # below 1 with softmax_plus_one
     entropy = torch.special.entr(pattern).sum(dim=-1) - torch.special.entr(total)
     scores["sparse"] = (total - entropy / n_visible.log())[..., wide].mean(dim=-1)
     return scores
 
 
 def _targets(offsets: Sequence[int], targets: Sequence[AttentionTarget] = ()) -> tuple[AttentionTarget, ...]:
-    """The known targets, with these offsets, and a user's own."""
+    """The built-in targets, with these offsets, and a user's own."""
     return (*BY_POSITION, *map(offset, offsets), *BY_CONTENT, *targets)
 
 
 def _names(targets: Sequence[AttentionTarget]) -> tuple[str, ...]:
-    """All roles in the order in which a tie is decided. Raises ConfigError for a name that there is already."""
+    """All roles in order of precedence in a tie. Raises ConfigError for a duplicate name."""
     names = (*POINTED, *(target.name for target in targets), *SHAPES)
     for name in (target.name for target in targets):
         if names.count(name) > 1 or name.startswith(OFFSET) or name == "unclear":
@@ -172,13 +175,13 @@ def _names(targets: Sequence[AttentionTarget]) -> tuple[str, ...]:
 
 
 def offsets_of(shortest: int, causal: bool) -> tuple[int, ...]:
-    """The offsets to look for in inputs of at least `shortest` tokens: at least half the positions can show them."""
+    """The offsets to score in inputs of at least `shortest` tokens: at least half the positions can test them."""
     back = tuple(range(2, min(shortest // 2, FARTHEST) + 1))
     return back if causal else (*back, *(-offset for offset in (1, *back)))
 
 
 def role_of(scores: Mapping[str, float | None], bounds: Mapping[str, float]) -> str:
-    """The class of a head, as `roles` describes it; a score of None is that of a role that these inputs cannot show."""
+    """The class of a head, as `roles` describes it; a score of None is that of a role that these inputs cannot test."""
     pointed = {role: score for role, score in scores.items() if role not in SHAPES and score is not None}
     best = max(pointed.values(), default=-1.0)
     if best >= bounds["pointed"]:
@@ -194,7 +197,7 @@ def role_of(scores: Mapping[str, float | None], bounds: Mapping[str, float]) -> 
 
 @dataclass(frozen=True)
 class _Scores:
-    """Means over the inputs, their standard deviations, and the best offset of each head (0: none was looked for)."""
+    """Means over the inputs, their standard deviations, and the best offset of each head (0: none was scored)."""
 
     names: tuple[str, ...]
     mean: Float[np.ndarray, "layer head role"]
@@ -237,7 +240,7 @@ def _summarised(
 
 
 def _mean_and_spread(values: Float[np.ndarray, "input layer head"]) -> Float[np.ndarray, "2 layer head"]:
-    able = ~np.isnan(values[:, 0, 0])  # the tokens alone decide whether an input can show a role
+    able = ~np.isnan(values[:, 0, 0])  # whether an input can test a role depends on its tokens alone
     if able.sum() * RARE < max(1, len(values)):
         return np.full((2, *values.shape[1:]), np.nan)
     return np.stack([values[able].mean(axis=0), values[able].std(axis=0)])
@@ -247,11 +250,11 @@ def _mean_and_spread(values: Float[np.ndarray, "input layer head"]) -> Float[np.
 
 
 def _inputs(subject: Subject, inputs: tuple[str, ...], n_inputs: int, seed: int) -> tuple[Batches, dict[str, Any]]:
-    """What the subject reads, in batches of one length, and what a finding says of it."""
+    """The inputs, in batches of one length, and their description for the finding."""
     if inputs:
         batches, meaning = [subject.lay_out(text).tokens for text in inputs], "given inputs"
     elif n_inputs < 1:
-        raise ConfigError(f"roles over {n_inputs} inputs say nothing: ask for 1 or more")
+        raise ConfigError(f"roles over {n_inputs} inputs are too few: give 1 or more")
     elif subject.has_task:
         batches = [subject.task.sample(n_inputs, seeded(subject.device, seed))[:, :-1]]
         meaning = f"random inputs of {subject.task.kind}"
@@ -300,22 +303,22 @@ def _panel(subject: Subject, scores: _Scores) -> Panel:
         axes=(*head_axes(subject.cfg), Axis("role", scores.names)),
         values=scores.mean,
         unit="score",
-        zero="no more attention there than uniform attention gives (uniform: none alike; sparse: all keys alike)",
-        one="all attention there (uniform: all visible keys alike; sparse: a single key)",
+        zero="as uniform attention (role uniform: all on one key; sparse: all keys equal)",
+        one="all attention there (role uniform: all visible keys equal; sparse: a single key)",
         view="heatmap",
         scale="signed",
         beside="roles",
         site="pattern",
         words=numbers(scores.mean),
-        caption="How well each role fits each head. One figure a layer: rows are heads, columns are roles; means over "
-        "the inputs. For roles that point at certain keys, 0 = as much attention there as uniform attention gives, 1 = "
-        "all of it, negative = less than uniform. Uniform: 1 = all visible keys alike. Sparse: 1 = always a single "
-        "key. An empty cell is a role that these inputs cannot show.",
+        caption="Score of each head for each role. One figure per layer: rows are heads, columns are roles; means over "
+        "the inputs. For roles with target keys, 0 = as much attention there as uniform attention gives, 1 = "
+        "all of it, negative = less than uniform. Uniform: 1 = all visible keys equal. Sparse: 1 = always a single "
+        "key. An empty cell is a role that these inputs cannot test.",
     )
 
 
 def _table(heads: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """All heads where they are few; of many those with the highest score of a role that points."""
+    """All heads if they are few; else those with the highest score of a role with target keys."""
     if len(heads) > MOST_ROWS:
         heads = sorted(heads, key=lambda head: (head["role"] in (*SHAPES, "unclear"), -(head["score"] or 0.0)))[
             :MOST_ROWS
@@ -348,5 +351,5 @@ def _claim(heads: Sequence[Mapping[str, Any]], names: tuple[str, ...], inputs: s
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: 64 inputs."""
+    """The options of a report: 64 inputs."""
     return {"n_inputs": 64}

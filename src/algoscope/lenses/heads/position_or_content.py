@@ -14,7 +14,7 @@ from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
 PARTS = ("position-position", "position-content", "content-position", "content-content")  # of the query, of the key
-SIDES = ("both", "query", "key")  # whose contents are those of another input
+SIDES = ("both", "query", "key")  # contents exchanged with another input's
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def patterns(
 def pattern_change(
     subject: Subject, tokens: Tokens, queries: Sequence[int]
 ) -> Float[np.ndarray, "side layer head query"]:
-    """The total variation distance, mean over inputs, between each head's attention at some positions and the same
-    with the queries and keys of the row before, with its queries only, and with its keys only: `SIDES`.
+    """The total variation distance, mean over inputs, between each head's attention at some positions and the attention
+    with the queries and keys of the previous row, its queries only, and its keys only: `SIDES`.
     """
     chosen = list(queries)
     pattern = patterns(subject, tokens, chosen)[1]
@@ -74,12 +74,12 @@ def score_parts(
     subject: Subject, tokens: Tokens, sources: AnswerSources
 ) -> tuple[Float[np.ndarray, "layer head part"] | None, Float[np.ndarray, "layer head"] | None]:
     """The shares of `PARTS` in the variation of each head's scores over the visible keys (NaN where they do not vary),
-    and the attention on the source, mean over the positions, if the first part were all; None and None for models that
+    and the attention on the source, mean over the positions, with the first part alone; None and None for models that
     normalise queries and keys.
 
-    With q = mean q + rest of q at each position, and k likewise, q k is the sum of four products. What is added to the
-    scores by position (ALiBi) is in the first. The share of a part is sum(part score) / sum(score score), each less its
-    mean over the visible keys of its query.
+    With q = mean q + rest of q at each position, and k likewise, q k is the sum of four products. A positional bias
+    (ALiBi) is in the first. The share of a part is sum(part score) / sum(score score), each less its mean over the
+    visible keys of its query.
     """
     if subject.cfg.qk_norm:
         return None, None

@@ -1,4 +1,4 @@
-"""Source attention: does a head attend to where the answer can be read, by position alone, and carry it from there?
+"""Source attention: do heads attend to the source of the answer, by position alone, and carry the answer?
 
 `share`: of every head at every answer position, the attention on the source, mean over the inputs, each followed by its
 right answer; `chance` is that of uniform attention over the visible keys, `lowest` the lowest over the inputs of the
@@ -47,14 +47,15 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
-MOSTLY = 0.9  # a share of inputs that counts as all
-PORTION = 2**24  # numbers of attention kept at once
+MOSTLY = 0.9  # least share of inputs that counts as nearly all
+PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
     "The source of an answer is the position from which its next token can be read. A head is aligned at an answer "
-    "position where it puts more than half of its attention (or another threshold) on the source. Two experiments over "
-    "pairs of inputs say why and what for. Contents swapped and positions kept: if the attention stays, position alone "
-    "leads the head there. The output of the aligned heads replaced by their output on the other input: if the answer "
+    "position where it puts more than half of its attention (or another threshold) on the source. Two experiments "
+    "over pairs of inputs test cause and effect. Contents exchanged and positions kept: if the attention stays, it "
+    "depends on position alone. The output of the aligned heads replaced by their output on the other input: if the "
+    "answer "
     "becomes the other input's, these heads carry it."
 )
 
@@ -71,7 +72,8 @@ def source_attention(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Test whether heads attend to the positions from which a task's answer can be read, why, and what they carry.
+    """Test whether heads attend to the sources of the answer, by position or content, and whether they carry the
+    answer.
 
     A head is aligned at an answer position where its share of attention on the source is at least `threshold`. The
     verdict is `not aligned` unless some head is aligned at every answer position; `by position alone` where at most
@@ -108,7 +110,7 @@ def source_attention(
     subject = open_subject(subject, runs_dir=runs_dir)
     sources = _sources(subject, what)
     if n_pairs < 2:
-        raise ConfigError(f"n_pairs is {n_pairs}: to exchange contents takes at least 2 inputs")
+        raise ConfigError(f"n_pairs is {n_pairs}: exchanging contents needs at least 2 inputs")
     tokens, covered = inputs_of(subject, n_inputs, seed)
     mean = _mean_attention(subject, tokens, sources)
     order = torch.randperm(len(tokens), generator=seeded(torch.device("cpu"), seed, 1))[:n_pairs]
@@ -143,7 +145,7 @@ def _sources(subject: Subject, what: str | None) -> AnswerSources:
     if what is not None and what not in task.sources:
         raise UnknownNameError("source", what, task.sources)
     if not subject.cfg.causal:
-        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer")
     what = next(iter(task.sources)) if what is None else what
     by_query = dict(sorted(task.sources[what].items()))
     key = torch.arange(task.n_ctx - 1)
@@ -315,15 +317,16 @@ def _panels(
         "are keys. A dot marks the source, from which the answer can be read. The labels are those of one input."
     )
     experiments = (
-        f"Attention on the source, and whether position alone leads there. Attention on the source: uniform attention "
-        f"would give {facts['chance']:.2f}. Attention that moves: how much of it goes to other keys when queries, "
+        f"Attention on the source, and whether it depends on position alone. Attention on the source: uniform "
+        f"attention gives {facts['chance']:.2f}. Attention that moves: how much of it goes to other keys when queries, "
         f"keys or both come from another input, positions kept; up to {facts['thresholds']['same']:g} counts as "
         "position alone. "
         "Last, the output of the aligned heads replaced by their output on another input: the share of answers right "
         "before, right still, and equal to the other input's answer (`follows`: what these heads carry)."
     )
     split = (
-        "What the attention scores vary by. Queries and keys are each split into their mean at a position and the "
+        "Variation of the attention scores by position and content. Queries and keys are each split into their mean "
+        "at a position and the "
         "rest, their content. The four shares add up to 1."
     )
     panels = [
@@ -351,9 +354,9 @@ def _panels(
     if parts is not None:
         panels.append(
             _heatmap(
-                "score parts", "what the scores vary by", (names, Axis("part", PARTS, "of the query, of the key")),
+                "score parts", "variation of the scores", (names, Axis("part", PARTS, "of the query, of the key")),
                 parts.reshape(-1, len(PARTS)), unit="share of the variation", scale="signed", zero="none of it",
-                one="all of it", beside="", caption=split,
+            one="all of it", beside="", caption=split,
             )
         )  # fmt: skip
     return tuple(panels)
@@ -382,12 +385,12 @@ def _table(subject: Subject, positions: Sequence[Mapping[str, Any]]) -> ResultTa
             for row in positions
         ),
         "The heads with the most attention on the source of each answer position (all that reach the threshold), the "
-        "share of the best, what uniform attention would give, how much of it other contents move, the share of inputs "
+        "share of the best, that of uniform attention, the change under exchanged contents, the share of inputs "
         "answered right, and, with these heads' output from another input, the share still right and the share that "
         "gives the other input's answer.",
     )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: causal models of tasks that name where an answer can be read."""
+    """The options of a report: applies to causal models of tasks with `sources`."""
     return {} if subject.has_task and subject.task.sources and subject.cfg.causal else None

@@ -1,4 +1,4 @@
-"""What the induction lens shows: its panels with their captions, and its tables."""
+"""Panels and tables of the induction lens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from algoscope.lenses.induction_circuit.head_ablations import Nats
 from algoscope.lenses.induction_circuit.head_scores import ATTENTION, FEW, WRITING, Rows
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits
 
-SMALL = 12  # columns whose numbers are written into the cells
+SMALL = 12  # columns up to which numbers are written into the cells
 
 
 def panels_of(
@@ -24,7 +24,7 @@ def panels_of(
     composition: Float[np.ndarray, "entry sender receiver"],
     lines: Mapping[str, Nats],
 ) -> tuple[Panel, ...]:
-    """Every panel of the finding; circuits token by token only where the tokens are few and there is a pair."""
+    """Every panel of the finding; circuits by token only for few tokens and if there is a pair."""
     return (
         *_head_panels(facts),
         _position_panel(rows, facts, lines),
@@ -39,12 +39,13 @@ def _head_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
     heads, chance = facts["heads"], facts["chance"]
     names = Axis("head", tuple(head["name"] for head in heads))
     caption = (
-        f"The attention of each head, and what it writes. Attention is a mean over {facts['inputs']['n']} rows: "
-        "induction and duplicate-token over queries whose token has been before, the others over all queries. Uniform "
+        f"Attention and output of each head. Attention is a mean over {facts['inputs']['n']} rows: "
+        "induction and duplicate-token over queries whose token has occurred before, the others over all queries. "
+        "Uniform "
         f"attention would give induction {chance['induction']:.2f} and duplicate-token "
-        f"{chance['duplicate-token']:.2f}. Copying: of all logits raised by attending to a token, how much goes to "
-        "that token (1 = all, -1 = none); eigenvalues and "
-        "top1 say the same of the OV circuit alone, as if nothing came between the embedding and the head."
+        f"{chance['duplicate-token']:.2f}. Copying: the share of the raised logits that goes to the attended token (1 "
+        f"= all, -1 = none); eigenvalues and top1 measure the same on the OV circuit alone, directly from the "
+        f"embedding."
     )
 
     def scores(of: Sequence[str]) -> Float[np.ndarray, "head score"]:
@@ -57,7 +58,7 @@ def _head_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
             beside="heads", site="pattern", words=numbers(attention), caption=caption, **SHARE,
         ),
         Panel(
-            "writing", (names, Axis("score", WRITING)), writing, title="what each head writes", unit="score",
+            "writing", (names, Axis("score", WRITING)), writing, title="output of each head", unit="score",
             zero="as often the token attended to as not (copying), neither (eigenvalues), never (top1)",
             one="raises the token attended to, and only that (top1: it most, whichever it is)",
             scale="signed", beside="heads", site="result", words=numbers(writing), caption=caption,
@@ -66,13 +67,13 @@ def _head_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
 
 
 def _position_panel(rows: Rows, facts: Mapping[str, Any], lines: Mapping[str, Nats]) -> Panel:
-    """The loss position by position, over the rows with the longest block."""
+    """The loss by position, over the rows with the longest block."""
     longest, losses = int(rows.period.max()), facts["losses"]
     those = (rows.period == longest).cpu()
     values = np.stack([nats[those].mean(dim=0).numpy() for nats in lines.values()])
     caption = (
-        "The loss position by position, of the whole model and with the named heads ablated (replaced by their mean). "
-        "Right of the dashed line the next token is determined by what has been before."
+        "The loss by position, without ablation and with the named heads ablated (replaced by their mean). Right of "
+        "the dashed line the next token is determined by the earlier tokens."
     )
     if losses["floor"]:
         caption += (
@@ -86,7 +87,7 @@ def _position_panel(rows: Rows, facts: Mapping[str, Any], lines: Mapping[str, Na
         axes=(Axis("ablated", tuple(lines)), Axis("position", tuple(range(values.shape[1])), "position that predicts")),
         values=values,
         unit="nats",
-        zero="sure of the right token",
+        zero="certain of the right token",
         view="lines",
         marks=(Mark(rows.start + longest - 0.5, "determined from here", "x"),),
         caption=caption,
@@ -100,8 +101,8 @@ def _ablation_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
     caption = (
         "The increase of the loss when heads are ablated. Rows are ablated heads or groups of them, columns the "
         "replacement: zeros, the mean over rows, another row's output. Left: where the next token is determined by "
-        "what has been before; right: where it is not. A head of the circuit raises the left one; the other heads are "
-        "there to compare with."
+        "earlier tokens; right: where it is not. Ablating a head of the circuit raises the left one; other heads are "
+        "controls."
     )
     panels = []
     for measure, title in (("later_increase", "where it is determined"), ("first_increase", "where it is not")):
@@ -122,7 +123,7 @@ def _ablation_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
 
 
 def _input_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
-    """What is left of the receiver's induction score, entry by entry and sender by sender."""
+    """The receiver's induction score after path ablation, by entry and sender."""
     rows = facts["heard"]
     if not rows:
         return ()
@@ -139,8 +140,9 @@ def _input_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
             scale="unit",
             zero="no attention to the token after the previous occurrence",
             one="all attention there",
-            caption="Which earlier head the induction head depends on. Its induction score when its queries (q) or its "
-            "keys (k) receive what one earlier head wrote on another row; a low number means that this path carries "
+            caption="Dependence of the induction head on earlier heads. Its induction score when its queries (q) or "
+            "its "
+            "keys (k) receive one earlier head's output on another row; a low number means that this path carries "
             f"the information. Without a replacement the score is {rows[0]['before']:.2f}.",
         ),
     )
@@ -159,9 +161,9 @@ def _composition_panels(
         Axis("receiver", names[cfg.n_heads :], "head that reads"),
     )
     caption = (
-        "Composition scores. How much of what a head writes is what a later one reads into its queries, keys and "
-        f"values, above Gaussian matrices of these shapes ({chance['mean']:.3f} \u00b1 "
-        f"{chance['standard_deviation']:.3f}). It shows what the weights allow, not what is used."
+        "Composition scores. The overlap of a head's output with the input of a later head's queries, keys and "
+        "values, above Gaussian matrices of these shapes ({chance['mean']:.3f} \u00b1 "
+        f"{chance['standard_deviation']:.3f}). It shows what the weights allow, not what the model uses."
     )
     values = scores[:, : -cfg.n_heads, cfg.n_heads :] - chance["mean"]
     zero = "as Gaussian matrices"
@@ -243,7 +245,7 @@ def _grid(
 
 
 def tables_of(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """The rules with what decided them, and for a copying task the scores by length of block."""
+    """The rules with their values, and for a copying task the scores by length of block."""
     rules = ResultTable(
         "Rules",
         ("rule", "holds", "value", "meaning"),
@@ -267,7 +269,7 @@ def tables_of(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         tuple(
             (row["length"], row["trained"], *(round(row[name], 3) for name in measures)) for row in facts["by_length"]
         ),
-        "A head that attends by content to the token after the previous occurrence does so with blocks of any length. "
+        "A head that attends by content to the token after the previous occurrence does so for any block length. "
         "Losses in nats a token.",
     )
     return rules, lengths

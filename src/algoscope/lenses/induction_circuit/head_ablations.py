@@ -1,4 +1,4 @@
-"""What heads are for where tokens are repeated: runs with heads ablated, and with single paths between two ablated."""
+"""Causal tests of induction heads: runs with heads ablated, and with single paths between two heads ablated."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ Nats = Float[Tensor, "batch pos"]
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean cross-entropy in nats of predictions that nothing before determines (`first`), and of those that a previous
-    occurrence of the token determines (`later`).
+    """Mean cross-entropy in nats of undetermined predictions (`first`), and of those that a previous occurrence of the
+    token determines (`later`).
     """
 
     first: float
@@ -39,12 +39,12 @@ class Losses:
 
     @property
     def gain(self) -> float:
-        """By how many nats a previous occurrence of the token makes the prediction better."""
+        """The gain: nats by which determined predictions are better than the others."""
         return self.first - self.later
 
     def share_lost(self, without: "Losses", n_candidates: int) -> float:
-        """How much of the gain is lost without a part of the model: 0 = none, 1 = all. The gain counts from the loss of
-        an even guess among the candidates where the model's own is larger: to be confidently wrong is no merit.
+        """The share of the gain that is lost under an ablation: 0 = none, 1 = all. If the ablated loss exceeds that of
+        a uniform guess among the candidates, the latter is used.
         """
         gain = min(self.first, math.log(n_candidates)) - self.later
         return (without.later - self.later) / gain if gain > 0 else 0.0
@@ -76,7 +76,7 @@ def scores_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tenso
 
 @dataclass(frozen=True, eq=False)
 class Replacements:
-    """What can stand in a head's place: `z` of every layer on the rows, its mean, or that of another row."""
+    """Replacements of a head's output: `z` of every layer on the rows, for its mean, or that of another row."""
 
     z: Mapping[int, Float[Tensor, "batch pos head d_head"]]
     seed: int
@@ -135,10 +135,10 @@ class PathEffect:
 def path_effects(
     subject: Subject, rows: Rows, replacements: Replacements, receiver: Head, senders: Sequence[Head], kind: str
 ) -> list[PathEffect]:
-    """For each sender, and for the receiver's queries and keys: one run without the sender, from which only that entry
-    is kept, and one run with it in place of the receiver's own.
+    """For each sender, and for the receiver's queries and keys: one run with the sender replaced, which gives that
+    entry, and one run in which the receiver's entry is patched with it.
 
-    The sender's effect on the entry counts in full: straight through the residual stream, and by way of anything in
+    All paths from the sender to the entry count: directly through the residual stream, and through components in
     between. Where keys and values are shared by a group of heads, the change reaches the whole group.
     """
     layer, head = receiver

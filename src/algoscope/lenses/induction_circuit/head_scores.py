@@ -1,4 +1,4 @@
-"""What heads attend to, and what they write, when a stretch of tokens is repeated."""
+"""Attention and output scores of heads on repeated blocks of tokens."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,16 +28,16 @@ from algoscope.tasks.strings.copying import Copying
 
 LONGEST = 50  # tokens of a block by default
 SHORTEST = 2
-LENGTHS = 16  # different lengths of blocks, where there are so many
-FEW = 64  # tokens: with no more, all of them are candidates for what a head may write
-PORTION = 2**24  # numbers of one run that are kept at once
+LENGTHS = 16  # different lengths of blocks, at most
+FEW = 64  # vocabulary up to which all tokens are candidates for copying
+PORTION = 2**24  # most numbers of one run held in memory
 ATTENTION = ("induction", "diagonal", "previous-token", "duplicate-token", "current-token", "first-token")
 WRITING = ("copying", "eigenvalues", "top1")
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Sequences in which a block of different tokens comes again and again: `start` tokens that all rows share, then
+    """Sequences of a repeated block of different tokens: `start` tokens that all rows share, then
     row i's block of `period[i]` tokens, repeated and cut. The model reads all but the last token.
 
     A position is `determined` where its token has occurred before: the token after it is the same again.
@@ -79,17 +79,17 @@ def repeated_rows(
     """Random rows for a subject.
 
     `length`: tokens of a block; None: for the copying task the lengths of its patterns, as many rows of each; else up
-    to 16 lengths, from half of the longest that fits, or of 50, to that: with one alone, a head that goes by distance
-    attends as one that goes by content, and what heads write of positions is the same on every row. `copies`: how often
-    the longest block is read; None: twice, and in the copying task to the end of a sequence. `first`: a text before
-    the blocks; None: what the tokenizer puts before every text. A model with a task reads no more positions
-    than its task has.
+    to 16 lengths, from half of the longest that fits, or of 50, to that: with a single length, attention by distance
+    and by content cannot be distinguished, and the positional part of heads' outputs is the same on every row.
+    `copies`: how often the longest block is read; None: twice, and in the copying task to the end of a sequence.
+    `first`: a text before the blocks; None: the tokens that the tokenizer prepends, such as BOS. A model with a task
+    reads no more positions than its task has.
 
     Raises ConfigError for blocks that do not fit and for fewer than two rows, SubjectError where no block of two fits.
     """
     if n_inputs < 2:
         raise ConfigError(
-            f"induction needs 2 inputs or more, so that there is another one to take from, not {n_inputs}"
+            f"induction needs 2 inputs or more, as resampling takes outputs from another row, not {n_inputs}"
         )
     start = subject.text.encode(first or "")
     copying = subject.task if subject.has_task and isinstance(subject.task, Copying) else None
@@ -128,7 +128,7 @@ def _sizes(
             f"{subject.name} has room for {room} tokens and {n_usable} different ones: too few to repeat a block of two"
         )
     if copies is not None and copies < 2:
-        raise ConfigError(f"{copies} copies repeat nothing: ask for 2 or more")
+        raise ConfigError(f"{copies} copies are no repetition: give 2 or more")
     if length is not None and not SHORTEST <= length <= longest:
         raise ConfigError(f"a block of {length} tokens does not fit {subject.name}: give a length from 2 to {longest}")
     if copying is None:
@@ -149,15 +149,13 @@ def _sizes(
 def attention_scores(
     pattern: Float[Tensor, "batch head query key"], rows: Rows
 ) -> dict[str, Float[Tensor, "batch head"]]:
-    """Six scores of every head on each row, all of them mean attention, 0 = none there, 1 = all of it.
+    """Six scores of every head on each row, all of them mean attention: 0 = none, 1 = all.
 
-        induction        determined queries q     every k with token[k - 1] = token[q], k <= q
-        diagonal         all q >= period - 1      k = q - (period - 1): the field's raw diagonal, of which the entries
-                                                  before the second copy cannot be right
-        previous-token   all q >= 1               k = q - 1
-        duplicate-token  determined queries q     every k < q with token[k] = token[q]
-        current-token    all q                    k = q
-        first-token      all q                    k = 0
+        induction        determined queries q     every k with token[k - 1] = token[q], k <= q diagonal         all q >=
+        period - 1      k = q - (period - 1): the usual raw diagonal, whose entries before the second copy cannot be
+        induction previous-token   all q >= 1               k = q - 1 duplicate-token  determined queries q     every k
+        < q with token[k] = token[q] current-token    all q                    k = q first-token      all q
+        k = 0
 
     With the usual first token, then T tokens twice, all of them read, `induction` averages T queries, and `diagonal`
     T + 2 entries of which T can be right (T + 1 without a first token), as TransformerLens and ARENA do. Prefix
@@ -192,11 +190,11 @@ def raised(
     unembedding: Float[Tensor, "token d_model"],
     rows: Rows,
 ) -> tuple[Float[Tensor, "head"], Float[Tensor, "head"]]:
-    """What every head's output raises when it attends to a position, summed over the positions of the blocks: the
-    logits of the token that stands there, and those of all candidates.
+    """The logits raised by every head when it attends to a position, summed over the positions of the blocks: those of
+    the token at that position, and those of all candidates.
 
-    A head attending to one position alone writes `out(v)`. Its logits among the row's candidates are centred, and what
-    is below zero counts as zero. Every position is one example, whether the head attends to it or not.
+    A head attending to one position alone writes `out(v)`. Its logits among the row's candidates are centred, and
+    negative values count as zero. Every position is one example, whether or not the head attends to it.
     """
     directions = unembedding[rows.candidates]  # [batch some d_model]
     written = einsum(v, out, "batch pos head d_head, head d_head d_model -> batch head pos d_model")
@@ -215,7 +213,7 @@ def name_of(head: Head) -> str:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What is measured of one head: what it attends to (means over the rows, and their spread), and what it writes."""
+    """The measures of one head: attention scores (means over the rows, and their spread), and copying scores."""
 
     head: Head
     attention: Mapping[str, float]
@@ -234,7 +232,7 @@ class HeadScores:
 
 
 def portions(subject: Subject, rows: Rows) -> Iterator[slice]:
-    """Stretches of rows whose attention and logits fit into memory."""
+    """Batches of rows whose attention and logits fit into memory."""
     n, cfg = rows.read.shape[1], subject.cfg
     size = max(1, PORTION // (n * max(cfg.d_vocab, n * cfg.n_layers * cfg.n_heads)))
     yield from (slice(i, i + size) for i in range(0, len(rows.tokens), size))

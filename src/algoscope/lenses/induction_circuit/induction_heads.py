@@ -51,19 +51,19 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
-MANY = 32  # heads: of a larger model only those in question are ablated, and some drawn beside them
-CONTROLS = 12  # heads that are drawn
+MANY = 32  # heads: of a larger model only the candidates are ablated, and random controls
+CONTROLS = 12  # random control heads
 SENDERS = 8  # of a larger model, earlier heads whose paths are ablated
-TRIED = 8  # of a larger model, rows that are run without heads
-HALF = 0.5  # of an effect: what counts as most of it
+TRIED = 8  # of a larger model, rows used for ablations
+HALF = 0.5  # least share of an effect that counts as most of it
 LEAST_GAIN = 0.1  # nats: a smaller gain counts as none
-SHOWN = 10  # pairs of heads whose composition is named
+SHOWN = 10  # pairs of heads with reported composition scores
 ABOUT = (
     "Blocks of random tokens are repeated: where a token comes again, the token that followed its previous occurrence "
-    "follows again. An induction head attends to that token. It can find its position in two ways: its keys read what "
-    "a previous-token head wrote (K-composition), which has told every position which token came before it: an "
-    "induction pair. Or its queries read what a duplicate-token head wrote, which has found at which position the same "
-    "token stood: a pointer pair. Attention alone proves neither, so the heads are ablated and the paths between them "
+    "follows again. An induction head attends to that token. It can find its position in two ways: its keys read the "
+    "output of a previous-token head (K-composition), which holds the preceding token: an induction pair. Or its "
+    "queries read the output of a duplicate-token head, which holds the position of the same token: a pointer pair. "
+    "Attention alone proves neither, so the heads are ablated and the paths between them "
     "cut."
 )
 NOTHING, INDUCTION_HEADS = "nothing", "induction heads"
@@ -71,11 +71,11 @@ ROUTES = {"k": ("previous-token", "induction pair"), "q": ("duplicate-token", "p
 RULES = {
     "looks": "the induction score of a head reaches the threshold",
     "hears": "the strongest induction head beyond the first layer reaches it, and loses half of what its score has "
-    "above chance when its keys read what a previous-token head, or its queries what a duplicate-token head, wrote on "
-    "another row; that head reaches the threshold too",
+    "above chance when its keys read the output of a previous-token head, or its queries that of a duplicate-token "
+    "head, on another row; that head reaches the threshold too",
     "gains": f"determined predictions are better than the others by {LEAST_GAIN} nats or more",
-    "needs induction heads": "half of the gain is lost without all heads beyond the first layer that reach it",
-    "needs earlier heads": "and so it is without all earlier heads of the kind that is read",
+    "needs induction heads": "half of the gain is lost when all heads beyond the first layer that reach it are ablated",
+    "needs earlier heads": "likewise when all earlier heads with the sender's role are ablated",
 }
 
 
@@ -90,16 +90,17 @@ def induction(
     seed: int = 0,
     runs_dir: str | None = None,
 ) -> Finding:
-    """Find induction heads and what they are for: repeat random tokens, score every head, and ablate heads and paths.
+    """Find induction heads and test their effect: score every head on repeated random tokens, and ablate heads and
+    paths.
 
     Args:
         subject: a causal model, by name or opened.
         n_inputs: rows of repeated random tokens, 2 at least.
         length: tokens of a block; by default those of a copying task's patterns, else several lengths up to 50.
         copies: how often the longest block is read, 2 at least; by default twice, in a copying task to the end.
-        first: a text before the blocks; by default what the tokenizer puts before every text.
+        first: a text before the blocks; by default the tokens that the tokenizer prepends, such as BOS.
         threshold: the attention score (0 = none of the attention, 1 = all) from which a head has a role.
-        seed: seed of the rows, of rows taken for replacement, and of heads drawn from a large model.
+        seed: seed of the rows, of replacement rows, and of control heads in a large model.
         runs_dir: where runs live.
     Returns:
         A finding with panels `attention` and `writing` [head score], `loss by position` [ablated position] (nats), loss
@@ -168,11 +169,11 @@ class Route:
     sender: HeadScores
     entry: str
     share_lost: float
-    """How much of its induction score above chance the receiver loses without it."""
+    """The share of its induction score above chance that the receiver loses under this path ablation."""
 
     @property
     def role(self) -> str:
-        """The role of the sender, if this is a known way."""
+        """The role of the sender, if it belongs to a known mechanism."""
         return ROUTES[self.entry][0]
 
 
@@ -394,5 +395,5 @@ def _claim(facts: Mapping[str, Any]) -> str:
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: causal models of the copying task."""
+    """The options of a report: applies to causal models of the copying task."""
     return {} if subject.has_task and isinstance(subject.task, Copying) and subject.cfg.causal else None

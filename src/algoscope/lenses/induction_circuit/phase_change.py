@@ -25,8 +25,8 @@ SCORES = ("induction", "previous-token", "duplicate-token")
 ABOUT = (
     "Every checkpoint reads the same rows of repeated random tokens. The attention scores are those of the best head "
     "of each kind at that checkpoint, 0 = none, 1 = all of its attention; the losses say how well the model predicts "
-    "tokens that what has been before determines, and those that nothing determines. Induction heads are said to form "
-    "in a phase change: the score rises and the loss falls within few steps (Olsson et al., arXiv 2209.11895)."
+    "tokens that earlier ones determine, and undetermined tokens. Induction heads form in a phase change: the score "
+    "rises and the loss falls within few steps (Olsson et al., arXiv 2209.11895)."
 )
 LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
 
@@ -59,9 +59,9 @@ def induction_phase(
         predictions that a previous occurrence determines) and `undetermined`, and their difference `gain`, in nats;
         `formed`, for each score the first checkpoint from which on it stays at or above the threshold, or null;
         `curves`, the losses logged in training; `window`, the fewest steps `from` .. `to` in which the held-out loss
-        falls by `share` of its whole `fall`, counted below that of a uniform guess among the tokens used, which step 0
-        is taken to have: a model with large first weights comes down to it before it has learned anything. Null where
-        the loss never gets below.
+        falls by `share` of its whole `fall`, counted below that of a uniform guess among the tokens used, which is used
+        as the loss at step 0: a model with large initial weights falls to it before it has learned anything. Null if
+        the loss stays above it.
     Raises:
         SubjectError: for a subject without two checkpoints, or not causal, or without room for a block of two.
         ConfigError: for a share that is not between 0 and 1, or blocks that do not fit.
@@ -77,7 +77,7 @@ def induction_phase(
     subject = open_subject(subject, runs_dir=runs_dir)
     run = subject.origin
     if not 0 < share <= 1:
-        raise ConfigError(f"a share of {share} of the fall of the loss is none: give one above 0, and 1 at most")
+        raise ConfigError(f"share is {share}: give a share of the loss's fall above 0, and 1 at most")
     if run is None or len(run.steps) < 2:
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
     if not subject.cfg.causal:
@@ -142,7 +142,7 @@ def _curves(run: Run, until: int) -> dict[str, Curve]:
 
 
 def _window(subject: Subject, curve: Curve, share: float) -> dict[str, Any] | None:
-    """The window of a loss that was logged, below an even guess."""
+    """The window of a loss that was logged, below that of a uniform guess."""
     even = math.log(len(subject.task.used_tokens))
     steps, loss = np.concatenate([[0], curve[0]]), np.concatenate([[even], curve[1].clip(max=even)])
     window = shortest_window(steps, loss, share)
@@ -161,7 +161,7 @@ def _claim(formed: Mapping[str, int | None], series: Series, window: Mapping[str
         stays = "nowhere" if step is None else f"from step {step:,}"
         scores.append(f"{name} stays at {threshold:g} or above {stays} ({series[name][-1]:.2f} at the end)")
     if window is None:
-        return f"{'; '.join(scores)}; the held-out loss does not fall below an even guess"
+        return f"{'; '.join(scores)}; the held-out loss does not fall below that of a uniform guess"
     fall = f"{window['share']:.0%} of the fall of the held-out loss lies within {window['steps']:,} steps"
     return f"{'; '.join(scores)}; {fall}, {window['from']:,} to {window['to']:,}"
 
@@ -181,8 +181,8 @@ def _panels(
         "the checkpoint from which on it is kept."
     )
     both = (
-        "Losses in nats, logarithmic. Above, on the rows of repeated tokens at every checkpoint: of tokens that "
-        "nothing determines, and of those that what has been before determines. Below, as logged in training; the "
+        "Losses in nats, logarithmic. Above, on the rows of repeated tokens at every checkpoint: of undetermined "
+        "tokens, and of those that earlier tokens determine. Below, as logged in training; the "
         "dashed lines enclose most of the fall of the held-out loss."
     )
     panels = []
@@ -213,7 +213,7 @@ def _panels(
                 axes=(Axis("step", tuple(logged.tolist()), "step"),),
                 values=values,
                 unit="nats",
-                zero="sure of the right token",
+                zero="certain of the right token",
                 view="lines",
                 scale="log",
                 marks=tuple(edges if name == "held out" else []),
@@ -234,17 +234,17 @@ def _table(
         else ((f"{window['share']:.0%} of the fall of the loss", window["from"], window["to"], None),)
     )
     return ResultTable(
-        "What formed when",
-        ("what", "from step", "to step", "at the end"),
+        "Formation by step",
+        ("series", "from step", "to step", "at the end"),
         (*rows, *fall),
         f"For each score, the first checkpoint from which on the best head stays at {threshold:g} or above (empty: "
-        "none), and its score at the last checkpoint; for the held-out loss, the fewest steps in which it falls most "
-        "of its way.",
+        "none), and its score at the last checkpoint; for the held-out loss, the fewest steps that contain most of "
+        "its fall.",
     )
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """What a report asks: every checkpoint of a run on the copying task."""
+    """The options of a report: every checkpoint of a run on the copying task."""
     if not subject.has_task or not isinstance(subject.task, Copying) or not subject.cfg.causal:
         return None
     return {} if subject.origin is not None and len(subject.origin.steps) > 1 else None
