@@ -58,7 +58,7 @@ def test_what_is_no_group_here_is_named(name: str) -> None:
 def test_the_laws_are_checked() -> None:
     for table, words in [
         ([[0, 1], [1, 2]], "outside 0 to 1"),
-        ([[1, 0], [0, 1]], "not neutral"),
+        ([[1, 0], [0, 1]], "not the identity"),
         ([[0, 1], [1, 1]], "twice"),
         ([[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 3, 1, 2, 0]], "not associative"),
     ]:
@@ -116,7 +116,7 @@ def test_a_task_of_a_group() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"group": "S77"}, "no group 'S77'"),
+        ({"group": "S77"}, "unknown group 'S77'"),
         ({"group": "C1"}, "single element"),
         ({"table": [[0, 1], [1, 1]]}, "twice"),
         ({"table": [[0, 1]]}, "square"),

@@ -1,6 +1,6 @@
-"""Writing weights by hand: the residual stream as named subspaces, and heads and neurons as what they read and write.
+"""Setting weights by hand: named subspaces of the residual stream, and heads and neurons that read and write them.
 
-The models have no norms, so what is written into the stream is what is read from it. Nothing here is trained.
+The models have no norms, so vectors are read from the stream as they were written. Nothing here is trained.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from torch import Tensor
 from algoscope.config import ModelConfig
 from algoscope.networks.transformer import Attention, FeedForward, Transformer
 
-SHARP = 40.0  # score of the keys that a head attends to, where all others have 0: e^-40 is lost in float32
+SHARP = 40.0  # score of attended keys, others have 0: e^-40 is negligible in float32
 
 Head = tuple[int, int]
 """(layer, head)"""
 Looks = Mapping[int, tuple[int, ...]]
-"""For positions of the query, the positions among which it divides its attention equally."""
+"""For each query position, the key positions that get equal attention."""
 
 
 class Stream:
@@ -30,11 +30,11 @@ class Stream:
         self._rows = dict(zip(sizes, unit_vectors, strict=True))
 
     def read(self, name: str) -> Float[Tensor, "subspace d_model"]:
-        """The map from the stream to a subspace of it; its rows are the unit vectors of the subspace."""
+        """The matrix that projects the stream to a subspace; its rows are unit vectors."""
         return self._rows[name]
 
     def write(self, name: str) -> Float[Tensor, "d_model subspace"]:
-        """The map that writes a subspace into the stream."""
+        """The matrix that writes a subspace into the stream."""
         return self._rows[name].mT
 
 
@@ -54,7 +54,7 @@ def fill(
     places: Float[Tensor, "pos d_model"],
     unembedding: Float[Tensor, "answer d_model"],
 ) -> None:
-    """Set the embeddings and the unembedding; tokens beyond the rows given embed as 0, or have the logit 0."""
+    """Set the embeddings and the unembedding; tokens beyond the given rows have embedding 0 and logit 0."""
     assert model.pos_embed is not None
     model.embed.weight[: len(tokens)] = tokens
     model.pos_embed.weight.copy_(places)
@@ -70,7 +70,7 @@ def plant(
     value: Float[Tensor, "moved d_model"],
     out: Float[Tensor, "d_model moved"],
 ) -> None:
-    """Write one head: its score is query(x) . key(y), and it adds out(value(y)) of what it attends to."""
+    """Set the weights of one head: its score is query(x) . key(y), its output out(value(y)) of attended positions y."""
     layer, number = head
     attn = model.blocks[layer].attn
     assert isinstance(attn, Attention)
@@ -90,9 +90,9 @@ def plant_by_position(
     value: Float[Tensor, "moved d_model"],
     out: Float[Tensor, "d_model moved"],
 ) -> None:
-    """Write a head that divides its attention equally among the keys that `looks` gives for the query's position.
+    """Set the weights of a head that attends by position: equally to the keys that `looks` gives for the query.
 
-    A query that is not in `looks` attends equally to all positions before it.
+    A query that is not in `looks` attends equally to all positions up to it.
     """
     place = stream.read("place")
     attends = torch.zeros(len(place), len(place))
@@ -108,7 +108,7 @@ def plant_step(
     threshold: int,
     out: Float[Tensor, "d_model 1"],
 ) -> None:
-    """Write a feed-forward of two ReLU neurons that adds `out` where the whole number `x` reaches the threshold."""
+    """Set a feed-forward of two ReLU neurons that adds `out` where the integer `x` is at least the threshold."""
     mlp = feed_forward(model, layer)
     mlp.w_in.weight.copy_(torch.cat([x, x]))
     mlp.w_in.bias.copy_(torch.tensor([1.0 - threshold, -threshold]))

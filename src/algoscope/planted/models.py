@@ -1,7 +1,7 @@
-"""Planted models: weights set by hand, so that what a lens must find in them is known beforehand.
+"""Planted models: weights set by hand, so that the correct findings of a lens are known in advance.
 
-Every model here is a plain `Transformer` without norms, of layers whose heads and neurons are written down as what
-they read and what they write (`planted.handwritten`). `shuffled` destroys the mechanism and keeps the weights' values.
+Every model is a `Transformer` without norms whose heads and neurons are set by what they read and write
+(`planted.handwritten`). `shuffled` destroys the mechanism and keeps the values of the weights.
 """
 
 import copy
@@ -32,34 +32,34 @@ from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.groups.modular import Modular
 from algoscope.tasks.strings.reversal import Reversal
 
-LOGIT = 20.0  # logits for each unit by which the right answer exceeds another
+LOGIT = 20.0  # logits per unit of difference between the right answer and another
 READS = 64  # context of the models that have no task
-KEY_FREQUENCIES = (14, 35, 41, 42, 52)  # those a trained model was found to use: Nanda et al., arXiv 2301.05217
+KEY_FREQUENCIES = (14, 35, 41, 42, 52)  # those of a trained model: Nanda et al., arXiv 2301.05217
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What there is to find in a planted model. Every head and feed-forward named here is needed; all others add
-    nothing to the residual stream.
+    """The mechanism of a planted model. Every head and feed-forward named here is needed; all others add nothing to the
+    residual stream.
     """
 
     heads: Mapping[str, Head] = field(default_factory=dict)
     """(layer, head) of each role."""
     looks: Mapping[str, Looks] = field(default_factory=dict)
-    """For the roles that attend by position: for each query, the keys among which it divides its attention equally."""
+    """For roles that attend by position: for each query, the keys that get equal attention."""
     feed_forwards: tuple[int, ...] = ()
-    """Layers whose feed-forward takes part."""
+    """Layers whose feed-forward is part of the mechanism."""
     readable_after: int | None = None
     """The first layer after which the unembedding of the residual stream gives the right answer; None: none does."""
     frequencies: tuple[int, ...] = ()
     """Frequencies k of the cosines cos(2 pi k n / p) that represent numbers n."""
     accompanying: tuple[int, ...] = ()
-    """Frequencies whose circles only compensate where those of `frequencies` give small logits."""
+    """Frequencies that only compensate for small logits of those in `frequencies`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """A model whose mechanism is known. `task` is None where it answers on any sequence of its vocabulary."""
+    """A model whose mechanism is known. `task` is None where it runs on any sequence of its vocabulary."""
 
     name: str
     summary: str
@@ -75,15 +75,15 @@ class Planted:
 def previous_token() -> Planted:
     """One head that attends one position back and copies the token there; a second head is idle.
 
-    The first position has none before it and attends to itself.
+    The first position attends to itself.
     """
     stream = Stream(letter=len(ascii_lowercase), place=READS, before=len(ascii_lowercase))
-    model = letters_model(stream, n_layers=1, said="before")
+    model = letters_model(stream, n_layers=1, output="before")
     looks = one_back(READS)
     plant_by_position(model, stream, (0, 1), looks, value=stream.read("letter"), out=stream.write("before"))
     return Planted(
         name="previous-token",
-        summary="names the token before the current one, by position",
+        summary="outputs the previous token, by position",
         model=model,
         vocabulary=tuple(ascii_lowercase),
         task=None,
@@ -92,27 +92,28 @@ def previous_token() -> Planted:
 
 
 def induction() -> Planted:
-    """Two heads in two layers, each beside an idle one: the first writes at every position which token came before;
-    the second attends to positions whose previous token is the current one, and copies the token there.
+    """An induction circuit of two heads in two layers, with one idle head in each layer. The first writes the previous
+    token at every position; the second attends to positions whose previous token is the current one, and copies the
+    token there.
 
-    After several occurrences it copies all that followed, in equal parts. Where the current token is new it attends
-    equally to all positions but the first, and its answer means nothing.
+    After several occurrences it attends to all of them equally. Where the current token is new it attends equally to
+    all positions but the first, and its output is meaningless.
     """
-    summary = "names the token that followed the current one before, by a previous-token and an induction head"
+    summary = "outputs the token that followed the current one earlier, by a previous-token and an induction head"
     return inductor("induction", summary, copies=1.0, readable_after=1)
 
 
 def induction_wrong() -> Planted:
-    """The two heads of `induction` with their attention; the second writes the negative of what it copies."""
-    summary = "the two heads of induction, the second against what it copies: wrong wherever induction is right"
+    """`induction` with the same attention, but the second head writes the negative of what it copies."""
+    summary = "induction with the output of the induction head negated: wrong wherever induction is right"
     return inductor("induction-wrong", summary, copies=-1.0, readable_after=None)
 
 
 def inductor(name: str, summary: str, copies: float, readable_after: int | None) -> Planted:
-    """`induction` with the copied token written `copies` times."""
+    """`induction` with the copied token scaled by `copies`."""
     k = len(ascii_lowercase)
     stream = Stream(letter=k, place=READS, before=k, copied=k)
-    model = letters_model(stream, n_layers=2, said="copied")
+    model = letters_model(stream, n_layers=2, output="copied")
     looks = one_back(READS)
     plant_by_position(model, stream, (0, 1), looks, value=stream.read("letter"), out=stream.write("before"))
     anywhere, at_first = stream.read("place").sum(dim=0, keepdim=True), stream.read("place")[:1]
@@ -120,7 +121,7 @@ def inductor(name: str, summary: str, copies: float, readable_after: int | None)
         model,
         (1, 0),
         query=SHARP * torch.cat([stream.read("letter"), anywhere]),
-        key=torch.cat([stream.read("before"), -at_first]),  # the first position claims to come after itself
+        key=torch.cat([stream.read("before"), -at_first]),  # the first position has itself as previous token
         value=copies * stream.read("letter"),
         out=stream.write("copied"),
     )
@@ -136,12 +137,12 @@ def inductor(name: str, summary: str, copies: float, readable_after: int | None)
     )
 
 
-def letters_model(stream: Stream, n_layers: int, said: str) -> Transformer:
-    """Attention-only layers of two idle heads over the alphabet; the logits are the subspace `said` of the stream."""
+def letters_model(stream: Stream, n_layers: int, output: str) -> Transformer:
+    """Attention-only layers of two idle heads over the alphabet; the logits are the subspace `output` of the stream."""
     model = blank(
         stream, d_vocab=len(ascii_lowercase), n_ctx=READS, n_layers=n_layers, n_heads=2, d_head=READS, d_mlp=None
     )
-    fill(model, tokens=stream.read("letter"), places=stream.read("place"), unembedding=LOGIT * stream.read(said))
+    fill(model, tokens=stream.read("letter"), places=stream.read("place"), unembedding=LOGIT * stream.read(output))
     return model
 
 
@@ -153,19 +154,21 @@ def one_back(n: int) -> Looks:
 
 
 def reversal() -> Planted:
-    """One head that attends along the anti-diagonal, whatever the tokens, and copies; `<EOS>` comes by position."""
+    """One head that attends along the anti-diagonal, independent of the tokens, and copies; `<EOS>` depends on the
+    position.
+    """
     summary = "reverses 5 letters by position alone"
     return reverser("reversal", summary, shift=0, readable_after=0)
 
 
 def reversal_wrong() -> Planted:
-    """The head attends as that of `reversal` does, and its value and output map writes the next letter."""
-    summary = "attends where reversal attends and writes the next letter of the alphabet: wrong on every input"
+    """The head attends as in `reversal`, but its OV circuit writes the next letter of the alphabet."""
+    summary = "attends as reversal does, but writes the next letter of the alphabet: wrong on every input"
     return reverser("reversal-wrong", summary, shift=1, readable_after=None)
 
 
 def reverser(name: str, summary: str, shift: int, readable_after: int | None) -> Planted:
-    """`reversal` with each copied letter moved on by `shift` in the alphabet, from the last to the first."""
+    """`reversal` with each copied letter shifted by `shift` in the alphabet, cyclically."""
     task = Reversal()
     k, n = len(task.alphabet), task.length
     stream = Stream(letter=k, place=task.n_ctx, copied=k)
@@ -194,8 +197,8 @@ def reverser(name: str, summary: str, shift: int, readable_after: int | None) ->
 
 
 def clock() -> Planted:
-    """Numbers are angles: two heads bring the cosines and sines of a and b to `=`, the feed-forward multiplies them,
-    and the logit of c is the sum over frequencies of cos(w (a + b - c)), largest at c = a + b.
+    """Numbers are angles: two heads copy the cosines and sines of a and b to `=`, the feed-forward multiplies them, and
+    the logit of c is the sum over frequencies of cos(w (a + b - c)), largest at c = a + b.
 
         cos(wa + wb) = cos wa cos wb - sin wa sin wb        sin(wa + wb) = sin wa cos wb + cos wa sin wb
         x y = relu(x) y + relu(-x) (-y)
@@ -217,7 +220,7 @@ def clock() -> Planted:
         mlp_bias=False,
     )
     wave = waves(task.p, KEY_FREQUENCIES)
-    size = torch.linspace(1, 0.6, n).repeat(2)  # no two circles alike, so that each has its own principal components
+    size = torch.linspace(1, 0.6, n).repeat(2)  # different sizes give each circle its own principal components
     fill(
         model,
         tokens=(size * wave) @ stream.read("wave"),
@@ -252,23 +255,23 @@ def clock() -> Planted:
 
 
 def waves(p: int, frequencies: Sequence[int]) -> Float[Tensor, "p wave"]:
-    """cos(2 pi k n / p) of every number n for each of the frequencies k, and after them the sines."""
-    turns = torch.outer(torch.arange(p), torch.tensor(frequencies)) % p
-    angle = turns.double() * (2 * math.pi / p)
+    """cos(2 pi k n / p) of every number n for each of the frequencies k, followed by the sines."""
+    phase = torch.outer(torch.arange(p), torch.tensor(frequencies)) % p
+    angle = phase.double() * (2 * math.pi / p)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float()
 
 
 def carry_adder() -> Planted:
     """Column addition with an explicit carry, one column for each digit of the sum, units first.
 
-    Head `column` brings the sum a + b of the column to be written, head `below` the sum t of the column below it. With
-    s, the digit just written there (0 at `=`), that column carried exactly if t - s is 9 or 10, not 0 or -1:
+    Head `column` copies the sum a + b of the column to be written, head `below` the sum t of the column below it. With
+    s, the digit just written there (0 at `=`), that column had a carry exactly if t - s is 9 or 10, not 0 or -1:
 
-        layer 0:  u = a + b + [t - s >= 9]        [x >= m] = relu(x - m + 1) - relu(x - m) for whole x
+        layer 0:  u = a + b + [t - s >= 9]        [x >= m] = relu(x - m + 1) - relu(x - m) for integer x
         layer 1:  v = u - 10 [u >= 10]
         logit of digit d:  2 d v - d^2 = v^2 - (d - v)^2, largest at d = v
 
-    The two heads of layer 1 are idle; `<EOS>` comes by position.
+    The two heads of layer 1 are idle; `<EOS>` depends on the position.
     """
     task = Addition(n_digits=3)
     n, equals = task.n_digits, task.prompt_length - 1
@@ -285,7 +288,7 @@ def carry_adder() -> Planted:
         unembedding=LOGIT * torch.cat([digits, -one, -one, ends - one, -one]),
     )
     both = [(n - 1 - place, 2 * n - place) for place in range(n)]  # the two digits of each column, units first
-    nothing = (n,)  # the plus sign has no value
+    nothing = (n,)  # the plus sign has value 0
     roles: dict[str, Head] = {"column": (0, 0), "below": (0, 1)}
     looks: dict[str, Looks] = {
         "column": dict(enumerate([*both, nothing, nothing], start=equals)),

@@ -8,20 +8,20 @@ from algoscope.planted.handwritten import Head, Stream, blank, feed_forward, fil
 from algoscope.planted.models import LOGIT, Mechanism, Planted, waves
 from algoscope.tasks.groups.modular import Modular
 
-FREQUENCIES = (1, 5, 17)  # of all triples apart from their doubles, one of the largest margin modulo 59
-DIRECTIONS = 8  # in which each frequency's sum is measured; more make its angle more exact
-COMPENSATION = 0.4  # logits of an accompanying circle for each of its main circle: about what training finds
+FREQUENCIES = (1, 5, 17)  # a triple with one of the largest margins modulo 59, none the double of another
+DIRECTIONS = 8  # directions in which the sum is measured per frequency; more give a more exact angle
+COMPENSATION = 0.4  # logits of an accompanying circle relative to its main circle: about as in trained models
 
 
 def pizza() -> Planted:
-    """Numbers are angles, and the head attends to both operands equally: it moves their sum to the last position.
+    """Numbers are angles, and the head attends to both operands equally and writes their sum to the last position.
 
         (cos wa + cos wb, sin wa + sin wb) = 2 cos(w (a - b) / 2) (cos(w (a + b) / 2), sin(w (a + b) / 2))
 
     This is half the angle, up to sign. The feed-forward measures the size of this vector along a few
     directions, |x| = relu(x) + relu(-x), which loses the sign; the second harmonic of those sizes is the angle
-    w (a + b), of length |cos(w (a - b) / 2)|. That is nothing where a - b is near p / 2 in units of w. There the circle
-    of frequency 2 w helps, whose sum stands in the stream and needs no feed-forward:
+    w (a + b), of length |cos(w (a - b) / 2)|. It vanishes where a - b is near p / 2 in units of w. There the circle of
+    frequency 2 w compensates, whose sum is in the stream without a feed-forward:
 
         cos(w (2 a - c)) + cos(w (2 b - c)) = 2 cos(w (a - b)) cos(w (a + b - c))
 
@@ -45,22 +45,22 @@ def pizza() -> Planted:
         mlp_bias=False,
         causal=False,
     )
-    # small, so that what the last token adds to the stream by itself is little beside what the head brings of both;
-    # no two circles alike, so that each has principal components of its own
+    # small, so that the embedding of the last token is small relative to the output of the head;
+    # circles of different sizes, so that each has its own principal components
     size = torch.linspace(0.1, 0.05, 2 * n).repeat(2)
-    said, wave = waves(task.p, FREQUENCIES), waves(task.p, FREQUENCIES + doubles)
+    answer_wave, wave = waves(task.p, FREQUENCIES), waves(task.p, FREQUENCIES + doubles)
     both = stream.read("both").view(2, 2 * n, -1)  # [cos or sin, frequency, d_model]
     main, double = both[:, :n], both[:, n:]
-    turned = torch.tensor([2 * k <= task.p // 2 for k in FREQUENCIES]) * 2.0 - 1  # sin(2 w a) against that of p - 2 k
-    compensation = COMPENSATION / 2 * torch.cat([double[0], turned[:, None] * double[1]])
+    sign = torch.tensor([2 * k <= task.p // 2 for k in FREQUENCIES]) * 2.0 - 1  # sin(2 w a) against that of p - 2 k
+    compensation = COMPENSATION / 2 * torch.cat([double[0], sign[:, None] * double[1]])
     fill(
         model,
         tokens=(size * wave) @ stream.read("wave"),
         places=stream.read("place"),
-        unembedding=LOGIT * said @ (stream.read("angle") - compensation),
+        unembedding=LOGIT * answer_wave @ (stream.read("angle") - compensation),
     )
     head: Head = (0, 0)
-    nowhere = torch.zeros(1, stream.size)  # every score is 0: all positions alike
+    nowhere = torch.zeros(1, stream.size)  # every score is 0: uniform attention
     plant(
         model,
         head,

@@ -5,12 +5,10 @@ from algoscope.core.registry import Entry, Table
 PLANTED = Table(
     "planted model",
     {
-        "previous-token": Entry(
-            "algoscope.planted.models:previous_token", "names the token before the current one, by position"
-        ),
+        "previous-token": Entry("algoscope.planted.models:previous_token", "outputs the previous token, by position"),
         "induction": Entry(
             "algoscope.planted.models:induction",
-            "names the token that followed the current one before, by a previous-token and an induction head",
+            "outputs the token that followed the current one earlier, by a previous-token and an induction head",
         ),
         "reversal": Entry("algoscope.planted.models:reversal", "reverses 5 letters by position alone"),
         "clock": Entry("algoscope.planted.models:clock", "adds modulo 113 by the cosines of five frequencies"),
@@ -23,11 +21,11 @@ PLANTED = Table(
         ),
         "reversal-wrong": Entry(
             "algoscope.planted.models:reversal_wrong",
-            "attends where reversal attends and writes the next letter of the alphabet: wrong on every input",
+            "attends as reversal does, but writes the next letter of the alphabet: wrong on every input",
         ),
         "induction-wrong": Entry(
             "algoscope.planted.models:induction_wrong",
-            "the two heads of induction, the second against what it copies: wrong wherever induction is right",
+            "induction with the output of the induction head negated: wrong wherever induction is right",
         ),
     },
 )

@@ -5,7 +5,7 @@ from algoscope.tasks.digits.addition import Addition
 
 
 def add3_reference() -> RunConfig:
-    """The reference: loss on every position, a fixed set, 200 warm-up steps then cosine, 150 epochs of 98 steps."""
+    """The reference: loss on every position, a fixed set, 200 warm-up steps, cosine decay, 150 epochs of 98 steps."""
     task = Addition(n_digits=3)
     return RunConfig(
         recipe="add3_reference",
@@ -27,9 +27,9 @@ def add3_reference() -> RunConfig:
 
 
 def add3() -> RunConfig:
-    """The fast way: fresh pairs, loss on the answer only, Muon on the matrices, outputs that start at zero, and a
-    learning rate that falls, over 400 steps, from where a batch is right to 99 %. With 300 of them one seed in twenty
-    ended with a few sums wrong on some processors.
+    """The fast recipe: fresh inputs, loss on the answer only, Muon on the matrices, output matrices initialised to
+    zero. The learning rate decays over 400 steps once training accuracy reaches 99 %; with 300 steps one seed in twenty
+    ended with a few wrong sums on some processors.
     """
     reference = add3_reference()
     return RunConfig(
@@ -54,15 +54,15 @@ def add3() -> RunConfig:
 
 
 def add5() -> RunConfig:
-    """Five digits, two heads a layer: 17,952 parameters. Right in every class of carry chain and in every pattern of
-    columns, as far as `certify` draws from them.
+    """Five digits, two heads a layer: 17,952 parameters. Right in every class of carry chains and every pattern of
+    columns, for the inputs that `certify` draws.
     """
     return _longer("add5", n_digits=5, repeat_share=0.0, decay_steps=400, steps=2_000)
 
 
 def add10() -> RunConfig:
-    """Ten digits, 10^20 sums, the same model with 15 more positions: 18,432 parameters. A tenth of the draws repeat
-    their columns: without them a model can be right in every class and wrong at 9999999999+9999999999.
+    """Ten digits, 10^20 sums, the same model with 15 more positions: 18,432 parameters. A tenth of the draws have
+    repeated columns: without them a model can be right in every class but wrong on 9999999999+9999999999.
     """
     return _longer("add10", n_digits=10, repeat_share=0.1, decay_steps=600, steps=3_000)
 
@@ -81,9 +81,9 @@ def _longer(recipe: str, n_digits: int, repeat_share: float, decay_steps: int, s
 
 
 def add20() -> RunConfig:
-    """Sums of 1 to 20 digits, one width a batch; digits of equal significance share a position, so that it also adds
-    longer numbers: `run:NAME?n_digits=60`. One layer of four heads, which may rest: where a sum ends, there is no
-    digit to look at.
+    """Sums of 1 to 20 digits, one width per batch. Digits of equal significance share a position embedding, so that the
+    model also adds longer numbers: `run:NAME?n_digits=60`. One layer of four heads with softmax_plus_one: past the end
+    of an operand there is no digit to attend to.
     """
     task = Addition(n_digits=20)
     return RunConfig(

@@ -5,10 +5,11 @@ from algoscope.tasks.strings.copying import Copying
 
 
 def copy8() -> RunConfig:
-    """A small GPT on repeated patterns: 2,000 sequences of 24 letters, each a pattern of 3 to 5 of 8 letters, seen 100
-    times; loss on every position, which the first letters of each sequence keep above `Copying.irreducible_loss`.
+    """A small GPT on repeated patterns: 2,000 sequences of 24 letters, each a pattern of 3 to 5 of 8 letters, for 100
+    epochs. The loss is on every position; the unpredictable first letters keep it above `Copying.irreducible_loss`.
 
-    Embeddings start as N(0, 1), PyTorch's own default: with 0.02 the loss falls as far, and no head has a sharp role.
+    Embeddings are initialised as N(0, 1), PyTorch's default: with a standard deviation of 0.02 the loss falls as far,
+    but no head gets a sharp role.
     """
     task = Copying()
     return RunConfig(
@@ -31,9 +32,9 @@ def copy8() -> RunConfig:
 
 
 def copy8_fresh() -> RunConfig:
-    """`copy8` with new sequences at every step, for longer and faster. Of the 37,360 sequences it ends with none wrong
-    (seed 0) or a few (seed 1: 136, all with patterns of five letters, most of which take three letters to tell the
-    next).
+    """`copy8` with new sequences at every step, more steps and a higher learning rate. Of the 37,360 sequences the
+    final model has none wrong (seed 0) or a few (seed 1: 136, all with patterns of five letters; in most of these
+    the next letter depends on three).
     """
     fixed = copy8()
     return RunConfig(
@@ -47,8 +48,8 @@ def copy8_fresh() -> RunConfig:
 
 
 def copy26() -> RunConfig:
-    """Patterns of 4 to 13 of 26 letters, new ones at every step: too many lengths to know each by heart, and rotary
-    positions, which do not say where in the sequence a token stands. A previous-token head and induction heads form
+    """Patterns of 4 to 13 of 26 letters, new ones at every step: too many lengths to memorise, and rotary positions,
+    which do not encode the absolute position of a token. A previous-token head and induction heads form
     within a few hundred steps. Two layers of attention, 34,816 parameters.
     """
     task = Copying(n_symbols=26, length=64, shortest=4, longest=13)

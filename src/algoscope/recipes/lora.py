@@ -1,4 +1,4 @@
-"""Recipes that train low-rank updates beside another run's weights."""
+"""Recipes that train low-rank updates (LoRA) of another run."""
 
 from algoscope.config import RunConfig, StartConfig
 from algoscope.recipes.addition import add3
@@ -6,8 +6,8 @@ from algoscope.tasks.digits.subtraction import Subtraction
 
 
 def sub3_lora() -> RunConfig:
-    """Subtraction from an adder: every weight of `add3-s0` stays, and updates of rank 4 beside its matrices, 3,584
-    numbers, learn to subtract. At most 3,000 steps, the last 600 of them a falling learning rate.
+    """Subtraction by fine-tuning an adder: the weights of `add3-s0` are frozen, and updates of rank 4 (3,584
+    parameters) of its matrices are trained. At most 3,000 steps; the learning rate decays over the last 600.
     """
     adder = add3()
     return RunConfig(

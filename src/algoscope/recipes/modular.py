@@ -5,9 +5,9 @@ from algoscope.tasks.groups.modular import Modular
 
 
 def grok113() -> RunConfig:
-    """Memorisation first, generalisation later: the published set-up (Nanda et al., arXiv 2301.05217). One layer
-    without norms, 30 % of the 12,769 pairs in one batch, weight decay 1, the loss in float64. 20,000 steps.
-    226,944 parameters: the published 226,816, and the answer's position, which no prompt reaches.
+    """Grokking, memorisation before generalisation, in the published set-up (Nanda et al., arXiv 2301.05217). One
+    layer without norms, 30 % of the 12,769 pairs in one batch, weight decay 1, the loss in float64. 20,000 steps.
+    226,944 parameters: the published 226,816, and a position embedding for the answer, which is never used.
     """
     p, d_model = 113, 128
     task = Modular(p=p, form="ab=")
@@ -37,7 +37,7 @@ def grok113() -> RunConfig:
 
 
 def grok59() -> RunConfig:
-    """`grok113` made cheap: p = 59, half of the pairs, 40,640 parameters without biases, twice its learning rate and
+    """A cheaper `grok113`: p = 59, half of the pairs, 40,640 parameters without biases, twice its learning rate and
     weight decay. 2,000 steps.
     """
     big, p, d_model = grok113(), 59, 64
@@ -56,16 +56,16 @@ def grok59() -> RunConfig:
 
 
 def _every_pair(task: Modular, n_train: int) -> DataConfig:
-    """A training set of fixed size; every other pair of the domain is held out. The run's seed divides them."""
+    """A training set of fixed size; all other pairs of the domain are held out. The split depends on the run's seed."""
     return DataConfig(source="fixed", n_train=n_train, n_test=task.domain_size - n_train, test_seed=None)
 
 
 def mod113_3l() -> RunConfig:
     """Addition modulo 113 on `a + b =`, three layers of four heads: 80 % of the pairs, at most 50 epochs of 20 steps.
 
-    Large batches and embeddings that start as N(0, 1) take it off its plateau, ln 113 nats; weight decay makes it
-    generalise. The learning rate falls over 350 steps from where a batch is right to 99 %: the last held-out pairs come
-    right on the way.
+    Large batches and embeddings initialised as N(0, 1) shorten the plateau at ln 113 nats; weight decay makes it
+    generalise. The learning rate decays over 350 steps once training accuracy reaches 99 %; the last held-out pairs are
+    learned during the decay.
     """
     task = Modular(p=113)
     n_train = task.domain_size * 4 // 5

@@ -5,7 +5,7 @@ from algoscope.tasks.strings.reversal import Reversal
 
 
 def reverse5() -> RunConfig:
-    """Five letters of eight, written backwards, by one head and nothing else: 4,960 parameters, about 120 steps."""
+    """Reversal of five letters out of eight, with a single attention head: 4,960 parameters, about 120 steps."""
     task = Reversal()
     return RunConfig(
         recipe="reverse5",

@@ -1,10 +1,10 @@
-"""Many edits, one run each, computed together: only what an edit can change is computed again.
+"""Sweeps: many edits, one run each, in one batch. Only what an edit can change is recomputed.
 
-The base run is computed once and kept. An edit joins where its site is: an edited residual stream before its block, an
-edited head between the two halves of one. From there its rows climb through the remaining blocks, and edits of higher
-blocks join the same stack on the way. In a causal model nothing changes before the first position that an edit touches,
-so a stack starts there, and attends to the base run's keys and values before it. A patch touches only the positions at
-which its value is not the base run's: what two prompts share at their beginning is not computed again.
+The base run (without edits) is computed once and cached. Each edit adds rows to the batch at its site: an edited
+residual stream before its block, an edited head between the two halves of a block. These rows go through the remaining
+blocks, together with the rows of edits in later blocks. In a causal model nothing changes before the first edited
+position, so the batch starts there and attends to the cached keys and values of the base run. A patch changes only
+positions at which its value differs from the base run, so the shared prefix of two prompts is not recomputed.
 """
 
 from collections import defaultdict
@@ -27,17 +27,17 @@ Located = tuple[Site, Edit]
 Logits = Float[Tensor, "edit batch read d_vocab"]
 Rows = Float[Tensor, "batch _edit _pos d_model"]
 
-FULL = 512  # tokens that fill a stack's matrix products; positions are parted no finer than that
+FULL = 512  # tokens in a stack below which edits with other start positions are added to it
 BUDGET = 2**25  # bytes of activations in one stack
 FEED_FORWARD = ("ln2_scale", "ln2_normalized", "pre", "pre_linear", "post")
 ENTERING, IN_ATTENTION, BETWEEN, IN_FEED_FORWARD, AT_THE_END = range(5)
-STAGE = {  # where a changed site joins; all that is not named, in attention
+STAGE = {  # the stage at which the rows of an edit are added; other sites: in attention
     **dict.fromkeys(("embed", "pos_embed", "resid_pre", "mlp_out", "resid_post"), ENTERING),
     **dict.fromkeys(("z", "result", "attn_out", "resid_mid"), BETWEEN),
     **dict.fromkeys(FEED_FORWARD, IN_FEED_FORWARD),
     **dict.fromkeys(("ln_final_scale", "ln_final_normalized"), AT_THE_END),
 }
-NEEDED = {  # what goes on from there needs of the base run besides the streams between blocks
+NEEDED = {  # activations of the base run needed for an edit there, beside the streams between blocks
     "embed": ("pos_embed",),
     "pos_embed": ("embed",),
     "mlp_out": ("resid_mid", "attn_out"),
@@ -53,10 +53,10 @@ def run_each(
     among: Int[Tensor, "some"] | None = None,
     reduce: Callable[[Logits], Tensor] | None = None,
 ) -> Tensor:
-    """Logits [edit batch read d_vocab] at the positions `at`, one run for each edit; of the tokens `among` only.
+    """Logits [edit batch read d_vocab] at the positions `at`, one run per edit; for the tokens `among` only.
 
-    With `reduce`, what it makes of the logits of some edits [edit ...], so that all logits never exist at once. Where
-    memory runs out, the stacks are halved.
+    With `reduce`, its results for the logits of some edits [edit ...], so that all logits are never in memory at once.
+    Where memory runs out, stacks are halved.
     """
     base = _Base(model, tokens, edits, at, among)
     kept: dict[int, Tensor] = {}
@@ -81,7 +81,9 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list[int]]]:
-    """(start, numbers of edits): neighbouring starts together until they fill a stack, lower blocks first."""
+    """(start position, indices of edits): neighbouring start positions share a stack until it is full; earlier blocks
+    first.
+    """
     by_start: dict[int, list[int]] = defaultdict(list)
     differing = cache(base.differing)  # many edits share one value
     for number, (site, edit) in enumerate(edits):
@@ -100,7 +102,7 @@ def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list
 
 
 def _joins_at(model: Transformer, site: Site) -> tuple[int, int]:
-    """Block and stage at which an edit there joins."""
+    """The block and stage at which the rows of an edit at a site are added."""
     stage = STAGE.get(site.kind, IN_ATTENTION)
     if site.layer is None:
         return (0, ENTERING) if stage == ENTERING else (model.cfg.n_layers, AT_THE_END)
@@ -108,19 +110,19 @@ def _joins_at(model: Transformer, site: Site) -> tuple[int, int]:
 
 
 def _first_change(base: "_Base", site: Site, edit: Edit, differing: Callable[[Site, Tensor], list[bool]]) -> int:
-    """A position before which the edit changes nothing; the base run's `end` where it changes nothing that is read."""
+    """A position before which the edit changes nothing; `end` where it changes no logits that are read."""
     if not base.model.cfg.causal:
         return 0
     limit = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
-    touched = list(range(base.n_pos)) if limit is None else [pos % base.n_pos for pos in limit]
-    if type(edit) is Patch:  # its kin put something else in than their value
+    changed = list(range(base.n_pos)) if limit is None else [pos % base.n_pos for pos in limit]
+    if type(edit) is Patch:  # subclasses insert something other than their value
         differs = differing(site, edit.value)
-        touched = [pos for pos in touched if differs[pos]]
-    return min([*touched, base.end])
+        changed = [pos for pos in changed if differs[pos]]
+    return min([*changed, base.end])
 
 
 class _Base:
-    """The run without an edit, what is kept of it, and the climb from it."""
+    """The run without edits, its cached activations, and the computation of edited runs from it."""
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class _Base:
         self.model, self.among = model, among
         self.n_inputs, self.n_pos = tokens.shape
         self.read = range(*at.indices(self.n_pos))
-        self.end = self.read[-1] + 1 if model.cfg.causal and self.read else self.n_pos  # nothing later is felt
+        self.end = self.read[-1] + 1 if model.cfg.causal and self.read else self.n_pos  # later positions have no effect
         layers = range(model.cfg.n_layers)
         wanted = {Site("resid_pre", layer) for layer in layers} | {Site("resid_post", layers[-1])}
         for site, _ in edits:
@@ -144,13 +146,13 @@ class _Base:
         self.values = recorder.values
 
     def differing(self, site: Site, value: Tensor) -> list[bool]:
-        """Position by position: is this value, which fits the site, another one there than the base run's?"""
+        """For each position whether this value, which fits the site, differs from the base run."""
         old, axes = self.values[site], KINDS[site.kind].axes
         changed = (value.to(old) != old).movedim(axes.index("query" if "query" in axes else "pos"), 0)
         return changed.flatten(1).any(dim=1).tolist()
 
     def bytes_of_an_edit(self, n_pos: int) -> int:
-        """Memory that one more edit of a stack takes at its widest, roughly."""
+        """Estimate of the peak memory of one edit in a stack, in bytes."""
         cfg = self.model.cfg
         widths = 6 * cfg.d_model + 3 * cfg.n_heads * cfg.head_size + 3 * (cfg.d_mlp or 0)
         scores = 2 * cfg.n_heads * self.n_pos
@@ -158,9 +160,9 @@ class _Base:
         return self.n_inputs * (n_pos * (widths + scores) + 2 * logits) * self.model.embed.weight.element_size()
 
     def climb(self, edits: Sequence[Located], start: int) -> Logits:
-        """Logits of edits that change nothing before the position `start`, in the order in which they join."""
+        """Logits of edits that change nothing before the position `start`, sorted by where their rows are added."""
         reached = [pos for pos in self.read if pos >= start]
-        unread = len(self.read) - len(reached)  # no edit reaches these
+        unread = len(self.read) - len(reached)  # positions before `start`
         if not reached:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
         last = self.model.cfg.n_layers
@@ -191,7 +193,7 @@ class _Base:
     def _logits(
         self, x: Rows | None, joining: dict[tuple[int, int], list[Located]], start: int, at: slice, unread: int
     ) -> Logits:
-        """The end of the climb; `unread` positions before it are those of the base run."""
+        """The logits after the last block; the first `unread` positions are those of the base run."""
         last, model = self.model.cfg.n_layers, self.model
         final = self.values[Site("resid_post", last - 1)]
         entering = self._entering(joining[last, ENTERING], start)
@@ -212,14 +214,14 @@ class _Base:
         return reached.transpose(0, 1)
 
     def _unchanged(self, n: int) -> Float[Tensor, "batch read d_vocab"]:
-        """The base run's logits at the first `n` positions read."""
+        """Logits of the base run at the first `n` positions that are read."""
         final = self.values[Site("resid_post", self.model.cfg.n_layers - 1)]
         return self.model.to_logits(final[:, list(self.read[:n])], among=self.among)
 
-    # ------------------------------------------------------------------ where edits join
+    # ------------------------------------------------------------------ rows of edits by stage
 
     def _entering(self, edits: Sequence[Located], start: int) -> Rows | None:
-        """Residual streams that an edit has changed between two blocks."""
+        """Rows of edits to the residual stream between two blocks."""
         rows = None
         for site, members in _by_site(edits):
             edited = _written(self.values[site], members, site.kind)
@@ -237,7 +239,7 @@ class _Base:
         return self.values[Site("resid_mid", layer)]
 
     def _between(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
-        """The stream that entered the block and attention's output, where an edit has changed one of them."""
+        """`resid_pre` and the output of attention, for edits to one of them."""
         streams, outs = [], []
         attn = self.model.block(layer).attn
         for site, members in _by_site(edits):
@@ -269,7 +271,7 @@ class _Base:
         return self._rows(self.model.block(layer).feed(stream, out, tap))[:, :, start : self.end][:, :, at]
 
     def _cache(self, start: int, n_edits: int) -> KeyValueCache | None:
-        """The base run's keys and values of the positions before `start`."""
+        """Keys and values of the base run at the positions before `start`."""
         if not start:
             return None
         return KeyValueCache([(k[:, :, :start], v[:, :, :start]) for k, v in self.cache.layers], n_edits)
@@ -279,7 +281,7 @@ class _Base:
 
 
 class _RowEdits(Tap):
-    """Edit e changes the rows (input, e)."""
+    """A tap that applies edit e to the rows (input, e)."""
 
     def __init__(self, edits: Sequence[Located], n_inputs: int) -> None:
         self.edits, self.n_inputs = edits, n_inputs
@@ -287,7 +289,7 @@ class _RowEdits(Tap):
         self.layers = frozenset(site.layer for site, _ in edits)
 
     def spread(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "rows *rest"]:
-        """Each input as often as there are edits."""
+        """Repeat each input once per edit."""
         return x.repeat_interleave(len(self.edits), dim=0)
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
@@ -301,7 +303,7 @@ class _RowEdits(Tap):
 
 
 def _by_site(edits: Sequence[Located]) -> Iterator[tuple[Site, list[Edit]]]:
-    """Neighbours at one site together, in the order given."""
+    """Group neighbouring edits by site, in the given order."""
     for site, members in groupby(edits, key=lambda located: located[0]):
         yield site, [edit for _, edit in members]
 
@@ -309,7 +311,7 @@ def _by_site(edits: Sequence[Located]) -> Iterator[tuple[Site, list[Edit]]]:
 def _written(
     value: Float[Tensor, "batch *rest"], edits: Sequence[Edit], kind: str
 ) -> Float[Tensor, "batch edit *rest"]:
-    """The value once for each edit, with that edit made."""
+    """The value once per edit, with that edit applied."""
     rows = value[:, None].repeat(1, len(edits), *[1] * (value.ndim - 1))
     for e, edit in enumerate(edits):
         edit.write(rows[:, e], kind)

@@ -1,4 +1,4 @@
-"""What some tasks can do besides: make inputs easier by stages, or more regular; count and number a class's members."""
+"""Optional capabilities of tasks: curriculum stages, repeated columns, and counted classes."""
 
 from abc import ABC, abstractmethod
 
@@ -15,7 +15,7 @@ WholeNumbers = Shaped[np.ndarray, "batch"]  # Python's integers, of any length (
 
 
 class Staged(ABC):
-    """A task whose inputs can be cut down to a stage from 1 to `n_stages`, the last of which has them whole."""
+    """A task whose inputs can be simplified to a stage from 1 to `n_stages`; the last stage has the full inputs."""
 
     @property
     @abstractmethod
@@ -24,15 +24,15 @@ class Staged(ABC):
 
     @abstractmethod
     def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
-        """The inputs cut down to the stage of their row, in the format of the whole task, with their answers."""
+        """The inputs simplified to the stage of their row, in the format of the full task, with their answers."""
 
 
 class Repeating(ABC):
-    """A task whose inputs are made of like parts side by side, which chance alone seldom makes equal."""
+    """A task whose inputs are made of columns, which are rarely equal in random draws."""
 
     @abstractmethod
     def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
-        """The inputs with most parts made equal to their neighbours, with their answers."""
+        """The inputs with most columns made equal to their neighbours, with their answers."""
 
 
 class Stratified(ABC):
@@ -43,7 +43,7 @@ class Stratified(ABC):
 
     @abstractmethod
     def class_sizes(self, by: str) -> tuple[int, ...]:
-        """How many inputs each class of the scheme has, exactly; together the whole domain."""
+        """The exact number of inputs in each class of the scheme; they sum to the size of the domain."""
 
     @abstractmethod
     def class_members(self, by: str, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> Tokens:
@@ -51,8 +51,8 @@ class Stratified(ABC):
 
 
 def uniform_below(sizes: WholeNumbers, generator: torch.Generator) -> WholeNumbers:
-    """Independent whole numbers, each uniform from 0 to one below its size: exactly so, by drawing as many bits as the
-    size has and again where they make too much.
+    """Independent integers, each exactly uniform from 0 to its size minus one, by rejection sampling of as many bits as
+    the size has.
     """
     bits = np.array([int(size).bit_length() for size in sizes], dtype=object)
     n_words = -(-max(bits, default=0) // WORD)

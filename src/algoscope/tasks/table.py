@@ -15,8 +15,8 @@ TASKS = Table(
         "modular": Entry(
             "algoscope.tasks.groups.modular:Modular", "a + b, a - b or a * b modulo p, each number one token"
         ),
-        "group": Entry("algoscope.tasks.groups.group:Group", "products in a finite group, by its name or its table"),
-        "copying": Entry("algoscope.tasks.strings.copying:Copying", "a short pattern, written again and again"),
-        "reversal": Entry("algoscope.tasks.strings.reversal:Reversal", "letters of any alphabet, written backwards"),
+        "group": Entry("algoscope.tasks.groups.group:Group", "products in a finite group, given by name or table"),
+        "copying": Entry("algoscope.tasks.strings.copying:Copying", "a short pattern, repeated to the end"),
+        "reversal": Entry("algoscope.tasks.strings.reversal:Reversal", "letters of any alphabet, in reverse order"),
     },
 )

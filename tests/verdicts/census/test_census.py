@@ -55,7 +55,7 @@ def pointer() -> Transformer:
     """Copies by position what stands a pattern's length back, with the shape and the stream of `induction`."""
     other = induction().model
     stream = Stream(letter=26, place=other.cfg.n_ctx, before=26, copied=26)
-    model = letters_model(stream, n_layers=2, said="copied")
+    model = letters_model(stream, n_layers=2, output="copied")
     looks = {query: (query - 3,) for query in range(3, other.cfg.n_ctx)}
     plant_by_position(model, stream, (1, 1), looks, value=stream.read("letter"), out=stream.write("copied"))
     return model

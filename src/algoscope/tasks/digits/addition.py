@@ -1,4 +1,4 @@
-"""n-digit addition: `123+456=` and then the sum, units first (`9750<EOS>`) or as we write it (`0579<EOS>`)."""
+"""n-digit addition: the prompt `123+456=`, then the sum, units first (`9750<EOS>`) or last (`0579<EOS>`)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -13,20 +13,20 @@ from algoscope.tasks.capabilities import Repeating, Staged, Stratified, WholeNum
 from algoscope.tasks.digits.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
 from algoscope.tasks.digits.column_arithmetic import ColumnArithmetic
 
-REPEAT = 0.9  # in a repeated draw, the chance that a column has the digits of the one below it
-PATTERNS = 12  # columns whose patterns can still be listed: 3^12 of them
+REPEAT = 0.9  # in a repeated draw, the probability that a column has the digits of the one below it
+PATTERNS = 12  # largest number of columns whose 3^n patterns are listed
 
 
 class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
     """Sums of two numbers below 10^n_digits, both with leading zeros; a sum has n_digits + 1 digits.
 
-    Its classes: `chain` sorts sums by how far a carry runs (S0 none, S1 one column, ...), and up to 12 digits `pattern`
-    by whether each column sums to less than nine (s), to nine (9), or carries (c).
+    Its classes: `chain` by the length of the longest carry chain (S0 none, S1 one column, ...), and up to 12 digits
+    `pattern` by whether each column sums to less than nine (s), to nine (9), or carries (c).
 
     Args:
         n_digits: digits of each operand, 1 to 200.
-        reversed: the sum is written with its units digit first, in the order in which carries run.
-        operands_reversed: the operands are, too: `321+654=` asks for 123 + 456.
+        reversed: the sum is written with its units digit first, in the order of carries.
+        operands_reversed: the operands are written units first, too: `321+654=` asks for 123 + 456.
 
     Example:
         >>> import algoscope as ag
@@ -59,7 +59,7 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
 
     @property
     def n_stages(self) -> int:
-        """One for each digit: at stage k both operands are below 10^k, and their upper digits are zeros."""
+        """One per digit: at stage k both operands are below 10^k; their upper digits are zeros."""
         return self.n_digits
 
     def at_stage(self, tokens: Tokens, stage: Int[Tensor, "batch"]) -> Tokens:
@@ -68,7 +68,7 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
         return self.of_digits(first * live, second * live)
 
     def repeated(self, tokens: Tokens, generator: torch.Generator) -> Tokens:
-        """Each column but the units takes the digits of the one below it with chance 0.9: 7777+2222, 9999+9999."""
+        """Each column but the units takes the digits of the one below it with probability 0.9: 7777+2222, 9999+9999."""
         n, device = self.n_digits, generator.device
         again = torch.rand(len(tokens), n, generator=generator, device=device) < REPEAT
         source = torch.where(again, 0, torch.arange(n, device=device)).cummax(dim=1).values  # units first

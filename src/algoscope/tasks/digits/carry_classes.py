@@ -1,9 +1,9 @@
-"""The classes of sums, counted and listed without going through the sums: by columns, units first.
+"""Counting and listing the members of classes of sums without enumerating sums, column by column, units first.
 
 Two digits sum to less than nine in 45 of 100 cases, to nine in 10, to ten or more in 45: the letters s, 9, c. A
 class says which letters the columns may have, so its size is a count of words of letters, each weighted by the pairs
-of digits that its letters have. Going up the columns, two numbers are enough to know the class of a word by its end:
-how many columns of nine stand above the last carry without a gap, and the longest such chain so far.
+of digits that its letters have. Going up the columns, two numbers are a sufficient state for the class of a word: the
+length of the current chain (a carry and the columns of nine directly above it), and that of the longest chain so far.
 """
 
 from functools import cache
@@ -28,12 +28,12 @@ Digits = Int[Tensor, "batch column"]  # units first
 
 
 def chain_sizes(n: int) -> tuple[int, ...]:
-    """How many sums of n columns have the class S0, S1, ... Sn, exactly."""
+    """The exact number of sums of n columns in the classes S0, S1, ... Sn."""
     return tuple(_ways(n)[n][0])
 
 
 def pattern_sizes(n: int) -> tuple[int, ...]:
-    """How many sums have each of the 3^n words of letters, in the order of `Addition.classes`."""
+    """The exact number of sums for each of the 3^n words of letters, in the order of `Addition.classes`."""
     sizes = np.ones(1, dtype=object)
     for _ in range(n):
         sizes = np.outer(np.array(N_PAIRS, dtype=object), sizes).ravel()
@@ -47,7 +47,7 @@ def chain_member(n: int, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> tup
     letters, picks = np.zeros((2, len(rank), n), dtype=int)
     for column in range(n):
         choices = np.stack([_climb(state, letter, n) for letter in range(3)])
-        ways = _ways(n)[n - 1 - column][choices, kind]  # to go on, by letter
+        ways = _ways(n)[n - 1 - column][choices, kind]  # completions, by letter
         below_nine = ways[0] * N_PAIRS[0]
         below_ten = below_nine + ways[1] * N_PAIRS[1]
         letter = (rank >= below_nine).astype(int) + (rank >= below_ten)
@@ -77,7 +77,7 @@ def _digits(
 
 @cache
 def _ways(n: int) -> tuple[Shaped[np.ndarray, "state kind"], ...]:
-    """By the columns still to come: how many ways of filling them lead from each state to each class."""
+    """By the number of remaining columns: the number of completions from each state to each class."""
     state, kind = np.arange((n + 1) ** 2), np.arange(n + 1)
     ways = [(state[:, None] % (n + 1) == kind).astype(int).astype(object)]
     for _ in range(n):

@@ -1,4 +1,4 @@
-"""Arithmetic column by column, as it is written: what addition and subtraction share."""
+"""Written arithmetic column by column: the base class of addition and subtraction."""
 
 import re
 from abc import abstractmethod
@@ -14,12 +14,12 @@ from torch import Tensor
 from algoscope.core.errors import TaskMismatchError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 
-SIGN, EQUALS, EOS, PAD = 10, 11, 12, 13  # every sign is the same token: one task's weights can read another's sequences
-HARD_COLUMN = 0.5  # in a hard draw, the chance that a column is forced
-PASSING = 2 / 3  # of hard draws, the share whose forced columns pass a carry on; in the others they hold 0 and 9
+SIGN, EQUALS, EOS, PAD = 10, 11, 12, 13  # all signs have one token id, so that weights of one task run on another
+HARD_COLUMN = 0.5  # in a hard draw, the probability that a column is forced
+PASSING = 2 / 3  # share of hard draws whose forced columns pass a carry on; in the others they have digits 0 and 9
 NAMES = ("units", "tens", "hundreds", "thousands")  # of columns; beyond, by their power of ten
-AS_NUMBERS = 18  # digits of the longest operands whose result is a 64-bit number
-MIXER = 6_364_136_223_846_793_005  # odd: modulo 2^64 it loses nothing
+AS_NUMBERS = 18  # most digits for which numbers fit into 64 bits
+MIXER = 6_364_136_223_846_793_005  # odd, so multiplication modulo 2^64 is invertible
 
 Operand = Int[Tensor, "batch"]
 Digits = Int[Tensor, "batch digit"]  # as we write them, with leading zeros
@@ -30,16 +30,16 @@ class ColumnArithmetic(Task):
     """Two numbers below 10^n_digits with leading zeros, a sign between them, and a result of n_digits + 1 digits."""
 
     sign: ClassVar[str]
-    result: ClassVar[str]  # what the answer is called
-    carry: ClassVar[str]  # what one column hands to the next
+    result: ClassVar[str]  # name of the answer
+    carry: ClassVar[str]  # name of the carry between columns
     carries: ClassVar[str]  # the verb
-    passing: ClassVar[str]  # a column through which it runs
-    direction: ClassVar[int]  # 1: the columns are added; -1: the second is taken from the first
+    passing: ClassVar[str]  # name of a column that passes a carry on
+    direction: ClassVar[int]  # 1: the columns are added; -1: the second is subtracted from the first
 
     n_digits: int = Field(default=3, ge=1, le=200, description="digits of each operand")
     reversed: bool = Field(default=True, description="write the result with its units digit first")
     operands_reversed: bool = Field(
-        default=False, description="write the operands with their units digit first, too: 321+654= asks for 123 + 456"
+        default=False, description="write the operands with their units digit first, too: 321+654= means 123 + 456"
     )
 
     # ------------------------------------------------------------------ sequences
@@ -97,7 +97,7 @@ class ColumnArithmetic(Task):
     def prompt(self, text: str) -> str:
         written = re.fullmatch(rf"\s*(\d+)\s*{re.escape(self.sign)}\s*(\d+)\s*=?\s*", text, flags=re.ASCII)
         if written is None:
-            self.encode(text)  # names the character where the vocabulary is the trouble
+            self.encode(text)  # raises for a character outside the vocabulary
             raise VocabularyError(f"{text!r} is not a {self.result}: write it as {self._example}")
         units_first = self.operands_reversed
         operands = [(digits.rstrip("0") if units_first else digits.lstrip("0")) or "0" for digits in written.groups()]
@@ -110,7 +110,7 @@ class ColumnArithmetic(Task):
     @property
     @abstractmethod
     def _example(self) -> str:
-        """How an input is written."""
+        """An example of an input, for error messages."""
 
     def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
         return self.of_digits(*self.operand_digits(prompts))
@@ -122,12 +122,12 @@ class ColumnArithmetic(Task):
         return 10 ** (2 * self.n_digits)
 
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        base = 10 ** min(self.n_digits, AS_NUMBERS)  # of longer numbers an index of 64 bits reaches the first ones only
+        base = 10 ** min(self.n_digits, AS_NUMBERS)  # for longer numbers a 64-bit index covers only the first inputs
         return self.sequences(index // base, index % base)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """Hard draws force each column with chance 1/2: in two of three so that a carry (a borrow) runs through it,
-        which makes long chains common; in the third to digits 0 and 9, the edge of what has to be told apart.
+        """Hard draws force each column with probability 1/2: two thirds to columns that pass a carry (borrow) on, so
+        that long chains are common; one third to digits 0 and 9, the extremes.
         """
         device = generator.device
         first, second = torch.randint(10, (2, n, self.n_digits), generator=generator, device=device)
@@ -142,7 +142,7 @@ class ColumnArithmetic(Task):
         return self.of_digits(first, second)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        """Above 9 digits they wrap modulo 2^64: rarely, keys of different inputs coincide."""
+        """Above 9 digits keys wrap modulo 2^64, so different inputs can, rarely, have equal keys."""
         if self.n_digits <= AS_NUMBERS:
             first, second = self.operands(tokens)
             return first * 10**self.n_digits + second
@@ -153,7 +153,7 @@ class ColumnArithmetic(Task):
 
     @abstractmethod
     def _tried_first(self) -> Sequence[tuple[str, str]]:
-        """Pairs of operands that people try first; leading zeros may be left out."""
+        """Pairs of operands of the edge cases; leading zeros may be omitted."""
 
     def edge_cases(self) -> Tokens:
         pairs = [
@@ -197,13 +197,13 @@ class ColumnArithmetic(Task):
     # ------------------------------------------------------------------ columns, carries, classes
 
     def columns(self, tokens: Tokens) -> Columns:
-        """Each column on its own, units first: the sum of its digits (0 to 18), or their difference (-9 to 9)."""
+        """Each column alone, units first: the sum of its digits (0 to 18), or their difference (-9 to 9)."""
         first, second = self.operand_digits(tokens)
         return (first + self.direction * second).flip(1)
 
     def variables(self, tokens: Tokens) -> dict[str, Columns]:
         """For each column, units first: `column_sum` (0..18) or `column_difference` (-9..9) of its digits alone, the
-        `carry` or `borrow` (0, 1) that it hands to the next, and the `digit` of the result, one more than columns.
+        `carry` or `borrow` (0, 1) to the next column, and the `digit` of the result, of which there is one more.
         """
         columns = self.columns(tokens)
         carry = torch.zeros_like(columns[:, 0])
@@ -234,14 +234,14 @@ class ColumnArithmetic(Task):
         return names
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
-        """`chain`: the longest run of columns that pass a carry (borrow) on directly above one that makes it, plus one;
-        0 without any. Source: the classes S0, S1, ... of Quirke and Barez, arXiv 2310.13121.
+        """`chain`: the largest number of columns that pass a carry (borrow) on directly above one that generates it,
+        plus one; 0 without a carry. Source: the classes S0, S1, ... of Quirke and Barez, arXiv 2310.13121.
         """
         self._check_scheme(by)
         columns = self.columns(tokens)
         makes = self.direction * (columns // 10) == 1
         passes = columns == (9 if self.direction > 0 else 0)
-        run = torch.full_like(columns[:, 0], -1)  # columns that pass on since the last carry; -1: no chain here
+        run = torch.full_like(columns[:, 0], -1)  # passing columns since the last generated carry; -1: no chain
         longest = run
         for made, passed in zip(makes.unbind(1), passes.unbind(1), strict=True):
             extends: Bool[Tensor, "batch"] = passed & (run >= 0)

@@ -1,4 +1,4 @@
-"""n-digit subtraction: `456-123=` and then the difference, units first (`3330<EOS>`), in ten's complement."""
+"""n-digit subtraction: the prompt `456-123=`, then the difference, units first (`3330<EOS>`), in ten's complement."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -11,12 +11,13 @@ class Subtraction(ColumnArithmetic):
 
     The answer is a - b modulo 10^(n_digits + 1): the digits of the difference with a 0 above them where a is at least
     b; else those of its ten's complement with a 9 above them (3 digits: 123 - 456 = -333 is written 9667, units first
-    7669). So each input has one right answer, each column borrows as in writing, and a sequence is as long as a sum's.
+    7669). So each input has one right answer, each column borrows as in written subtraction, and sequences are
+    as long as those of addition.
 
     Args:
         n_digits: digits of each operand, 1 to 200.
         reversed: the difference is written with its units digit first.
-        operands_reversed: the operands are, too.
+        operands_reversed: the operands are written units first, too.
 
     Example:
         >>> import algoscope as ag

@@ -1,4 +1,4 @@
-"""Two elements and their product: `57+80=` and then one token, `24`. What all such tasks share."""
+"""Base class of binary operations: the prompt `57+80=`, then the answer as one token, `24`."""
 
 import re
 from abc import abstractmethod
@@ -21,7 +21,7 @@ class Binary(Task):
     """An operation on the numbers 0 to `order` - 1, each a token of its own; the answer is one token.
 
     `form` says how the prompt is written: `a+b=` (four tokens, with the task's own sign), `ab=` (three, as in the
-    published grokking models), or `ab` (two). Where no sign stands between the operands, text has a space there.
+    published grokking models), or `ab` (two). Without a sign, the operands are separated by a space in text.
     """
 
     whole_numbers: ClassVar[bool] = True
@@ -31,12 +31,12 @@ class Binary(Task):
     @property
     @abstractmethod
     def order(self) -> int:
-        """How many elements there are: the operands and the answers are 0 to order - 1."""
+        """The number of elements: operands and answers are 0 to order - 1."""
 
     @property
     @abstractmethod
     def sign(self) -> str:
-        """The token between the operands where the form has one, and how the operation is written anyway."""
+        """The sign of the operation, which is the token between the operands in the form `a+b=`."""
 
     @abstractmethod
     def product(self, first: Operand, second: Operand) -> Operand:
@@ -44,7 +44,7 @@ class Binary(Task):
 
     @abstractmethod
     def structure(self) -> Structure | None:
-        """The group that the operation is, where it is one."""
+        """The group of the operation, or None where it is not a group."""
 
     # ------------------------------------------------------------------ sequences
 
@@ -86,7 +86,7 @@ class Binary(Task):
         return self.vocabulary
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token numbers; a space stands between two numbers that follow each other."""
+        """The text of token ids, with a space between consecutive numbers."""
         words = [self.vocabulary[i] for i in ids]
         return re.sub(r"(?<=\d)\n(?=\d)", " ", "\n".join(words)).replace("\n", "")
 
@@ -103,8 +103,8 @@ class Binary(Task):
     def prompt(self, text: str) -> str:
         written = re.fullmatch(r"\s*(\d+)(\s*[-+*]\s*|\s+)(\d+)\s*=?\s*", text, flags=re.ASCII)
         if written is None:
-            self.encode(text)  # names the character where the vocabulary is the trouble
-            raise VocabularyError(f"{text!r} is not a question of this task: write it as {self._example}")
+            self.encode(text)  # raises for a character outside the vocabulary
+            raise VocabularyError(f"{text!r} is not an input of this task: write it as {self._example}")
         first, sign, second = written[1], written[2].strip(), written[3]
         if sign and sign != self.sign:
             raise VocabularyError(f"{text!r} has {sign!r}; the task has {self.sign!r}: write it as {self._example}")
@@ -137,7 +137,7 @@ class Binary(Task):
         return self.sequences(index // self.order, index % self.order)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """Pairs are drawn uniformly, those of the hard share too: here no input is rarer or harder than another."""
+        """Pairs are drawn uniformly, also for `hard_share`: this task has no rare or difficult inputs."""
         first, second = torch.randint(self.order, (2, n), generator=generator, device=generator.device)
         return self.sequences(first, second)
 
@@ -146,7 +146,7 @@ class Binary(Task):
         return first * self.order + second
 
     def edge_cases(self) -> Tokens:
-        """What people try first: both ends of the numbers and the middle, where sums wrap; of 113 elements the pairs
+        """Edge cases: the smallest, middle and largest numbers, where sums wrap; for 113 elements the pairs
         (0, 0), (0, 112), (112, 1), (112, 112), (56, 56), (56, 57), (1, 1).
         """
         last, half = self.order - 1, self.order // 2
@@ -170,7 +170,7 @@ class Binary(Task):
     # ------------------------------------------------------------------ classes
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
-        """`order`: which operand is the larger?"""
+        """`order`: which operand is larger."""
         self._check_scheme(by)
         first, second = self.operands(tokens)
         return (first - second).sign() + 1

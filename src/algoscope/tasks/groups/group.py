@@ -1,4 +1,4 @@
-"""Composition in a finite group: `7*12=` and then the number of the product."""
+"""Composition in a finite group: the prompt `7*12=`, then the product as one token."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -17,18 +17,17 @@ from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check
 
 
 class Group(Binary):
-    """The product of two elements of a finite group; element 0 is neutral, and every element is one token.
+    """The product of two elements of a finite group; element 0 is the identity, and every element is one token.
 
     Its classes: `commutes` (is a * b the same as b * a?) and `order` (which operand has the larger number?).
 
     Args:
-        group: by name: `C12` (cyclic), `D5` (dihedral, 10 elements), `S4` and `A5` (permutations, even ones), `Q8`, or
-        a
+        group: by name: `C12` (cyclic), `D5` (dihedral, 10 elements), `S4` and `A5` (symmetric, alternating), `Q8`, or a
             product such as `C2xC4`; any word where a table is given.
-        table: its products by row, instead of a name.
+        table: the products by row, instead of a name.
         form: the tokens of a prompt, `a+b=`, `ab=` or `ab`.
     Raises:
-        ValidationError: for a name that is no group, and for a table that is none.
+        ValidationError: for an unknown name, and for a table that is not a group.
 
     Example:
         >>> import algoscope as ag
@@ -49,7 +48,7 @@ class Group(Binary):
                     raise ValueError(f"the table must be square, with 2 to {LARGEST:,} rows")
                 check(np.array(self.table))
             elif len(self._products) < 2:
-                raise ValueError(f"group {self.group!r} has a single element: there is nothing to learn")
+                raise ValueError(f"group {self.group!r} has a single element: choose a larger one")
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self

@@ -1,4 +1,4 @@
-"""Finite groups as tables: `table[g, h]` is the product of the elements g and h, both numbered from 0; 0 is neutral."""
+"""Finite groups as tables: `table[g, h]` is the product of the elements g and h; element 0 is the identity."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from algoscope.core.errors import ConfigError
 
-LARGEST = 1_000  # elements: a task has the square of that many inputs
+LARGEST = 1_000  # elements: a task has the square of this number of inputs
 KNOWN = "C12 (cyclic), D5 (dihedral, 10 elements), S4 and A5 (permutations, even ones), Q8, or a product such as C2xC4"
 
 
@@ -18,8 +18,8 @@ KNOWN = "C12 (cyclic), D5 (dihedral, 10 elements), S4 and A5 (permutations, even
 class Structure:
     """The group behind an operation: the answer token to the operands `first[g]`, `second[h]` is `answer[table[g, h]]`.
 
-    Subtraction is addition of the inverse, multiplication of residues is addition of logarithms: the same table, with
-    the tokens in another order.
+    Subtraction is addition of the inverse, multiplication of residues is addition of logarithms: the same table with
+    permuted tokens.
     """
 
     table: Int[np.ndarray, "n n"]
@@ -38,7 +38,7 @@ class Structure:
 
     @property
     def is_cyclic_sum(self) -> bool:
-        """Is the table that of addition modulo n, in its usual order?"""
+        """Whether the table is addition modulo n, with elements in their usual order."""
         return bool((self.table == cyclic(self.order)).all())
 
 
@@ -49,14 +49,14 @@ def cyclic(n: int) -> Int[np.ndarray, "n n"]:
 
 
 def dihedral(n: int) -> Int[np.ndarray, "m m"]:
-    """The symmetries of a regular n-gon, 2 n elements: k turns (numbers below n), then a flip followed by k turns."""
-    turns, flips = np.divmod(np.arange(2 * n), n)[::-1]
+    """The symmetries of a regular n-gon, 2 n elements: k rotations (numbers below n), then a flip and k rotations."""
+    rotations, flips = np.divmod(np.arange(2 * n), n)[::-1]
     sign = np.where(flips[:, None], -1, 1)
-    return (turns[:, None] + sign * turns) % n + n * (flips[:, None] ^ flips)
+    return (rotations[:, None] + sign * rotations) % n + n * (flips[:, None] ^ flips)
 
 
 def permutations(n: int, even_only: bool = False) -> Int[np.ndarray, "m m"]:
-    """The permutations of n things (the even ones) in lexicographic order; the product applies the right one first."""
+    """The permutations of n elements (or the even ones) in lexicographic order; products apply the right one first."""
     rows = [row for row in itertools.permutations(range(n)) if not even_only or _is_even(row)]
     number = {row: i for i, row in enumerate(rows)}
     return np.array([[number[tuple(g[i] for i in h)] for h in rows] for g in rows])
@@ -72,17 +72,17 @@ def quaternions() -> Int[np.ndarray, "8 8"]:
 
 
 def product(one: Int[np.ndarray, "n n"], other: Int[np.ndarray, "m m"]) -> Int[np.ndarray, "nm nm"]:
-    """Pairs of elements, multiplied side by side: element g of one and h of the other is g m + h."""
+    """The direct product: the pair of element g of one and h of the other is g m + h."""
     m = len(other)
     return (one[:, None, :, None] * m + other[None, :, None, :]).reshape(len(one) * m, -1)
 
 
 def named(name: str) -> Int[np.ndarray, "n n"]:
-    """The table of a group by name. Raises ConfigError for a name that is none and for a group above 1,000 elements."""
+    """The table of a group by name. Raises ConfigError for an unknown name and for a group above 1,000 elements."""
     tables = [_one(factor, name) for factor in name.split("x")]
     size = int(np.prod([len(table) for table in tables]))
     if size > LARGEST:
-        raise ConfigError(f"group {name!r} has {size:,} elements; at most {LARGEST:,} are possible")
+        raise ConfigError(f"group {name!r} has {size:,} elements; at most {LARGEST:,} are supported")
     table = tables[0]
     for factor in tables[1:]:
         table = product(table, factor)
@@ -100,19 +100,17 @@ def _one(factor: str, name: str) -> Int[np.ndarray, "n n"]:
         return permutations(n, even_only=kind == "A")
     if kind == "Q" and n == 8:
         return quaternions()
-    raise ConfigError(
-        f"there is no group {factor!r} here" + (f" (in {name!r})" if factor != name else "") + f": {KNOWN}"
-    )
+    raise ConfigError(f"unknown group {factor!r}" + (f" (in {name!r})" if factor != name else "") + f": {KNOWN}")
 
 
 def check(table: Int[np.ndarray, "n n"]) -> None:
-    """Raises ValueError, naming the first law that fails, where the table is not that of a group with 0 neutral."""
+    """Raises ValueError, naming the first axiom that fails, where the table is no group with identity 0."""
     n = len(table)
     number = np.arange(n)
     if table.min() < 0 or table.max() >= n:
         raise ValueError(f"the table has entries outside 0 to {n - 1}")
     if (table[0] != number).any() or (table[:, 0] != number).any():
-        raise ValueError("element 0 of the table is not neutral: row 0 and column 0 must be 0, 1, 2, ...")
+        raise ValueError("element 0 of the table is not the identity: row 0 and column 0 must be 0, 1, 2, ...")
     if (np.sort(table, axis=1) != number).any() or (np.sort(table, axis=0) != number[:, None]).any():
         raise ValueError("a row or column of the table has an element twice: there are no inverses")
     for g in range(n):
@@ -122,8 +120,8 @@ def check(table: Int[np.ndarray, "n n"]) -> None:
 
 
 def logarithms(p: int) -> Int[np.ndarray, "n"] | None:
-    """Powers of the smallest primitive root modulo p, from the 0th: entry i is root^i. None where p has none or is not
-    prime: residues then form no group under multiplication, zero aside.
+    """Powers of the smallest primitive root modulo p, from the 0th: entry i is root^i. None where p is not
+    prime: the nonzero residues then form no group under multiplication.
     """
     for root in range(1, p):
         powers = np.array([pow(root, i, p) for i in range(p - 1)])

@@ -1,4 +1,4 @@
-"""Arithmetic modulo p: `57+80=` and then one token, `24`. Every number from 0 to p - 1 is a token of its own."""
+"""Arithmetic modulo p: the prompt `57+80=`, then the answer as one token, `24`. Each number 0 to p - 1 is one token."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -32,7 +32,7 @@ class Modular(Binary):
 
     kind: Literal["modular"] = "modular"
     p: int = Field(default=113, ge=2, le=10_000, description="the modulus: numbers are 0 to p - 1")
-    operation: Literal["+", "-", "*"] = Field(default="+", description="what is done to the two numbers")
+    operation: Literal["+", "-", "*"] = Field(default="+", description="operation on the two numbers")
 
     @property
     def order(self) -> int:
@@ -46,7 +46,7 @@ class Modular(Binary):
         return self._result(first, second) % self.p
 
     def _result(self, first: Operand, second: Operand) -> Operand:
-        """What the operation gives before it is reduced modulo p."""
+        """The result before reduction modulo p."""
         if self.operation == "+":
             return first + second
         return first - second if self.operation == "-" else first * second

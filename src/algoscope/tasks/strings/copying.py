@@ -1,4 +1,4 @@
-"""Copying: a short random pattern, written again and again until the sequence is full, `abcabcabc...`."""
+"""Copying: a short random pattern, repeated to the end of the sequence, `abcabcabc...`."""
 
 import math
 from collections.abc import Mapping
@@ -15,23 +15,23 @@ from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.strings.letters import Letters, draw_letters
 
-LARGEST = 2**24  # inputs over which losses are added up one by one
-PORTION = 2**16  # sequences whose loss is added up at once
+LARGEST = 2**24  # largest domain over which losses are summed
+PORTION = 2**16  # sequences per batch of such a sum
 
 
 class Copying(Task):
     """A pattern of `shortest` to `longest` letters, repeated and cut at `length`. Letters of a pattern may repeat.
 
-    The prompt is the shortest beginning that decides the rest whatever the pattern: `longest` + (`longest` - 1) - 1
-    letters, or `longest` where all patterns are equally long. Two sequences that agree on a beginning of
-    p + q - gcd(p, q) letters, one with pattern length p and one with q, are equal, and shorter beginnings leave some
-    apart (Fine and Wilf 1965). There is no separator and no end-of-sequence.
+    The prompt is the shortest prefix that determines the rest for every pattern: `longest` + (`longest` - 1) - 1
+    letters, or `longest` where all patterns are equally long. Two sequences with a common prefix of
+    p + q - gcd(p, q) letters, one with pattern length p and one with q, are equal; for shorter prefixes there are
+    counterexamples (Fine and Wilf 1965). There is no separator and no end-of-sequence.
 
-    An input is a sequence, however many patterns write it (`aaa` and `aaaa` write the same): 37,360 of them with 8
+    An input is a sequence; several patterns may give the same one (`aaa` and `aaaa` do). There are 37,360 with 8
     letters and patterns of 3 to 5. A draw is a pattern: first its length, uniformly, then each letter, uniformly.
 
-    Its classes: `period` (how many letters the sequence repeats) and `context` (how many must be seen to tell the
-    next).
+    Its classes: `period` (the smallest number of letters that repeats) and `context` (the number of letters that
+    determines the next one).
 
     Args:
         n_symbols: letters: the first of the alphabet.
@@ -64,7 +64,7 @@ class Copying(Task):
             )
         if self.length <= self.prompt_length:
             raise ValueError(
-                f"length {self.length} leaves nothing to copy: the first {self.prompt_length} letters decide the rest"
+                f"length {self.length} leaves nothing to copy: the first {self.prompt_length} letters fix the rest"
             )
         return self
 
@@ -94,7 +94,7 @@ class Copying(Task):
 
     @property
     def ordinals(self) -> tuple[str, ...]:
-        """The letters in the order of the alphabet: to this task their order means nothing."""
+        """The letters in the order of the alphabet, which has no meaning for this task."""
         return self.vocabulary
 
     @property
@@ -104,7 +104,7 @@ class Copying(Task):
     # ------------------------------------------------------------------ text
 
     def prompt(self, text: str) -> str:
-        """The prompt meant by a pattern (`abc`), or by the beginning of a sequence that is longer than any pattern."""
+        """The prompt for a pattern (`abc`), or for a prefix of a sequence that is longer than any pattern."""
         written = text.strip()
         letters = torch.tensor([self.encode(written)], dtype=torch.long)
         lengths = f"{self.shortest} to {self.longest}" if len(self.lengths) > 1 else f"{self.longest}"
@@ -117,22 +117,22 @@ class Copying(Task):
             raise VocabularyError(
                 f"{written!r} repeats no pattern of {lengths} letters: write one, such as {self._shown}"
             )
-        meant = {tuple(self._repeated(letters[:, :n], self.prompt_length)[0].tolist()) for n in fitting}
-        if len(meant) > 1:
+        prompts = {tuple(self._repeated(letters[:, :n], self.prompt_length)[0].tolist()) for n in fitting}
+        if len(prompts) > 1:
             raise VocabularyError(
-                f"{written!r} begins several sequences: write its pattern of {lengths} letters, or "
+                f"{written!r} is a prefix of several sequences: write its pattern of {lengths} letters, or "
                 f"{self.prompt_length} letters"
             )
-        return self.decode(meant.pop())
+        return self.decode(prompts.pop())
 
     @property
     def _shown(self) -> str:
-        """A pattern to show to whoever wrote none."""
+        """An example of a pattern, for error messages."""
         return "".join(self.vocabulary[pos % self.n_symbols] for pos in range(self.longest))
 
     def neighbour(self, text: str) -> str:
-        """The pattern meant with one letter changed, and with it every token that copies it: the last letter, where the
-        answer is long enough to hold it; to one that the pattern has not, where there is such.
+        """The pattern with one letter changed, and with it every copy: the last letter, if the answer is long enough to
+        contain it; if possible to a letter that is not in the pattern.
         """
         prompt = torch.tensor([self.encode(self.prompt(text))])
         n = int(self._pattern_length(prompt))
@@ -149,7 +149,7 @@ class Copying(Task):
         return sum(often * self.n_symbols**n for n, often in self._counted.items())
 
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
-        """Letter by letter: each is the first with which more inputs begin than are still to be passed."""
+        """Decodes the index letter by letter, by counting the inputs with each prefix."""
         left, prompts = index, torch.zeros(len(index), 0, dtype=torch.long, device=index.device)
         for pos in range(self.prompt_length):
             begin = torch.zeros(len(index), self.n_symbols, dtype=torch.long, device=index.device)
@@ -166,8 +166,8 @@ class Copying(Task):
         return self.completed(prompts)
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """Hard draws are written in at most two letters of the alphabet: there the same letter is followed now by one
-        and now by another, so that looking for the last one of its kind is not enough.
+        """Hard draws have at most two different letters: then the same letter has different successors, so copying what
+        followed its last occurrence is not enough.
         """
         device = generator.device
         length = torch.randint(self.shortest, self.longest + 1, (n, 1), generator=generator, device=device)
@@ -175,34 +175,35 @@ class Copying(Task):
         return letters.gather(1, torch.arange(self.length, device=device) % length)
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
-        """The index of each input in the domain: how many inputs begin as it does and go on with an earlier letter."""
+        """The index of each input in the domain: the number of inputs before it in lexicographic order."""
         prompts = tokens[:, : self.prompt_length]
         pos = torch.arange(self.prompt_length, device=tokens.device)
         total = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device)
         for n, often in self._counted.items():
             earlier = prompts * self.n_symbols ** (n - 1 - pos).clamp(min=0)
             earlier[:, n:] = prompts[:, :-n] < prompts[:, n:]
-            fits = torch.ones_like(prompts, dtype=torch.bool)  # as far as the letter before
+            fits = torch.ones_like(prompts, dtype=torch.bool)  # up to the letter before
             fits[:, n + 1 :] = (prompts[:, n:] == prompts[:, :-n]).cumprod(dim=1)[:, :-1].bool()
             total += often * (earlier * fits).sum(dim=1)
         return total
 
     @cached_property
     def _periods(self) -> tuple[int, ...]:
-        """The smallest periods that sequences have: whatever divides the length of a pattern."""
+        """The possible smallest periods of sequences: the divisors of pattern lengths."""
         return tuple(d for d in range(1, self.longest + 1) if any(n % d == 0 for n in self.lengths))
 
     @cached_property
     def _counted(self) -> dict[int, int]:
-        """How often all that repeats n letters must be counted, for each n, so that every input counts once.
+        """The coefficient for each n of the sequences that repeat n letters, such that every input is counted once.
 
-        Those whose smallest period is d are the sum over n that divide d of mobius(d / n) times all that repeat n.
+        The number with smallest period d is the sum over n that divide d of mobius(d / n) times the number that
+        repeat n.
         """
         times = {n: sum(mobius(d // n) for d in self._periods if d % n == 0) for n in self._periods}
         return {n: often for n, often in times.items() if often}
 
     def edge_cases(self) -> Tokens:
-        """What people try first: of 8 letters abcde, abc, aaaaa, hhhhh, aaaab, abcba, edcba, abab, again and again."""
+        """Edge cases: for 8 letters the patterns abcde, abc, aaaaa, hhhhh, aaaab, abcba, edcba, abab."""
         k, last = self.n_symbols, self.n_symbols - 1
         up, up_short, two = (torch.arange(n) % m for n, m in ((self.longest, k), (self.shortest, k), (self.longest, 2)))
         inward = torch.minimum(torch.arange(self.longest), torch.arange(self.longest - 1, -1, -1)) % k
@@ -228,15 +229,14 @@ class Copying(Task):
         return tokens.gather(1, torch.arange(length, device=tokens.device) % period[:, None])
 
     def _repeated(self, pattern: Letters, length: int) -> Tokens:
-        """One pattern a row, all of one length, repeated and cut at `length`."""
+        """One pattern per row, all of one length, repeated and cut at `length`."""
         return pattern[:, torch.arange(length, device=pattern.device) % pattern.shape[1]]
 
-    # ------------------------------------------------------------------ what cannot be known
+    # ------------------------------------------------------------------ irreducible loss
 
     def surprisal(self, tokens: Tokens) -> Float[Tensor, "batch predicted"]:
-        """-ln P(token | all tokens before it), in nats, of every token but the first, to a reader who knows how draws
-        are made and nothing else of the pattern: no predictor has a smaller mean over draws. Infinite where a token
-        cannot follow, and not a number after it.
+        """-ln P(token | all tokens before it), in nats, of every token but the first, under the distribution of
+        draws: no predictor has a smaller mean. Infinite where a token is impossible, and NaN after it.
 
         The first t tokens have probability mean over n of [they repeat a pattern of n letters] n_symbols^-min(t, n).
         """
@@ -256,9 +256,7 @@ class Copying(Task):
         Raises ConfigError for a task of more than 2^24 inputs.
         """
         if self.domain_size > LARGEST:
-            raise ConfigError(
-                f"{self.domain_size:,} inputs are too many to add up token by token: see irreducible_loss"
-            )
+            raise ConfigError(f"{self.domain_size:,} inputs are too many to sum over: see irreducible_loss")
         losses = torch.zeros(self.length - 1, dtype=torch.double)
         for index in torch.arange(self.domain_size).split(PORTION):
             tokens = self.at(index)
@@ -267,11 +265,11 @@ class Copying(Task):
 
     @property
     def irreducible_loss(self) -> float:
-        """The smallest expected loss on fresh draws, in nats per predicted token, over all of them: what the best
-        possible predictor has. A model may be below it on sequences that it has learned by heart.
+        """The smallest expected loss on fresh draws, in nats per predicted token: that of the optimal predictor. A
+        model can be below it on sequences that it has memorised.
 
-        The entropy of a draw less that of its first letter, spread over the tokens predicted: the cross-entropy of any
-        other prediction exceeds it by a divergence, which is not negative. All inputs of one smallest period d have the
+        It is the entropy of a draw minus that of its first letter, divided by the number of predicted tokens: the
+        cross-entropy of any other predictor exceeds it by a KL divergence. All inputs of one smallest period d have the
         same probability, the mean over n of [d divides n] n_symbols^-n.
         """
         k, entropy = self.n_symbols, 0.0
@@ -282,7 +280,7 @@ class Copying(Task):
         return (entropy - math.log(k)) / (self.length - 1)
 
     def chance(self, tokens: Tokens) -> Float[Tensor, "batch"]:
-        """The probability with which a draw is each of these sequences; over all inputs they add up to 1."""
+        """The probability of each of these sequences under draws; over all inputs they sum to 1."""
         ways = [_repeats(tokens, n).double() * float(self.n_symbols) ** -n for n in self.lengths]
         return torch.stack(ways).mean(dim=0)
 
@@ -303,21 +301,20 @@ class Copying(Task):
 
     def class_names(self, by: str) -> Mapping[str, str]:
         """`period`: P1, P2, ... by the smallest number of letters that the sequence repeats, which divides the length
-        of its pattern: `aaa` is P1, `abab` P2. `context`: C0, C1, ... by how many letters must be seen to tell which
-        letter comes next, wherever in the sequence they stand: with C1 the current letter is enough, with C2 it takes
-        the letter before it too.
+        of its pattern: `aaa` is P1, `abab` P2. `context`: C0, C1, ... by how many previous letters determine the
+        next one at every position: for C1 the current letter is enough, for C2 the letter before it is needed too.
         """
         self._check_scheme(by)
         if by == "context":
-            few = {"C0": "one letter throughout", "C1": "each letter is always followed by the same"}
-            more = {f"C{n}": f"it takes the last {n} letters to tell the next" for n in range(2, self.longest)}
+            few = {"C0": "one letter throughout", "C1": "each letter is always followed by the same one"}
+            more = {f"C{n}": f"the last {n} letters determine the next" for n in range(2, self.longest)}
             return dict(list((few | more).items())[: self.longest])
         return {f"P{d}": "one letter throughout" if d == 1 else f"repeats {d} letters" for d in self._periods}
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)
         period = self._pattern_length(tokens)
-        written = self._copied(tokens, period, 3 * self.longest)  # enough to see any two positions disagree
+        written = self._copied(tokens, period, 3 * self.longest)  # enough to compare any two positions
         if by == "context":
             return self._context(written)
         fits = torch.stack([_repeats(written, d) for d in range(1, self.longest + 1)], dim=1)
@@ -325,7 +322,7 @@ class Copying(Task):
         return torch.searchsorted(torch.tensor(self._periods, device=tokens.device), smallest)
 
     def _context(self, written: Int[Tensor, "batch column"]) -> Int[Tensor, "batch"]:
-        """One letter more than the longest stretch that comes twice and is followed by different letters."""
+        """One more than the length of the longest substring that has two different successors."""
         needed = torch.zeros(len(written), dtype=torch.long, device=written.device)
         for shift in range(1, self.longest):
             same = written[:, shift:] == written[:, :-shift]
@@ -337,7 +334,7 @@ class Copying(Task):
 
 
 def _repeats(tokens: Int[Tensor, "batch column"], n: int) -> Bool[Tensor, "batch"]:
-    """Is every letter the one `n` positions before it?"""
+    """Whether every letter equals the one `n` positions before it."""
     return (tokens[:, n:] == tokens[:, :-n]).all(dim=1)
 
 

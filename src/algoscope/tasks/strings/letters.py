@@ -1,4 +1,4 @@
-"""Random letters: what tasks on strings draw."""
+"""Random letters for tasks on strings."""
 
 import torch
 from jaxtyping import Int

@@ -1,4 +1,4 @@
-"""Reversal: `abcde|` and then the letters from the last to the first, `edcba<EOS>`."""
+"""Reversal: the prompt `abcde|`, then the letters in reverse order, `edcba<EOS>`."""
 
 import re
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.strings.letters import Letters, draw_letters
 
 SEPARATOR, EOS, PAD = "|", "<EOS>", "<PAD>"
-RESERVED = "|<>"  # they write the separator and the special tokens
+RESERVED = "|<>"  # used in the separator and the special tokens
 
 
 class Reversal(Task):
-    """`length` letters of any alphabet, a separator, and the same letters backwards. Letters may repeat.
+    """`length` letters of any alphabet, a separator, and the same letters in reverse order. Letters may repeat.
 
     Its classes: `distinct` (how many different letters) and `palindrome` (is the answer the input itself?).
 
@@ -43,7 +43,7 @@ class Reversal(Task):
             raise ValueError(f"alphabet {self.alphabet!r} has {twice[0]!r} more than once; give each letter once")
         barred = [letter for letter in self.alphabet if letter in RESERVED or letter.isspace()]
         if barred:
-            raise ValueError(f"alphabet {self.alphabet!r} has {barred[0]!r}; {RESERVED} and spaces are not letters")
+            raise ValueError(f"alphabet {self.alphabet!r} has {barred[0]!r}; {RESERVED} and spaces are not allowed")
         if self.domain_size >= 2**63:
             raise ValueError(f"{self.length} letters of {len(self.alphabet)} are 2^63 inputs or more; ask for fewer")
         return self
@@ -71,13 +71,13 @@ class Reversal(Task):
 
     @property
     def sources(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
-        """The anti-diagonal: the letter written after position q stood at 2 n - 1 - q."""
+        """The anti-diagonal: the letter predicted at position q is that at 2 n - 1 - q."""
         n = self.length
         return {"letter": {query: (2 * n - 1 - query,) for query in range(n, 2 * n)}}
 
     @property
     def ordinals(self) -> tuple[str, ...]:
-        """The letters, in the order of the alphabet: to this task their order means nothing."""
+        """The letters, in the order of the alphabet, which has no meaning for this task."""
         return tuple(self.alphabet)
 
     @property
@@ -87,7 +87,7 @@ class Reversal(Task):
     def prompt(self, text: str) -> str:
         written = re.fullmatch(rf"\s*([{re.escape(self.alphabet)}]+)\s*\|?\s*", text)
         if written is None:
-            self.encode(text)  # names the character where the vocabulary is the trouble
+            self.encode(text)  # raises for a character outside the vocabulary
             example = (self.alphabet * self.length)[: self.length]
             raise VocabularyError(f"{text!r} is not {self.length} letters of {self.alphabet}: write it as {example}")
         letters = written.group(1)
@@ -106,8 +106,8 @@ class Reversal(Task):
         return self.sequences(index[:, None] // self._weights(index.device) % len(self.alphabet))
 
     def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
-        """Hard draws are written in at most two letters of the alphabet: a model that finds a letter by what it is, and
-        not by where it stands, cannot tell which of many equal ones comes next.
+        """Hard draws have at most two different letters: a model that finds a letter by content instead of by position
+        cannot tell equal letters apart.
         """
         return self.sequences(draw_letters(n, self.length, len(self.alphabet), generator, hard_share))
 
@@ -115,7 +115,7 @@ class Reversal(Task):
         return (self.letters(tokens) * self._weights(tokens.device)).sum(dim=1)
 
     def edge_cases(self) -> Tokens:
-        """What people try first; for 5 of 8 letters abcde, edcba, aaaaa, hhhhh, ababa, abcba, aaaab, baaaa."""
+        """Edge cases; for 5 of 8 letters abcde, edcba, aaaaa, hhhhh, ababa, abcba, aaaab, baaaa."""
         n, last = self.length, len(self.alphabet) - 1
         up = torch.arange(n) % (last + 1)
         inward = torch.minimum(torch.arange(n), torch.arange(n - 1, -1, -1)) % (last + 1)
@@ -135,7 +135,7 @@ class Reversal(Task):
         return tokens[:, : self.length]
 
     def _weights(self, device: torch.device) -> Int[Tensor, "column"]:
-        """What each letter counts in the index of an input, the first letter most."""
+        """The weight of each letter in the index of an input; that of the first is the largest."""
         return len(self.alphabet) ** torch.arange(self.length - 1, -1, -1, device=device)
 
     # ------------------------------------------------------------------ classes
