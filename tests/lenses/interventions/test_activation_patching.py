@@ -173,21 +173,21 @@ def test_no_sites_are_one_line() -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_patch_from_the_command_line(run, small_run: ag.Run, tmp_path: Path) -> None:
+def test_patch_from_the_command_line(run, stored_adder: ag.Subject, tmp_path: Path) -> None:
     out = tmp_path / "patch.html"
-    arguments = [f"run:{small_run.path}", "--clean", "1+2", "--corrupt", "1+3", "--sites", "resid_pre,head"]
+    arguments = [stored_adder.name, "--clean", "123+456", "--corrupt", "121+456", "--sites", "resid_pre,head"]
     code, said, err = run("patch", *arguments, "--metric", "kl", "--out", out, "--json", "--quiet")
     assert code == 0, err
     found = json.loads(said)
     assert [panel["site"] for panel in found["panels"]] == ["resid_pre", "head", "strongest"]
     assert found["panels"][0]["axes"]["layer"] == [0, 1]
-    assert found["panels"][0]["axes"]["position"][:3] == ["1_0", "+_1", "3_2"]
-    assert np.array(found["panels"][0]["recovered"]).shape == (2, 6)
+    assert found["panels"][0]["axes"]["position"][:3] == ["1_0", "2_1", "1_2"]
+    assert np.array(found["panels"][0]["recovered"]).shape == (2, 12)
     assert set(found["baselines"]) == {"clean", "corrupt"}
     assert out.is_file()
     code, _, err = run("patch", *arguments, "--direction", "sideways")
     assert (code, err.count("\n")) == (2, 1)
-    code, _, err = run("patch", f"run:{small_run.path}", "--clean", "1+2")
+    code, _, err = run("patch", stored_adder.name, "--clean", "123+456")
     assert (code, err.count("\n")) == (2, 1)
 
 
