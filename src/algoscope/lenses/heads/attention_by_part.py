@@ -24,7 +24,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
 from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
-from algoscope.lenses.heads.attention_targets import visible
+from algoscope.lenses.heads.attention_targets import in_portions, visible
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
@@ -40,7 +40,6 @@ ITSELF, SPREAD, BOTH, MIXED = "itself", "spread", "both operands", "mixed"
 OPERANDS = ("first operand", "second operand")  # as tasks name them
 ASKED = ("5 8", "90 90", "50 0")  # shown if they are prompts of the task: a sum, one that wraps, and one with 0
 SHOWN = 3  # of a task's edge cases where it cannot
-PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
     "The attention of every head from the answer positions, by part of the input, over all inputs of "
@@ -262,8 +261,7 @@ def _measured(subject: Subject, tokens: Tokens, parts: InputParts) -> _Measured:
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     each: list[list[Tensor]] = []
     wrong = 0
-    numbers = len(layers) * subject.cfg.n_heads * tokens.shape[1] ** 2
-    for portion in tokens.split(max(1, PORTION // numbers)):
+    for portion in in_portions(tokens, subject.cfg):
         logits, cache = subject.run(portion[:, :-1], record=[("pattern", layer) for layer in layers], at=at)
         wrong += int((~answers_right(logits, portion[:, subject.task.prompt_length :])).sum())
         by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), parts) for layer in layers]

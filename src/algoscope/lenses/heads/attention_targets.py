@@ -9,8 +9,10 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError
 
+PORTION = 2**24  # most attention weights held in memory
 Pattern = Float[Tensor, "batch head query key"]
 Mask = Bool[Tensor, "#batch query key"] | Bool[Tensor, "query key"]
 Queries = Bool[Tensor, "#batch query"] | Bool[Tensor, "query"] | slice | None
@@ -103,6 +105,11 @@ def visible(n: int, causal: bool, device: torch.device | None = None) -> Bool[Te
     """The keys that each query can see."""
     everything = torch.ones(n, n, dtype=torch.bool, device=device)
     return everything.tril() if causal else everything
+
+
+def in_portions(tokens: Int[Tensor, "batch key"], cfg: ModelConfig) -> tuple[Int[Tensor, "some key"], ...]:
+    """The inputs, a few at a time, so that the attention of all heads fits into memory."""
+    return tokens.split(max(1, PORTION // (cfg.n_layers * cfg.n_heads * tokens.shape[1] ** 2)))
 
 
 def _positions(chosen: slice, n: int, device: torch.device) -> Bool[Tensor, "query"]:

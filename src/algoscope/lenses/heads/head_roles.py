@@ -22,6 +22,7 @@ from algoscope.lenses.heads.attention_targets import (
     INDUCTION,
     PREVIOUS_TOKEN,
     AttentionTarget,
+    in_portions,
     offset,
     visible,
 )
@@ -44,7 +45,6 @@ TIE = 0.01  # scores this close are a tie
 RARE = 20  # a role that fewer than one input in this many can test is not scored
 FARTHEST = 64  # the largest offset that is scored
 FEWEST_KEYS = 3  # queries with fewer visible keys do not count for uniform and sparse
-PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
     "Each head is scored, over many inputs, for patterns of attention that are known by name. A role that points at "
@@ -210,8 +210,7 @@ def _each_input(
 ) -> dict[str, Float[np.ndarray, "input layer head"]]:
     layers, by_role = range(subject.cfg.n_layers), dict[str, list[np.ndarray]]()
     for batch in batches:
-        numbers = len(layers) * subject.cfg.n_heads * batch.shape[1] ** 2
-        for tokens in batch.split(max(1, PORTION // numbers)):
+        for tokens in in_portions(batch, subject.cfg):
             _, cache = subject.run(tokens, record=[("pattern", layer) for layer in layers], at=slice(0, 0))
             each = [
                 role_scores(cache["pattern", layer], tokens, subject.cfg.causal, targets=targets, read=read)

@@ -30,6 +30,7 @@ from algoscope.core.panel import Axis, Panel
 from algoscope.core.renaming import renamed_options
 from algoscope.data import seeded
 from algoscope.lenses.heads.attention_by_part import inputs_of
+from algoscope.lenses.heads.attention_targets import in_portions
 from algoscope.lenses.heads.head_panels import ATTENTION, INPUTS, head_axes, head_name, head_names, numbers
 from algoscope.lenses.heads.position_or_content import (
     PARTS,
@@ -48,7 +49,6 @@ from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
 MOSTLY = 0.9  # least share of inputs that counts as nearly all
-PORTION = 2**24  # most attention weights held in memory
 
 ABOUT = (
     "The source of an answer is the position from which its next token can be read. A head is aligned at an answer "
@@ -173,7 +173,7 @@ def _mean_attention(subject: Subject, tokens: Tokens, sources: AnswerSources) ->
     mask = sources.mask.to(subject.device)
     total = torch.zeros(cfg.n_layers, cfg.n_heads, len(queries), mask.shape[1], dtype=torch.double)
     n_right, lowest = torch.zeros(len(queries)), torch.ones(cfg.n_layers, cfg.n_heads, dtype=torch.double)
-    for portion in tokens.split(max(1, PORTION // (cfg.n_layers * cfg.n_heads * tokens.shape[1] ** 2))):
+    for portion in in_portions(tokens, cfg):
         logits, pattern = patterns(subject, portion, queries)
         total += pattern.sum(dim=0).cpu()
         means = (pattern * mask).sum(dim=-1).mean(dim=-1)  # [batch layer head]

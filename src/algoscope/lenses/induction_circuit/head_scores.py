@@ -20,6 +20,7 @@ from algoscope.lenses.heads.attention_targets import (
     PREVIOUS_TOKEN,
     AttentionTarget,
 )
+from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.repeated_tokens import distinct_blocks, usable_tokens
 from algoscope.lenses.parameters.qk_ov_circuits import Circuits, Head
 from algoscope.subjects.subject import Subject
@@ -207,10 +208,6 @@ def raised(
 # ---------------------------------------------------------------------- heads
 
 
-def name_of(head: Head) -> str:
-    return f"L{head[0]}H{head[1]}"
-
-
 @dataclass(frozen=True)
 class HeadScores:
     """The measures of one head: attention scores (means over the rows, and their spread), and copying scores."""
@@ -224,7 +221,7 @@ class HeadScores:
         return {
             "layer": self.head[0],
             "head": self.head[1],
-            "name": name_of(self.head),
+            "name": head_name(*self.head),
             **self.attention,
             **{name: None if np.isnan(value) else value for name, value in self.writes.items()},
             "spread": dict(self.spread),

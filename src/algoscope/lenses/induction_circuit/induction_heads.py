@@ -26,6 +26,7 @@ from jaxtyping import Float
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.data import seeded
+from algoscope.lenses.heads.head_panels import head_name, head_names
 from algoscope.lenses.induction_circuit._induction_panels import panels_of, tables_of
 from algoscope.lenses.induction_circuit.head_ablations import (
     Losses,
@@ -40,7 +41,6 @@ from algoscope.lenses.induction_circuit.head_scores import (
     Rows,
     chances,
     head_scores,
-    name_of,
     repeated_rows,
 )
 from algoscope.lenses.inputs.prompts import Prompts
@@ -145,7 +145,7 @@ def induction(
         "pair": _pair(circuits, route, losses, composition, rows) if evidence["hears"]["holds"] else None,
         "heads": [head.document() for head in heads],
         "chance": chance,
-        "receiver": name_of(receiver) if receiver else None,
+        "receiver": head_name(*receiver) if receiver else None,
         "heard": _path_facts(effects, before),
         "ablations": _ablations(groups, losses),
         "composition": _composition_facts(circuits, composition),
@@ -179,7 +179,7 @@ class Route:
 
 def _path_facts(effects: Sequence[PathEffect], before: float) -> list[dict[str, Any]]:
     return [
-        {"sender": name_of(one.sender), "entry": one.entry, "before": before, "induction": one.attention}
+        {"sender": head_name(*one.sender), "entry": one.entry, "before": before, "induction": one.attention}
         for one in effects
     ]
 
@@ -225,7 +225,7 @@ def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, 
         order = torch.randperm(len(others), generator=seeded(torch.device("cpu"), seed, 1)).tolist()
         alone = sorted([*asked, *(others[i] for i in order[:CONTROLS])])
     together = {INDUCTION_HEADS: inducing} | ({f"{route.role} heads": earlier} if route else {})
-    return {name_of(head): [head] for head in alone} | {name: group for name, group in together.items() if group}
+    return {head_name(*head): [head] for head in alone} | {name: group for name, group in together.items() if group}
 
 
 # ---------------------------------------------------------------------- the verdict
@@ -286,8 +286,8 @@ def _pair(
     mean, deviation = circuits.chance
     shortest = int(rows.period.min())
     return {
-        "induction": name_of(receiver),
-        "earlier": name_of(sender),
+        "induction": head_name(*receiver),
+        "earlier": head_name(*sender),
         "entry": route.entry,
         "role": route.role,
         "share_lost": route.share_lost,
@@ -298,7 +298,7 @@ def _pair(
         "gain_lost": {
             kind: {
                 name: by_group[NOTHING].share_lost(by_group[name], rows.candidates.shape[1])
-                for name in (name_of(sender), name_of(receiver))
+                for name in (head_name(*sender), head_name(*receiver))
             }
             for kind, by_group in losses.items()
         },
@@ -311,7 +311,7 @@ def _ablations(
     return [
         {
             "without": name,
-            "heads": [name_of(head) for head in group],
+            "heads": [head_name(*head) for head in group],
             "kind": kind,
             "first": by_group[name].first,
             "later": by_group[name].later,
@@ -325,7 +325,7 @@ def _ablations(
 
 def _composition_facts(circuits: Circuits, scores: Float[np.ndarray, "entry sender receiver"]) -> dict[str, Any]:
     mean, deviation = circuits.chance
-    names = [name_of((layer, head)) for layer in range(circuits.cfg.n_layers) for head in range(circuits.cfg.n_heads)]
+    names = head_names(circuits.cfg)
     order = np.argsort(-np.nan_to_num(scores.ravel(), nan=-1.0))[: min(SHOWN, int(np.isfinite(scores).sum()))]
     pairs = []
     for entry, sender, receiver in zip(*np.unravel_index(order, scores.shape), strict=True):
