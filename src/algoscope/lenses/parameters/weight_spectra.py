@@ -224,7 +224,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
             for row in whole
         ),
         caption="Full rank and effective rank of each matrix; `change` is that of W_after - W_before. Of more than "
-        "{LISTED} matrices, those with the smallest share of their full "
+        f"{LISTED} matrices, those with the smallest share of their full "
         "rank.",
     )
 
