@@ -592,5 +592,5 @@ def test_the_page_has_a_section(copying_run) -> None:
 def test_phases_want_checkpoints_and_a_share(copying_run) -> None:
     with pytest.raises(SubjectError, match="no checkpoints"):
         induction_phase(planted("induction"))
-    with pytest.raises(ConfigError, match="share of 0"):
+    with pytest.raises(ConfigError, match="share is 0"):
         induction_phase(copying_run, share=0.0)
