@@ -16,7 +16,8 @@ BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 def cell(section: str, row: str, column: str) -> str:
     """A cell of the first table of a section of docs/benchmarks.md, without its spread and its bold."""
     text = BENCHMARKS.split(f"## {section}")[1].split("\n## ")[0]
-    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    table = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE).group()
+    lines = [line.strip("|").split("|") for line in table.splitlines()]
     heading = [name.strip() for name in lines[0]]
     (at,) = (i for i, name in enumerate(heading) if name.startswith(column))
     (found,) = (line for line in lines[2:] if line[0].strip().startswith(row))
