@@ -136,8 +136,10 @@ def argument_helps(function: Callable[..., Any]) -> dict[str, str]:
     """The first sentence about each argument in the `Args:` section of a docstring; empty without that section."""
     section = re.search(r"^Args:\n((?: .*\n|\n)+)", (inspect.getdoc(function) or "") + "\n", re.MULTILINE)
     entries = re.findall(r"^    ([\w, ]+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
-    told = [(names, re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]) for names, text in entries]
-    return {name.strip(): text for names, text in told for name in names.split(",")}
+    sentences = [
+        (names, re.split(r"(?<=[^.])\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0]) for names, text in entries
+    ]
+    return {name.strip(): text for names, text in sentences for name in names.split(",")}
 
 
 def _sentence(text: str) -> str:

@@ -59,7 +59,7 @@ HALF = 0.5  # least share of an effect that counts as most of it
 LEAST_GAIN = 0.1  # nats: a smaller gain counts as none
 SHOWN = 10  # pairs of heads with reported composition scores
 ABOUT = (
-    "Blocks of random tokens are repeated: where a token comes again, the token that followed its previous occurrence "
+    "Blocks of random tokens are repeated: where a token occurs again, the token after its previous occurrence "
     "follows again. An induction head attends to that token. It can find its position in two ways: its keys read the "
     "output of a previous-token head (K-composition), which holds the preceding token: an induction pair. Or its "
     "queries read the output of a duplicate-token head, which holds the position of the same token: a pointer pair. "
@@ -119,7 +119,7 @@ def induction(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     if not subject.cfg.causal:
-        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer")
     rows = repeated_rows(subject, n_inputs, length, copies, first, seed)
     circuits = Circuits(subject, seed)
     heads, chance = head_scores(subject, circuits, rows), chances(rows)
@@ -220,10 +220,10 @@ def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, 
     ]
     alone = [one.head for one in heads]
     if len(alone) > MANY:
-        asked = {*inducing, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
-        others = [head for head in alone if head not in asked]
+        candidates = {*inducing, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
+        others = [head for head in alone if head not in candidates]
         order = torch.randperm(len(others), generator=seeded(torch.device("cpu"), seed, 1)).tolist()
-        alone = sorted([*asked, *(others[i] for i in order[:CONTROLS])])
+        alone = sorted([*candidates, *(others[i] for i in order[:CONTROLS])])
     together = {INDUCTION_HEADS: inducing} | ({f"{route.role} heads": earlier} if route else {})
     return {head_name(*head): [head] for head in alone} | {name: group for name, group in together.items() if group}
 

@@ -81,7 +81,7 @@ def induction_phase(
     if run is None or len(run.steps) < 2:
         raise SubjectError(f"{subject.name} has no checkpoints to compare: give a run that was trained, run:NAME")
     if not subject.cfg.causal:
-        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer")
     rows = repeated_rows(subject, n_inputs, length, seed=seed)
     keep = f"phase n_inputs={n_inputs} length={length} seed={seed}"
     steps, series = over_checkpoints(subject, lambda model: measures(model, rows), keep=keep)
@@ -119,9 +119,9 @@ def shortest_window(
     """The fewest steps between two rows, the later of which is lower by `share` of the distance between the largest and
     the smallest loss; None where the loss never falls so far.
     """
-    wanted = share * (loss.max() - loss.min())
-    falls = (loss[:, None] - loss >= wanted) & (steps[:, None] < steps)
-    if not falls.any() or wanted <= 0:
+    least_fall = share * (loss.max() - loss.min())
+    falls = (loss[:, None] - loss >= least_fall) & (steps[:, None] < steps)
+    if not falls.any() or least_fall <= 0:
         return None
     lasts = np.where(falls, steps - steps[:, None], np.iinfo(np.int64).max)
     first, last = np.unravel_index(lasts.argmin(), lasts.shape)

@@ -82,7 +82,7 @@ def trial_of(
     subject: Subject, by: str | None, n_inputs: int | None, per_class: int, texts: Sequence[str], seed: int
 ) -> Trial:
     if not subject.cfg.causal:
-        raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+        raise SubjectError(f"{subject.name} is not causal: it would see the answer")
     if not subject.has_task:
         return _of_text(subject, texts, N_TEXTS if n_inputs is None else n_inputs, seed)
     if texts:

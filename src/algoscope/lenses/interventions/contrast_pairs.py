@@ -33,7 +33,7 @@ class Pair:
 
     def __init__(self, subject: Subject, clean: Texts, corrupt: Texts, target: str | None, rival: str | None) -> None:
         if not subject.cfg.causal:
-            raise SubjectError(f"{subject.name} is not causal: it would see the answer that it is asked for")
+            raise SubjectError(f"{subject.name} is not causal: it would see the answer")
         self.cleans, self.corrupts = (list(texts_of(texts)) for texts in (clean, corrupt))
         if not self.cleans or len(self.cleans) != len(self.corrupts):
             raise PairingError(

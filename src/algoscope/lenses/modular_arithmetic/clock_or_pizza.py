@@ -99,7 +99,7 @@ def clock(
         `distance_irrelevance` q; `circularity`; `circles`, for each circle the share `fits` of its logits' variance
         that each form explains when only this circle and the mean are left in the embeddings, and the form that it
         `reads_as`, the best one if its share is at least `fits`; `isolated`, those shares over the logits of all
-        circles; `cosines`, the share of the whole model's logits that the clock forms of its circles explain (high in a
+        circles; `cosines`, the share of the full model's logits that the clock forms of its circles explain (high in a
         pizza too, whose accompanying circles compensate its weak pairs); `verdict`, `reason`, `accuracy`, `bounds`.
     Raises:
         TaskMismatchError: for a task that is not addition modulo a number of at most 256 elements.

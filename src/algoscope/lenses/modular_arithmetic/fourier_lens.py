@@ -91,7 +91,7 @@ def fourier(
         fits: share of a neuron's variance above which one component fits it.
         cluster: share of the fitted neurons from which on their component counts among `keys_by_neurons`.
         learned: accuracy over all pairs below which the verdict is `not learned` and no mechanism is claimed.
-        explained: share of the logit variance that the key components must explain to be the whole mechanism.
+        explained: share of the logit variance that the key components must explain for the verdict `characters`.
         runs_dir: where `run:NAME` is looked up; by default as for every command.
     Returns:
         A finding with panels `logit similarity` [component] (cosine; 1 = the logits are this function), `losses` [over

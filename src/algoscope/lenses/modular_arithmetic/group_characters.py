@@ -88,8 +88,8 @@ class Components:
 
     def rows_of(self, labels: tuple[int | str, ...]) -> Float[np.ndarray, "dimension n"]:
         """The basis rows of the components with these labels."""
-        wanted = [number for number, part in enumerate(self.parts) if number and part.label in labels]
-        return self.basis[np.isin(self.part_of_row, wanted)]
+        numbers_of_parts = [number for number, part in enumerate(self.parts) if number and part.label in labels]
+        return self.basis[np.isin(self.part_of_row, numbers_of_parts)]
 
     def shares(self, matrix: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "part"]:
         """The shares of the components, the constant one first, in the energy (sum of squares) of a matrix with one row

@@ -155,7 +155,7 @@ def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, ke
     margin = float((fitted[0] - fitted[1:]).min())
     others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     others[pairs.answer] = False
-    ranges, rises, leads = list[Tensor](), list[Tensor](), list[Tensor]()
+    ranges, rises, other_margins = list[Tensor](), list[Tensor](), list[Tensor]()
     for some in portions(pairs.order):
         chunk, product = logits[some], pairs.product[some]
         residual = chunk[..., pairs.answer] - ideal[product]
@@ -164,9 +164,9 @@ def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, ke
         rises.append(most - residual.gather(-1, product[..., None])[..., 0])
         if others.any():
             right = chunk.gather(-1, pairs.answer[product][..., None])[..., 0]
-            leads.append(right - chunk[..., others].amax(dim=-1))
+            other_margins.append(right - chunk[..., others].amax(dim=-1))
     reach, rise = torch.cat(ranges), torch.cat(rises)
-    ahead = torch.cat(leads) if leads else None
+    ahead = torch.cat(other_margins) if other_margins else None
     safe = torch.ones_like(reach, dtype=torch.bool) if ahead is None else ahead > 0
     return Bound(
         ideal_margin=margin,

@@ -94,7 +94,7 @@ def ginis(weights: Weights, components: Components) -> dict[str, float]:
 
 def beyond(matrix: Matrix, components: Components, labels: tuple[int | str, ...]) -> float:
     """The part of a matrix outside the directions of some components, as a share of its Frobenius norm; squared, it is
-    a share of its energy. The constant row, which moves all logits alike, is left out of both. 0 = nothing else; NaN
+    a share of its energy. The constant row, which shifts all logits equally, is left out of both. 0 = nothing else; NaN
     for a matrix without any other row.
     """
     varying = matrix - matrix.mean(axis=0)

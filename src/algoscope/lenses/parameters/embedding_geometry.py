@@ -39,7 +39,7 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
     """PCA, cosine similarity and effective dimension of the embeddings, compared with step 0 if it is available.
 
     Tokens are those that occur in the task's sequences (similarity: those of numbers); for a model of free text, those
-    of the inputs, or a whole small vocabulary. Positions of free text: the first 128.
+    of the inputs, or all of a small vocabulary. Positions of free text: the first 128.
 
     Args:
         subject: a model, by name or opened.

@@ -84,7 +84,7 @@ def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Fin
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
-        A finding with the panels `effective rank` and `stable rank` [when matrix] of the whole matrices (with a step 0,
+        A finding with the panels `effective rank` and `stable rank` [when matrix] of the full matrices (with a step 0,
         `when` ends with the change that training made of each); `effective rank of heads` [when part head]; `spectra`
         [when matrix value], singular values over the largest, 0 = not used, 1 = as large as the largest; `spectra of
         circuits` [circuit when value], the singular values themselves. Fact `matrices` {matrix, layer, head, shape,

@@ -59,8 +59,8 @@ def answers(
     subject = open_subject(subject, runs_dir=runs_dir)
     task = subject.task
     edge = task.edge_cases().to(subject.device)
-    asked = [torch.tensor([task.sequence(text)], device=subject.device) for text in texts_of(inputs)]
-    cases = torch.cat([edge, *asked])
+    extra = [torch.tensor([task.sequence(text)], device=subject.device) for text in texts_of(inputs)]
+    cases = torch.cat([edge, *extra])
     got = _decode(subject, cases)
     random = task.sample(n_inputs, seeded(subject.device, RANDOM_SEED))
     random_right = int((_decode(subject, random) == random[:, task.prompt_length :]).all(dim=1).sum())

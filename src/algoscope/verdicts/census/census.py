@@ -168,8 +168,8 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
         if len(runs) != 1 or not isinstance(runs[0], str) or runs[0] not in RECIPES:
             raise ConfigError(f"seeds belong to one recipe, and {runs[0] if runs else 'nothing'!r} is none: name one")
         config = RECIPES.load(runs[0])()
-        wanted = {f"{runs[0]}-s{seed}": config.model_copy(update={"seed": seed}) for seed in seeds}
-        trained = train_many(wanted, runs_dir=directory, resume=True, progress=progress)
+        configs = {f"{runs[0]}-s{seed}": config.model_copy(update={"seed": seed}) for seed in seeds}
+        trained = train_many(configs, runs_dir=directory, resume=True, progress=progress)
         by_path = {run.path: run for run in trained.runs.values()}
     else:
         for name in runs:

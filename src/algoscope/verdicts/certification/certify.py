@@ -122,20 +122,20 @@ def certify(
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
-    """Whole sequences, the margin of each, and which tokens of its answer are wrong given the right tokens before them;
+    """Full sequences, the margin of each, and which tokens of its answer are wrong given the right tokens before them;
     all on the CPU. The greedy answer is wrong where any of them is.
 
     Raises SubjectError where a margin is not a number: the answer is then not defined.
     """
     logits, targets = subject.answer_logits(tokens), tokens[:, subject.task.prompt_length :]
-    leads = margins(logits, targets)
-    margin = leads.amin(-1)
+    token_margins = margins(logits, targets)
+    margin = token_margins.amin(-1)
     if not margin.isfinite().all():
         first = int((~margin.isfinite()).nonzero()[0, 0])
         shown = subject.to_string(tokens[first, : subject.task.prompt_length])
         raise SubjectError(f"{subject.name} gives a logit that is not finite for {shown}: its answer is not defined")
-    wrong_at = leads < 0
-    tied = (leads == 0).any(-1).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
+    wrong_at = token_margins < 0
+    tied = (token_margins == 0).any(-1).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
     wrong_at[tied] = ~tokens_right(logits[tied], targets[tied])
     return tokens.cpu(), margin.cpu(), wrong_at.cpu()
 

@@ -77,7 +77,7 @@ def study(
     measurements are reused. A diverged member is reported and left out of all numbers.
 
     Args:
-        name: a study by name, or a plan of your own.
+        name: a study by name, or a `Study`.
         seeds: the seeds with which every variant is trained.
         settings: fields of the config that change in all members, by dotted name.
         runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.

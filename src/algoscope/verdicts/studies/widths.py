@@ -118,9 +118,9 @@ class AccuracyByWidth:
             for what in SUMMARIES
         ]
         judged = [
-            (row["variant"], said["width"], said["says"], said["median"], said["came_true"])
+            (row["variant"], prediction["width"], prediction["says"], prediction["median"], prediction["came_true"])
             for row in facts["rows"]
-            for said in row["predictions"]
+            for prediction in row["predictions"]
         ]
         return (
             ResultTable(
