@@ -94,7 +94,7 @@ def test_what_is_no_model_of_ours_is_refused_in_one_line(
 def test_truncated_files_are_refused(ending: str, kept: float, tmp_path: Path) -> None:
     path = saved(grokking(), tmp_path / f"it{ending}")
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match="not a whole"):
+    with pytest.raises(CheckpointError, match="no complete"):
         read(path, FORM)
 
 

@@ -1,7 +1,7 @@
-"""file -> named tensors: checkpoint files of other tools, and the config where one is in the file or beside it.
+"""file -> named tensors: checkpoint files of other tools, and the config in the file or in a JSON file of its name.
 
-Safetensors hold nothing but tensors. A file of `torch.save` is read by PyTorch's reader that knows tensors and plain
-containers only; one that needs code to be read is refused.
+Safetensors files have tensors only. Files of `torch.save` are loaded with `weights_only=True`; a file that would
+execute code raises an error.
 """
 
 import hashlib
@@ -28,25 +28,25 @@ CONFIGS = ("config", "cfg")
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What is in a file: its tensors, with floats of one type, and the config that is stated with them."""
+    """The contents of a file: its tensors, converted to one float type, and its config."""
 
     path: Path
     sha256: str
     weights: Mapping[str, Tensor]
     stated: StatedConfig
     dtype: str
-    """How the floats were saved, and how they are now."""
+    """The float type, and the saved one where it differs."""
 
 
 def file_to_tensors(path: Path) -> CheckpointFile:
     """The tensors of a file that another tool has written, on the CPU.
 
-    In a file of `torch.save`, tensors may lie under `model`, `state_dict`, `model_state_dict` or `weights`, and a
-    config of TransformerLens beside them under `config` or `cfg`; beside a file, such a config is read from the JSON
-    file of its name. Floats of 16 bits become float32, which is exact.
+    In a file of `torch.save`, tensors may be under `model`, `state_dict`, `model_state_dict` or `weights`, and a
+    TransformerLens config under `config` or `cfg`; such a config may also be in a JSON file of the same name. 16-bit
+    floats are converted to float32, which is exact.
 
-    Raises CheckpointError for a file that is missing, truncated, of another kind, that needs code to be read, or that
-    holds a number that is not finite.
+    Raises CheckpointError for a file that is missing, truncated, of another format, that would execute code, or that
+    has a value that is not finite.
     """
     if not path.is_file():
         raise CheckpointError(f"no file at {path}")
@@ -71,12 +71,12 @@ def file_to_tensors(path: Path) -> CheckpointFile:
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the protocol of the file
+            warnings.simplefilter("ignore")  # about the pickle protocol of the file
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the library has no common class for the many ways a file can be damaged
         if "weights only load failed" not in str(error).lower():
             raise CheckpointError(
-                f"{path} is not a whole file of torch.save ({_first_line(error)}); restore it"
+                f"{path} is no complete file of torch.save ({_first_line(error)}); restore it"
             ) from error
         needed = re.search(r"GLOBAL (\S+)", str(error))
         what = f"the class {needed[1]}" if needed else "more than tensors"
@@ -86,7 +86,7 @@ def _load(path: Path) -> Any:
 
 
 def _tensors_in(loaded: Any, path: Path, config: Any = None) -> tuple[dict[str, Tensor], Any]:
-    """Named tensors, and the config beside them."""
+    """Named tensors, and the config saved with them."""
     if isinstance(loaded, Mapping):
         config = next((loaded[key] for key in CONFIGS if is_config(loaded.get(key))), config)
         inside = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), Mapping)), None)
@@ -98,13 +98,13 @@ def _tensors_in(loaded: Any, path: Path, config: Any = None) -> tuple[dict[str, 
         what = f"a dictionary of {', '.join(map(repr, list(loaded)[:4]))}" if loaded else "an empty dictionary"
     else:
         what = f"a {type(loaded).__name__}" + (f" of {len(loaded)}" if isinstance(loaded, list | tuple) else "")
-    raise CheckpointError(f"{path} holds {what}, not named tensors: save the state_dict() of one model")
+    raise CheckpointError(f"{path} has {what}, not named tensors: save the state_dict() of one model")
 
 
 def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
     floats = {name: value for name, value in weights.items() if value.is_floating_point()}
     if not floats:
-        raise CheckpointError(f"{path} holds no floating-point tensor")
+        raise CheckpointError(f"{path} has no floating-point tensor")
     for name, value in floats.items():
         if not value.isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
             raise CheckpointError(f"{path}: {name} has a value that is not finite")

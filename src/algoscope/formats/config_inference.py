@@ -1,5 +1,5 @@
-"""layout -> config: what weights show of the model they belong to, and what has to be assumed; every field says
-which of the two it is.
+"""layout -> config: fields inferred from the weights, and fields that must be assumed; the source of each is
+recorded.
 """
 
 import math
@@ -13,13 +13,13 @@ from torch import Tensor
 from algoscope.core.errors import CheckpointError
 from algoscope.formats.layout_reading import LayoutReading
 
-CENTRED = 1e-5  # rows of a folded model's embedding have a mean below this share of their size
+CENTRED = 1e-5  # embedding rows of a folded model have a mean below this share of their mean magnitude
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """A field of the model's config, its value, and how it is known: `from ...`, or `assumed: ...` where weights do not
-    show it.
+    """A field of the model's config, its value, and its source: `from ...`, or `assumed: ...` where weights do not
+    determine it.
     """
 
     what: str
@@ -29,22 +29,22 @@ class Inferred:
 
 @dataclass(frozen=True)
 class StatedConfig:
-    """Fields of the model's config that a file beside the weights states, and the name of that file."""
+    """Fields from a config file, and the name of that file."""
 
     fields: Mapping[str, Any]
     by: str
     folded: bool = False
-    """Norms have no weights of their own: they were folded into the matrices that read them."""
+    """Norms have no weights: they were folded into the matrices that read them."""
 
 
 def layout_to_config(
     reading: LayoutReading, stated: StatedConfig, chosen: Mapping[str, Any], n_ctx: int, source: str
 ) -> tuple[Inferred, ...]:
-    """The fields of the model's config, each with how it is known.
+    """The fields of the model's config, each with its source.
 
-    `stated` fields stand in for what weights do not show. `chosen` fields are those that the user has set: they are not
-    inferred, and what depends on them alone is not missed. `n_ctx` is the task's. Raises CheckpointError, naming
-    `source`, for fields that are neither shown nor stated, and for weights that contradict what is stated.
+    `stated` fields are used where weights do not determine a field. `chosen` fields were set by the user and are not
+    inferred. `n_ctx` is the task's. Raises CheckpointError, naming `source`, for fields that are neither determined nor
+    stated, and for weights that contradict the stated config.
     """
     account = _Account(reading, stated, chosen, source)
     _sizes(account)
@@ -69,7 +69,7 @@ class _Account:
         self.rows: dict[str, Inferred] = {}
 
     def observe(self, what: str, value: Any, how: str) -> None:
-        """A field that the weights show. Raises CheckpointError where the stated config differs."""
+        """Add a field that the weights determine. Raises CheckpointError where the stated config differs."""
         if what in self.chosen:
             return
         if what in self.stated.fields and self.stated.fields[what] != value:
@@ -80,7 +80,7 @@ class _Account:
         self.rows[what] = Inferred(what, value, how)
 
     def assume(self, what: str, value: Any, option: str) -> None:
-        """A field that weights do not show: as stated, else its usual value."""
+        """Add a field that weights do not determine: the stated value, else the usual one."""
         if what in self.chosen:
             return
         if what in self.stated.fields:
@@ -89,14 +89,14 @@ class _Account:
             self.rows[what] = Inferred(what, value, f"assumed: weights do not show it ({option})")
 
     def shape(self, what: str, axis: str) -> None:
-        """A field that is the size of an axis."""
+        """Add a field that is the size of an axis."""
         self.observe(what, self.sizes.of[axis], self.shape_of(axis))
 
     def shape_of(self, axis: str) -> str:
         return f"from the shape of {self.sizes.known_from[axis]}"
 
     def zero(self, *parts: str) -> bool:
-        """Are all weights of these parts zero, or absent?"""
+        """Whether all weights of these parts are zero or absent."""
         return not any(weight.any() for part in parts for weight in self.reading.every(part))
 
 
@@ -167,19 +167,19 @@ def _about_zeros(account: _Account, *parts: str) -> str:
 
 
 def _norms(account: _Account) -> None:
-    """Which norm, by its weights: only LayerNorm has a bias. Where there are none, whether the embedding was centred,
-    as TransformerLens leaves it when it folds a LayerNorm.
+    """The kind of norm: only LayerNorm has a bias. Without norm weights, a centred embedding shows a folded LayerNorm,
+    since TransformerLens centres it when folding.
     """
     expected = {"ln1", "ln_final"} | ({"ln2"} if "out" in account.parts else set())
-    there = expected & account.parts
-    if not there and account.stated.fields.get("normalization_type") and not account.stated.folded:
+    present = expected & account.parts
+    if not present and account.stated.fields.get("normalization_type") and not account.stated.folded:
         raise CheckpointError(
             f"{account.source}: {account.stated.by} says there are norms, but it lacks {account.name('ln1')}"
         )
-    if there and there != expected:
-        have, lack = (sorted(map(account.name, some)) for some in (there, expected - there))
+    if present and present != expected:
+        have, lack = (sorted(map(account.name, norms)) for norms in (present, expected - present))
         raise CheckpointError(f"{account.source} has {', '.join(have)} but lacks {', '.join(lack)}: norms go together")
-    if there:
+    if present:
         biased = "ln1.b" in account.parts
         how = f"from {account.name('ln1')} and {account.name('ln1.b')}"
         alone = (
@@ -213,7 +213,7 @@ def _positions(account: _Account, n_ctx: int) -> None:
     if "pos" in account.parts:
         learned = not account.zero("pos")
         how = f"there is a {account.name('pos')}{'' if learned else ', all zero: left out'}"
-        if account.stated.fields.get("positions") == "alibi":  # it keeps such a weight and does not use it
+        if account.stated.fields.get("positions") == "alibi":  # TransformerLens keeps this weight but does not use it
             account.assume("positions", None, "")
         elif "positions" not in account.chosen:
             account.rows["positions"] = Inferred("positions", "learned" if learned else None, how)

@@ -1,7 +1,7 @@
-"""Models of ours as folders of Hugging Face: `AutoModelForCausalLM.from_pretrained` loads what is written here.
+"""Export to Hugging Face folders, which `AutoModelForCausalLM.from_pretrained` loads.
 
-Two shapes: GPT-2 (LayerNorm, positions that are added to the stream) and Llama (RMSNorm, rotary positions, a gated
-feed-forward). The tables of names serve `subjects.huggingface` too, which reads.
+Two architectures: GPT-2 (LayerNorm, additive position embeddings) and Llama (RMSNorm, rotary positions, a gated
+feed-forward). The tables of names are also used by `subjects.huggingface`, which imports.
 """
 
 import json
@@ -31,10 +31,10 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": 
 
 
 def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
-    """What goes into the folder `out`: `model.safetensors` and `config.json`. `facts` go into the config.
+    """The files of the folder `out`: `model.safetensors` and `config.json`. `facts` go into the config.
 
-    Biases that the model has not are zeros where the class always has them; positions that are not learned are written
-    as a table where that is the same. Raises SubjectError for a model that no class expresses, with the reason.
+    Missing biases are written as zeros where the class requires them; sinusoidal or absent positions are written as a
+    table. Raises SubjectError, with the reason, for a model that no class supports.
     """
     cfg = model.cfg
     if cfg.normalization_type == "LN":
@@ -53,8 +53,8 @@ def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> d
     }  # fmt: skip
     if not cfg.tied_head:
         weights["lm_head.weight"] = model.W_U
-    laid = {name: value.detach().contiguous() for name, value in weights.items()}
-    written = save(laid, metadata={"format": "pt"})
+    contiguous = {name: value.detach().contiguous() for name, value in weights.items()}
+    written = save(contiguous, metadata={"format": "pt"})
     return {out / "model.safetensors": written, out / "config.json": json.dumps(config, indent=2)}
 
 
@@ -68,7 +68,7 @@ def _refuse(shape: str, reasons: Mapping[str, bool]) -> None:
 
 
 def _neither(cfg: ModelConfig) -> dict[str, bool]:
-    """Why it can be neither, and whether that is so."""
+    """Reasons that exclude both architectures, and whether each applies."""
     return {
         "it has no causal mask": not cfg.causal,
         "it has no feed-forward": cfg.d_mlp is None,
@@ -94,7 +94,7 @@ def _not_llama(cfg: ModelConfig) -> dict[str, bool]:
     regular = cfg.rotary_frequencies is None and cfg.rotary_magnitude == 1.0 and cfg.rotary_size == cfg.head_size
     return _neither(cfg) | {
         f"its positions are {cfg.positions}": cfg.positions != "rotary",
-        "its rotary positions turn a part of each head, or at frequencies of their own": not regular,
+        "its rotary positions rotate a part of each head, or have custom frequencies": not regular,
         "its feed-forward is not gated": not cfg.gated_mlp,
         f"its scores are multiplied by {cfg.attn_scale}": cfg.attn_scale is not None,
     }
@@ -113,7 +113,7 @@ def _gpt2_config(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def _gpt2_weights(model: Transformer) -> dict[str, Tensor]:
-    """Its matrices stand [in, out], and queries, keys and values are one."""
+    """GPT-2 has matrices [in, out], and one joint matrix for queries, keys and values."""
     ours, positions = model.state_dict(), position_table(model)
     assert positions is not None
     weights = {"transformer.wte.weight": ours["embed.weight"], "transformer.wpe.weight": positions}

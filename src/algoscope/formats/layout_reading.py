@@ -1,8 +1,8 @@
-"""named tensors -> layout: the weights of another tool under our names, the layout they were in, the sizes of its axes,
-and what is not part of the model.
+"""named tensors -> layout: weights of another tool under our names, with their layout, the sizes of the axes, and the
+tensors that are not weights.
 
-Names decide the family of a layout. Where several layouts share their names, every orientation of the matrices is
-tried, and exactly one has to fit all shapes; what the shapes leave open is refused, with the option that decides it.
+Names determine the family of a layout. Where several layouts share their names, every orientation of the matrices is
+tried, and exactly one must fit all shapes; ambiguous shapes raise an error that names the option to set.
 """
 
 import re
@@ -19,12 +19,12 @@ STATED = "the config or settings"
 
 
 class MisfitError(Exception):  # never leaves this module
-    """Shapes that a layout cannot have."""
+    """Shapes that do not fit a layout."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of named axes, and the weight that shows each. `joined`: products whose factors are not known."""
+    """The sizes of named axes, and the weight from which each is known. `joined`: products with unknown factors."""
 
     of: Mapping[str, int]
     known_from: Mapping[str, str]
@@ -33,21 +33,21 @@ class Sizes:
 
 @dataclass(frozen=True)
 class LayoutReading:
-    """Weights of a known layout under our names, and what was learned on the way."""
+    """Weights under our names, with their layout and sizes."""
 
     layout: str
-    """Its name, or `mixed`: the matrices are not all oriented as in one layout."""
+    """The name of the layout, or `mixed` where no single layout has all orientations."""
     how: str
-    """How the layout was found."""
+    """How the layout was determined."""
     names: Layout
-    """A layout with the names that the file has."""
+    """A layout with the names of the file."""
     weights: Mapping[str, Tensor]
     parts: frozenset[str]
     sizes: Sizes
     n_layers: int
     buffers: Mapping[str, Tensor]
     left_out: tuple[str, ...]
-    """One line for each thing in the file that is not a weight of the model."""
+    """One line for each tensor in the file that is not a weight of the model."""
 
     def every(self, part: str) -> list[Tensor]:
         """The weights of a part in every block, in our axes; none where the file has no such part."""
@@ -59,7 +59,7 @@ class LayoutReading:
         return [self.weights[name.replace("*", str(layer))] for layer in range(self.n_layers)]
 
     def name(self, part: str) -> str:
-        """What the file calls a part, or would call it, in its first block."""
+        """The name of a part in the layout of the file, in the first block."""
         return self.names.rows.get(part, OURS[part])[0].replace("*", "0")
 
 
@@ -68,9 +68,9 @@ def tensors_to_layout(
 ) -> LayoutReading:
     """Foreign weights under our names.
 
-    `layout` names one of `LAYOUTS`; without it the names and shapes have to decide it. `known_sizes` are those that
-    a config or the settings tell (`head`, `kv_head`, `d_head`). Raises CheckpointError, naming `source`, for names that
-    no layout has, parts that are missing, shapes that disagree, and shapes that more than one layout fits.
+    `layout` names one of `LAYOUTS`; by default it is determined from names and shapes. `known_sizes` are those given by
+    a config or the settings (`head`, `kv_head`, `d_head`). Raises CheckpointError, naming `source`, for unknown names,
+    missing parts, contradictory shapes, and shapes that fit several layouts.
     """
     weights, left_out = _without_prefix(weights)
     buffers = {name: value for name, value in weights.items() if name.rsplit(".", 1)[-1] in BUFFERS}
@@ -120,7 +120,7 @@ def _parts_by_name(weights: Iterable[str], layout: Layout) -> dict[str, tuple[st
 
 
 def _without_prefix(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights without what stands before every name, such as `model.`"""
+    """The weights without a prefix common to all names, such as `model.`"""
     embeddings = {row.rows["embed"][0] for row in LAYOUTS.values()}
     prefixes = {
         name[: -len(known)] for name in weights for known in embeddings if name == known or name.endswith("." + known)
@@ -132,15 +132,15 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
 
 
 def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source: str) -> list[str]:
-    """A line for each weight of unknown name that is a known one saved again. Raises CheckpointError for others."""
+    """A line for each weight of unknown name that duplicates a known one. Raises CheckpointError for others."""
     lines, unknown = [], []
     for name in weights:
         if name in where:
             continue
         value = weights[name]
-        turned = (value, value.T) if value.ndim == 2 else (value,)
-        twin = next((k for k in where for t in turned if t.shape == weights[k].shape and t.equal(weights[k])), None)
-        if twin is None or (value == value.flatten()[:1]).all():  # constants are alike by chance
+        both = (value, value.T) if value.ndim == 2 else (value,)
+        twin = next((k for k in where for t in both if t.shape == weights[k].shape and t.equal(weights[k])), None)
+        if twin is None or (value == value.flatten()[:1]).all():  # constant tensors may be equal by chance
             unknown.append(name)
         else:
             lines.append(f"{name}, which is {twin} again")
@@ -153,8 +153,8 @@ def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source:
 
 
 def _complete(where: Mapping[str, tuple[str, int | None]], layout: Layout, source: str) -> frozenset[str]:
-    """The parts that the file has. Raises CheckpointError for one without which there is no model, and for blocks that
-    differ.
+    """The parts in the file. Raises CheckpointError for missing required parts, and for blocks with different
+    parts.
     """
     blocks: dict[int, set[str]] = {}
     for part, layer in where.values():
@@ -185,7 +185,7 @@ def _find_axes(
     source: str,
     named: bool,
 ) -> tuple[dict[str, str], Sizes, str, str]:
-    """The axes of each part, the sizes, the layout's name, and how it was found."""
+    """The axes of each part, the sizes, the name of the layout, and how it was determined."""
     part_of = {name: part for name, (part, _) in where.items()}
     present = set(part_of.values())
     fitting: dict[tuple[tuple[str, str], ...], tuple[Sizes, str]] = {}
@@ -216,7 +216,7 @@ def _find_axes(
 
 
 def _mixtures(candidates: list[Layout], present: set[str]) -> Iterator[dict[str, str]]:
-    """Every way to orient the groups of parts as one or the other layout does; only the names with a W_ are mixed."""
+    """Every combination of orientations of the groups, for the family with names W_ only."""
     if len(candidates) < 2 or candidates[0].family != "W_":
         return
     for choice in product(candidates, repeat=len(TOGETHER)):
@@ -251,7 +251,7 @@ def solve(
             else:
                 joined.append((word, size, name))
     open_ones: dict[tuple[str, ...], tuple[int, str]] = {}
-    for (outer, inner), size, name in [*joined, *joined]:  # twice: a size may become known on the way
+    for (outer, inner), size, name in [*joined, *joined]:  # twice: the first pass may determine sizes
         known, missing = (outer, inner) if outer in of else (inner, outer)
         if known not in of:
             if open_ones.setdefault((outer, inner), (size, name))[0] != size:
@@ -264,7 +264,7 @@ def solve(
     return Sizes(of, known_from, open_ones)
 
 
-# ---------------------------------------------------------------------- words
+# ---------------------------------------------------------------------- messages
 
 
 def _either(
@@ -272,7 +272,7 @@ def _either(
     part_of: Mapping[str, str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> str:
-    """That the shapes do not decide the layout, a weight that shows it, and the option that decides."""
+    """The message for ambiguous shapes: an ambiguous weight, and the option that decides."""
     ways = [dict(axes) for axes in fitting]
     name = next(name for name, part in part_of.items() if len({way[part] for way in ways}) > 1)
     could = " or ".join(sorted({f"[{way[part_of[name]]}]" for way in ways}))

@@ -1,9 +1,8 @@
-"""How tools name and orient the weights of a transformer, as tables that are read in both directions.
+"""Layouts: the names and axis orders of transformer weights in other tools, as tables used for import and export.
 
-A layout gives each part of a model its name and the order of its axes, in words (`head d_model d_head`; two axes in
-parentheses are one, the first of them outside). Ours is a layout too, so that reading is a rearrangement from one row
-to another and writing is the same one backwards. What the axes are called is all that is needed to read sizes off
-shapes, and to notice shapes that disagree.
+A layout gives the name and the axes of each weight, as in einops (`head d_model d_head`; two axes in parentheses are
+joined, the first is the outer one). Our own layout is one of them, so import is a rearrangement from one row to another
+and export the inverse. The names of the axes also give the sizes from the shapes, and reveal contradictory shapes.
 
 Sources: the state dictionaries of TransformerLens 3.9.0 (`HookedTransformer`, `TransformerBridge`), and those of the
 models published with arXiv 2301.05217 and 2306.17844.
@@ -46,16 +45,16 @@ OURS: dict[str, Row] = {
     "unembed": ("unembed.weight", "d_vocab_out d_model"),
     "unembed.b": ("unembed.bias", "d_vocab_out"),
 }
-"""The parts of a model with a gated feed-forward."""
+"""The weights of a model with a gated feed-forward."""
 
 UNGATED = {
     part: (name.replace("w_linear", "w_in"), axes) for part, (name, axes) in OURS.items() if not part.startswith("gate")
 }
-"""Those of a model without a gate: `in` is then what we call `w_in`."""
+"""Those of a model without a gate; `in` is then our `w_in`."""
 
 
 def _renamed(names: Mapping[str, str], axes: Mapping[str, str] | None = None) -> dict[str, Row]:
-    """Rows with other names, and other axes where they are given."""
+    """Rows with other names, and other axes where given."""
     return {part: (name, (axes or {}).get(part, OURS[part][1])) for part, name in names.items()}
 
 
@@ -87,16 +86,16 @@ _CONV_AXES = {"o": "(head d_head) d_model", "in": "d_model d_mlp", "out": "d_mlp
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay out weights. `family`: layouts that share their names."""
+    """Names and axes of weights. Layouts of one `family` share their names."""
 
     name: str
     summary: str
     family: str
     rows: Mapping[str, Row]
     signs: frozenset[str] = field(default_factory=frozenset)
-    """Last words of names that no other layout of the family has."""
+    """Last components of names that only this layout of the family has."""
     needs: frozenset[str] = field(default_factory=frozenset)
-    """Parts without which it is another layout."""
+    """Weights that this layout always has."""
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -123,22 +122,22 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "transformerlens-gpt2",
-            "TransformerBridge around GPT-2, whose attn.o and mlp matrices stand [in out]",
+            "TransformerBridge around GPT-2, whose attn.o and mlp matrices are [in out]",
             "bridge",
             _renamed(_BRIDGE, _CONV_AXES),
             needs=frozenset({"in"}),
         ),
         Layout("algoscope", "our own checkpoints: mlp.w_in.weight [d_mlp d_model]", "ours", UNGATED),
-        Layout("algoscope-gated", "the same of gated models", "ours", OURS, needs=frozenset({"gate"})),
+        Layout("algoscope-gated", "the same, for gated models", "ours", OURS, needs=frozenset({"gate"})),
     )
 }
 BUFFERS = ("mask", "causal_mask", "IGNORE", "rotary_sin", "rotary_cos", "alibi", "inv_freq", "position_ids")
 TOGETHER = (("embed",), ("q", "k", "v"), ("o",), ("in", "gate"), ("out",))
-"""Parts of one orientation; in mixtures of layouts each of these groups has its own."""
+"""Groups of weights with one orientation; in a mixed layout each group may have another."""
 
 
 def reorder_axes(value: Tensor, axes: str, wanted: str, sizes: Mapping[str, int]) -> Tensor:
-    """A weight with its axes in another order, contiguous; `sizes` are needed where a joined axis is split."""
+    """A weight with its axes reordered, contiguous; `sizes` are needed to split a joined axis."""
     if axes == wanted:
         return value.contiguous()
     for joined in re.findall(r"\(.*?\)", axes):
@@ -158,6 +157,6 @@ def weights_to_layout(weights: Mapping[str, Tensor], layout: str, sizes: Mapping
         part = part_of[re.sub(r"^blocks\.\d+\.", "blocks.*.", name)]
         there, axes = LAYOUTS[layout].rows[part]
         if layout == "transformerlens" and part[0] in "kv" and "norm" not in part and sizes["kv_head"] < sizes["head"]:
-            there = re.sub(r"\.(\w+)$", r"._\1", there)  # how it calls keys and values that heads share
+            there = re.sub(r"\.(\w+)$", r"._\1", there)  # its name for grouped keys and values
         written[there.replace("*", layer[1] if layer else "")] = reorder_axes(value, ours[part][1], axes, sizes).clone()
     return written

@@ -1,4 +1,4 @@
-"""A checkpoint of another tool as a model of ours, in passes that are named for what goes in and what comes out.
+"""Import of a checkpoint of another tool as our transformer, in passes named by input and output.
 
 file -> named tensors -> layout -> config -> model
 """
@@ -28,7 +28,7 @@ AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
 
 @dataclass(frozen=True, eq=False)
 class ImportedModel:
-    """A model of another tool as one of ours: everything it depends on, and how each fact about it was found."""
+    """An imported model: its config, its weights, and how each field of the config was inferred."""
 
     config: RunConfig
     model: Transformer
@@ -47,9 +47,9 @@ def file_to_model(
 ) -> ImportedModel:
     """The model in a file, for a task; the arguments are those of `import_weights`.
 
-    Raises UnknownNameError for a task, layout or field that there is not, ConfigError for a value that a field cannot
-    take, CheckpointError for a file that cannot be read or whose weights are no model of ours, and TaskMismatchError
-    for a model that the task does not fit.
+    Raises UnknownNameError for an unknown task, layout or field, ConfigError for an illegal value, CheckpointError for
+    a file that cannot be read or whose weights do not fit our transformer, and TaskMismatchError for a model that does
+    not fit the task.
     """
     if layout is not None and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
@@ -102,20 +102,20 @@ def settings_to_fields(
 
 
 def _base(task: str) -> RunConfig:
-    """A config in which nothing is trained; the model is only as large as the task."""
+    """A config for an import: no training, and a model with the vocabulary and context of the task."""
     nothing: dict[str, Any] = {"model": {}, "data": {}, "optim": {}, "train": {"steps": 1, "batch": 1}}
     TASKS[task]  # raises with the known names
     return parse_config({"recipe": "imported", "task": {"kind": task}, **nothing})
 
 
 def fields_to_sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of axes that a config's fields tell, and shapes may not."""
+    """The sizes of axes given by fields of a config, which may not follow from shapes."""
     return {axis: int(fields[field]) for field, axis in AXES.items() if str(fields.get(field)).isdecimal()}
 
 
 def product_bias_to_output_bias(reading: LayoutReading) -> LayoutReading:
     """The same layout with b_in of a gated feed-forward of TransformerLens moved into b_out, through the output matrix:
-    it is added after the product of gate and input there, and ours has no bias in that position.
+    TransformerLens adds it after the product of gate and input, where our feed-forward has no bias.
     """
     if reading.names.name != "transformerlens" or not {"gate", "in.b"} <= reading.parts:
         return reading
@@ -131,10 +131,10 @@ def product_bias_to_output_bias(reading: LayoutReading) -> LayoutReading:
 
 
 def layout_to_weights(reading: LayoutReading, cfg: ModelConfig) -> dict[str, Tensor]:
-    """The state dict of a model of this config. Missing tensors that change nothing (biases of 0, norm weights of 1)
-    are added; tensors that change nothing (biases and positions of 0, a second copy of a tied embedding) are left out.
+    """The state dict of a model of this config. Missing tensors without effect (biases of 0, norm weights of 1) are
+    added; tensors without effect (biases and positions of 0, a second copy of a tied embedding) are left out.
 
-    Whatever else does not fit stays, and is refused where the weights are loaded.
+    Other tensors that do not fit raise an error when the weights are loaded.
     """
     with torch.device("meta"):
         expected = Transformer(cfg).state_dict()
@@ -146,10 +146,10 @@ def layout_to_weights(reading: LayoutReading, cfg: ModelConfig) -> dict[str, Ten
         elif name not in weights and ("ln" in name or "norm" in name):
             weights[name] = torch.ones(value.shape, dtype=dtype)
     for name in set(weights) - set(expected):
-        silent = (name.endswith("bias") or name == "pos_embed.weight") and not weights[name].any()
-        again = name == "unembed.weight" and weights[name].equal(weights["embed.weight"])
+        all_zero = (name.endswith("bias") or name == "pos_embed.weight") and not weights[name].any()
+        tied_copy = name == "unembed.weight" and weights[name].equal(weights["embed.weight"])
         unused = name == "pos_embed.weight" and cfg.positions == "alibi"
-        if silent or again or unused:
+        if all_zero or tied_copy or unused:
             del weights[name]
     return {name: weights[name] for name in [*expected, *sorted(set(weights) - set(expected))] if name in weights}
 

@@ -1,6 +1,6 @@
-"""A model of ours as an ONNX graph, made by PyTorch's exporter; values inside it are named as their sites are.
+"""Export to an ONNX graph with PyTorch's exporter; values in the graph have the names of their sites.
 
-The input is `tokens` [batch pos], the output `logits` [batch pos d_vocab]; both axes are free, up to the context.
+The input is `tokens` [batch pos], the output `logits` [batch pos d_vocab]; both axes are dynamic.
 """
 
 import copy
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import onnxscript  # noqa: F401  # torch.onnx.export needs it: where it is missing, that is said before any work
+import onnxscript  # noqa: F401  # needed by torch.onnx.export: imported here to fail early
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from algoscope.core.sites import KINDS, Site
 from algoscope.networks.transformer import Tap, Transformer
 
 OPSET = 20
-LARGEST = 2_000_000_000  # bytes that one file may hold
+LARGEST = 2_000_000_000  # largest size of one file, in bytes
 NAMED = frozenset(KINDS) - {"result"}
-"""Kinds of sites that the graph has as values; each head's share of the output would be larger than all others."""
+"""Kinds of sites in the graph; `result` is excluded for its size."""
 
 
 def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
@@ -43,7 +43,7 @@ def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> d
 def model_to_graph(model: Transformer) -> onnx.ModelProto:
     """The model in float32 as a checked graph.
 
-    Sites are outputs while PyTorch exports, so that they keep their names, and inner values of the graph after it.
+    Sites are outputs during the export, so that they keep their names; afterwards they are inner values of the graph.
     """
     plain = copy.deepcopy(model).float().cpu().requires_grad_(False)
     if plain.position_ids is not None:
@@ -64,14 +64,14 @@ def model_to_graph(model: Transformer) -> onnx.ModelProto:
     graph = program.model_proto
     del graph.graph.output[1:]
     for value in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output, graph.graph):
-        del value.metadata_props[:]  # stack traces of the machine that exported
+        del value.metadata_props[:]  # stack traces with paths of this machine
     graph.doc_string = json.dumps(plain.cfg.model_dump())
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
 
 class _Sites(Tap):
-    """Records the values that get names, in the order in which they are computed."""
+    """Records the activations that get names, in the order of computation."""
 
     kinds = NAMED
 
@@ -106,7 +106,7 @@ class _WithSites(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's warnings, none of which a user can act on, are kept off the terminal."""
+    """Silence the warnings of the exporter, on which a user cannot act."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

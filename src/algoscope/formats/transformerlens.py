@@ -1,4 +1,4 @@
-"""TransformerLens: its config as fields of ours and ours as its, and the files that its models load.
+"""TransformerLens: conversion of configs in both directions, and export to files that its models load.
 
 Source: transformer-lens 3.9.0, `HookedTransformerConfig` and `TransformerBridgeConfig`.
 """
@@ -40,7 +40,7 @@ UNKNOWN_TO_US = {
     "scale_attn_by_inverse_layer_idx": (False, None), "use_attention_sinks": (False, None),
     "use_logn_attn": (False, None), "rope_scaling": (None,),
 }  # fmt: skip
-"""Fields of its config that our model has nothing for, with the values at which they do nothing."""
+"""Fields of its config that our model does not support, with the values at which they have no effect."""
 
 
 def is_config(plain: Any) -> bool:
@@ -49,10 +49,10 @@ def is_config(plain: Any) -> bool:
 
 
 def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
-    """The fields of our config that its config states. Raises CheckpointError for a model that ours cannot be."""
+    """Our config fields that a TransformerLens config determines. Raises CheckpointError for unsupported models."""
     for name, harmless in UNKNOWN_TO_US.items():
         if plain.get(name, harmless[0]) not in harmless:
-            raise CheckpointError(f"{by} has {name} {plain[name]}: algoscope has no such model")
+            raise CheckpointError(f"{by} has {name} {plain[name]}, which algoscope does not support")
     for name, known in KNOWN.items():
         if name in plain and plain[name] not in known and not (name == "act_fn" and plain.get("attn_only")):
             raise CheckpointError(f"{by} has {name} {plain[name]!r}; known: {', '.join(map(str, known))}")
@@ -74,7 +74,7 @@ def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
 
 
 def _scale(plain: Mapping[str, Any]) -> float | None:
-    """What scores are multiplied by; its config has what they are divided by."""
+    """The factor of attention scores; its config has the divisor."""
     if not plain.get("use_attn_scale", True):
         return 1.0
     divisor = plain.get("attn_scale", -1.0)
@@ -88,14 +88,14 @@ def _scale(plain: Mapping[str, Any]) -> float | None:
 
 
 def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str], naming: str) -> dict[Path, bytes | str]:
-    """The weights as safetensors in its `naming`, and its config beside them, ending in `.json`.
+    """The weights as safetensors in the given `naming`, and the config as a `.json` file of the same name.
 
     `legacy` is for `HookedTransformer.load_state_dict(weights, strict=False)` (its buffers are not in the file),
-    `current` for `TransformerBridge.boot_native(config).load_state_dict(weights)`. Biases that the model lacks are
-    zeros there, and sinusoidal positions a table. `facts` go into the file's metadata as
-    one JSON value: safetensors writes several in no fixed order.
+    `current` for `TransformerBridge.boot_native(config).load_state_dict(weights)`. Missing biases are written as
+    zeros, sinusoidal positions as a table. `facts` go into the file's metadata as one JSON value, since safetensors
+    writes several in no fixed order.
 
-    Raises SubjectError for a model that TransformerLens cannot be.
+    Raises SubjectError for a model that TransformerLens does not support.
     """
     cfg = model.cfg
     _check(model, naming)
@@ -111,7 +111,7 @@ def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str], nami
 
 
 def config_to_lens_config(cfg: ModelConfig) -> dict[str, Any]:
-    """The fields of its config: what `HookedTransformerConfig(**fields)` takes."""
+    """Our config as arguments of `HookedTransformerConfig(**fields)`."""
     fields = {
         "n_layers": cfg.n_layers, "d_model": cfg.d_model, "n_ctx": cfg.n_ctx, "d_head": cfg.head_size,
         "n_heads": cfg.n_heads, "d_vocab": cfg.d_vocab, "d_vocab_out": cfg.n_logits, "eps": cfg.eps,
@@ -159,7 +159,7 @@ def position_table(model: Transformer) -> Float[Tensor, "pos d_model"] | None:
 
 
 def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
-    """Our weights, with zeros for the biases that its models always have."""
+    """Our weights, with zeros for the biases that TransformerLens always has."""
     cfg = model.cfg
     weights = {name: value.detach() for name, value in model.state_dict().items()}
 
@@ -182,7 +182,7 @@ def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
 
 
 def _check(model: Transformer, naming: str) -> None:
-    """Raises SubjectError for what TransformerLens cannot express, in either naming or in the current one."""
+    """Raises SubjectError for what TransformerLens does not support, in either naming or in the current one."""
     cfg = model.cfg
     nonzero = {name: bool(value.any()) for name, value in model.state_dict().items() if name.endswith("bias")}
 
