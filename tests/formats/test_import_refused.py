@@ -32,7 +32,7 @@ REFUSED = {
     "a missing file": (None, FORM, r"no file at "),
     "code": ({"model": grokking(), "config": Planned()}, FORM, r"needs code to be read \(the class \S*Planned\)"),
     "a pickle that acts": ({"model": Mischief()}, FORM, r"needs code to be read .* never run"),
-    "a list": ([grokking(), grokking()], FORM, r"holds a list of 2, not named tensors"),
+    "a list": ([grokking(), grokking()], FORM, r"has a list of 2, not named tensors"),
     "numbers": ({"accuracy": [1.0, 2.0], "loss": 3}, FORM, r"a dictionary of 'accuracy', 'loss', not named tensors"),
     "an unknown weight": (
         changed(blocks__0__attn__sinks=torch.ones(4)), FORM, r"has 'blocks\.0\.attn\.sinks', which its layout does not"
