@@ -314,7 +314,7 @@ def test_seeds_that_are_not_there_are_trained(tmp_path: Path, monkeypatch: pytes
 def test_bad_input_is_one_line(copiers: list[ag.Run], small_run: ag.Run, tmp_path: Path, run) -> None:
     with pytest.raises(ConfigError, match="a census compares runs, but got 1"):
         ag.census(copiers[:1])
-    with pytest.raises(ConfigError, match=r"small differs from pair-s0 in \w+.*differ in their seed"):
+    with pytest.raises(ConfigError, match=r"small differs from pair-s0 in \w+.*differ only in their seed"):
         ag.census([copiers[0], small_run])
     with pytest.raises(ConfigError, match="threshold is 2"):
         ag.census(copiers, threshold=2)
@@ -322,7 +322,7 @@ def test_bad_input_is_one_line(copiers: list[ag.Run], small_run: ag.Run, tmp_pat
         ag.census(["pair"], seeds=[1])
     half = planted_run(tmp_path, "half", 9, induction().model, COPYING)
     (half.path / "run.json").unlink()
-    with pytest.raises(RunFolderError, match="run half stopped at step 4: go on with --resume"):
+    with pytest.raises(RunFolderError, match="run half stopped at step 4: continue it with --resume"):
         ag.census([copiers[0], half])
     code, out, err = run("census", "nothing", "--runs-dir", tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1)
