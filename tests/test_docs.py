@@ -21,13 +21,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXECUTED = [ROOT / "README.md", *sorted((ROOT / "docs/tutorial").glob("*.md"))]
 ELSEWHERE = (
     "algoscope demo",
+    "algoscope selfcheck",
     "make",
     "git",
     "cd",
     "python",
     ". ",
     "eval",
-)  # the demo is a fixture; the rest is setting up
+)  # the demo is a fixture, selfcheck has tests of its own; the rest is setting up
 
 
 @pytest.fixture

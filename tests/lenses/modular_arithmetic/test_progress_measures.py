@@ -153,7 +153,7 @@ def test_phases_that_do_not_happen_are_none():
 
 
 def test_a_subject_without_checkpoints_or_without_a_group_is_one_line(small_run):
-    with pytest.raises(SubjectError, match="planted:clock has no checkpoints to compare: give a run"):
+    with pytest.raises(SubjectError, match="planted:clock has no checkpoints to compare: give a trained run"):
         progress_measures("planted:clock")
     with pytest.raises(TaskMismatchError, match="is not the operation of a group"):
         progress_measures(small_run)

@@ -346,6 +346,6 @@ def test_the_command_prints_the_table_and_takes_its_options(small_run: ag.Run, r
     assert (code, err) == (0, "")
     lines = [line.split() for line in out.splitlines() if line.startswith(("accuracy:", "loss:", "curves:"))]
     assert ["accuracy:", "<EOS>", "stays", "at", "0.9", "or", "above"] in [line[:7] for line in lines]
-    assert "mechanism" in out
+    assert "Formation by step" in out
     code, out, err = run("lens", "timeline", f"run:{small_run.path}", "--of", "certify:nothing", "--quiet")
     assert (code, out, err.count("\n")) == (2, "", 1)

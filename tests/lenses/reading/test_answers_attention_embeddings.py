@@ -59,12 +59,12 @@ def test_attention_shows_no_such_head_in_random_weights() -> None:
 
 
 def test_attention_is_the_models_own_pattern(adder: Subject) -> None:
-    finding = ag.lenses.attention(adder, ["123+456", "999+001"])
-    tokens = adder.to_tokens("123+456=9750")
-    _, cache = adder.run_with_cache(tokens)
+    exact = adder.to_dtype(torch.float64)
+    finding = ag.lenses.attention(exact, ["123+456", "999+001"])
+    _, cache = exact.run_with_cache(exact.to_tokens("123+456=9750"))
     for layer in range(2):
         shown = np.nan_to_num(finding["attention 123+456"].values[layer])
-        np.testing.assert_allclose(shown, cache["pattern", layer][0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(shown, cache["pattern", layer][0].numpy(), atol=1e-10)
 
 
 def test_cells_that_the_mask_hides_do_not_exist() -> None:

@@ -13,28 +13,21 @@ from algoscope.verdicts.lens_trials import selfcheck as module
 NEEDS_A_RUN = {"progress", "induction_phase", "timeline"}  # lenses that compare checkpoints: a planted model has none
 
 
-@pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest) -> ag.Finding:
-    return ag.selfcheck(copies=getattr(request, "param", 1))
-
-
-@pytest.mark.parametrize("found", [1, pytest.param(10, marks=pytest.mark.long)], indirect=True)
-def test_every_lens_finds_what_is_planted_and_raises_no_alarm(found: ag.Finding) -> None:
-    assert found["hit_rate"] == 1, [row for row in found["checks"] if not row["found"]]
-    assert found["false_alarm_rate"] == 0, [row for row in found["checks"] if sum(row["false_alarms"].values())]
-    assert found["holds"]
-    assert {row["lens"] for row in found["checks"]} == set(LENSES) - NEEDS_A_RUN
-    assert all(row["trials"]["shuffled"] == row["trials"]["random"] > 0 for row in found["checks"])
-
-
-def test_the_rates_are_those_of_the_checks(found: ag.Finding) -> None:
-    panel = found["rates"]
-    assert panel.axes[0].labels == tuple(dict.fromkeys(row["lens"] for row in found["checks"]))
+@pytest.mark.parametrize("copies", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_every_lens_finds_what_is_planted_and_raises_no_alarm(copies: int) -> None:
+    finding = ag.selfcheck(copies=copies)
+    assert finding["hit_rate"] == 1, [row for row in finding["checks"] if not row["found"]]
+    assert finding["false_alarm_rate"] == 0, [row for row in finding["checks"] if sum(row["false_alarms"].values())]
+    assert finding["holds"]
+    assert {row["lens"] for row in finding["checks"]} == set(LENSES) - NEEDS_A_RUN
+    assert all(row["trials"]["shuffled"] == row["trials"]["random"] > 0 for row in finding["checks"])
+    panel = finding["rates"]
+    assert panel.axes[0].labels == tuple(dict.fromkeys(row["lens"] for row in finding["checks"]))
     assert (panel.values[:, 0] == 1).all()
     assert (panel.values[:, 1:3] == 0).all()
-    assert found.about
+    assert finding.about
     assert panel.caption
-    trials, rates = found.tables
+    trials, rates = finding.tables
     assert [row[0] for row in trials.rows] == [trial.lens for trial in module.TRIALS]
     assert {row[0]: row[1] for row in rates.rows} == dict.fromkeys(panel.axes[0].labels, 1.0)
 
