@@ -33,7 +33,7 @@ def imports_of(tree: ast.Module) -> set[str]:
             found |= inner or {node.module}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("algoscope")}
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Entry":
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith("Entry"):
             found.add(ast.literal_eval(node.args[0]).partition(":")[0])
     return found & MODULES
 
@@ -78,8 +78,9 @@ def test_imports_point_one_way() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    # `Finding` draws itself through a table that names the drawing module; that one late edge points up on purpose
+    # two late edges close a circle on purpose: a finding draws itself, and the timeline follows any lens of the table
     graph = {module: others - {"algoscope.core.draw"} for module, others in GRAPH.items()}
+    graph["algoscope.lenses.table"] -= {"algoscope.lenses.over_training.timeline_lens"}
     assert cycles(graph) == []
 
 

@@ -316,6 +316,8 @@ def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
         config: the config to change.
         settings: new values by name, as in `config.json` (`model.d_model`) or short (`lr`, `steps`). Values may be
             strings, as typed on a command line; `none` stands for None.
+    Returns:
+        A new config, validated as a whole.
     Raises:
         ConfigError: for an unknown field, and for a value of the wrong type or range.
 
