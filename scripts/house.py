@@ -1,11 +1,13 @@
 """Prints the structure of the source as numbers: `python scripts/house.py [FOLDER WITH THE PACKAGE]`.
 
-Files, lines, modules with a single importer, checks of what kind of subject one has, imports between rooms, cycles.
+Files, lines, lines without docstrings and comments, modules with a single importer, checks of what kind of subject one has, imports between rooms, cycles.
 """
 
 import ast
+import io
 import re
 import sys
+import tokenize
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -35,6 +37,23 @@ def imports_of(path: Path, modules: dict[str, Path]) -> set[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= set(re.findall(r"^(algoscope[\w.]*):\w+$", node.value))
     return found & set(modules)
+
+
+def lines_of_code(path: Path) -> int:
+    """Lines that are neither blank, comment nor docstring."""
+    text = path.read_text()
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = set[int]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            first = node.body[0]
+            docstrings |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    code = set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in layout:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return len(code - docstrings)
 
 
 def cycles(graph: dict[str, set[str]]) -> int:
@@ -71,6 +90,7 @@ def main(source: Path) -> None:
     public = [name for name in importers if len(importers[name]) == 1 and not name.rpartition(".")[2].startswith("_")]
     print(f"files                         {len(plain)}")
     print(f"lines                         {sum(lines.values()):,}")
+    print(f"lines of code                 {sum(map(lines_of_code, modules.values())):,}")
     print(f"median file, lines            {median(plain.values()):.0f}")
     print(f"largest file, lines           {plain[largest]} ({largest})")
     print(f"modules with one importer     {len(public)}")
