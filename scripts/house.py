@@ -1,6 +1,7 @@
 """Prints the structure of the source as numbers: `python scripts/house.py [FOLDER WITH THE PACKAGE]`.
 
-Files, lines, lines without docstrings and comments, modules with a single importer, checks of what kind of subject one has, imports between rooms, cycles.
+Files, lines, lines of code, modules with a single importer, checks of what kind of subject one has, imports between
+rooms, cycles.
 """
 
 import ast
