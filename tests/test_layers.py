@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: imports point one way, files stay short, nothing unpickles."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,11 @@ def test_nothing_unpickles(path: Path) -> None:
     for forbidden in ("pickle", "torch.load", "joblib", "np.load"):
         assert f"{forbidden}(" not in text
         assert f"import {forbidden}" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_no_sentence_has_lost_its_f(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        for part in node.values if isinstance(node, ast.JoinedStr) else ():
+            text = part.value if isinstance(part, ast.Constant) else ""
+            assert not re.search(r"\{[a-zA-Z_][^{}]*\}", text), f"a part of this text is no f-string: {text!r}"

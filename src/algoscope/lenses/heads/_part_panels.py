@@ -40,7 +40,7 @@ def panels_of(
     over_inputs = (
         f"The same over {every} {covered['inputs']:,} inputs. Left: the mean share of attention on each part, and its "
         "standard deviation over the inputs. Right: the class of each head; darker: more single inputs give that "
-        "class. A head is named after a part from a share that is {bounds['part']:.0%} of the way "
+        f"class. A head is named after a part from a share that is {bounds['part']:.0%} of the way "
         f"from uniform attention to all attention; else it is spread from {bounds['spread']:.0%} of the largest "
         "entropy, attends to both operands, or is mixed."
     )

@@ -162,7 +162,7 @@ def _composition_panels(
     )
     caption = (
         "Composition scores. The overlap of a head's output with the input of a later head's queries, keys and "
-        "values, above Gaussian matrices of these shapes ({chance['mean']:.3f} \u00b1 "
+        f"values, above Gaussian matrices of these shapes ({chance['mean']:.3f} \u00b1 "
         f"{chance['standard_deviation']:.3f}). It shows what the weights allow, not what the model uses."
     )
     values = scores[:, : -cfg.n_heads, cfg.n_heads :] - chance["mean"]
