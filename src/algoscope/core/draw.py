@@ -7,7 +7,7 @@ grey.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from typing import Any
 
 import plotly.graph_objects as go
@@ -20,6 +20,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel, on_one_scale, span_of
 from algoscope.core.plots import (
     LETTER,
+    LONGEST,
     add_plot,
     colour_bar,
     depth_of,
@@ -32,6 +33,8 @@ from algoscope.core.plots import (
 )
 
 MAX_COLUMNS = 4
+GAP = 0.2  # share of a column's width that stays free beside its plot, at least
+LABELS, BAR_ROOM = 100, 100  # pixels: an axis title with its ticks, and a colour bar with its title
 CAPTION_LINE = 16  # pixels: a line of a caption
 NAMED = {"layer": "L{}", "head": "H{}"}
 DRAWN_AXES = {"heatmap": 2, "scatter": 2, "lines": 1, "bars": 1}
@@ -96,12 +99,14 @@ def compose(finding: Finding) -> go.Figure:
     rows = [row for _, group in figures for row in group]
     columns = max(map(len, rows))
     depths = [max(map(depth_of, row)) for row in rows]
-    width = max(columns * max(width_of(plot) for row in rows for plot in row), 640)
+    each = max(width_of(plot) for row in rows for plot in row)
+    between = max(GAP * each, _room_between(rows))
+    width = max(int(columns * ((1 - GAP) * each + between)), 640)
     captions = [line for text, group in figures for line in [""] * (len(group) - 1) + [wrapped(text, width - 100)]]
     below = [60 + max(map(labels_below, row)) for row in rows]
     gaps = [40 + space + CAPTION_LINE * lines_of(text) for space, text in zip(below, captions, strict=True)]
     area = sum(depths) + sum(gaps[:-1])
-    fig = make_subplots(rows=len(rows), cols=columns, horizontal_spacing=0.2 / columns)
+    fig = make_subplots(rows=len(rows), cols=columns, horizontal_spacing=between / width)
     for r, row in enumerate(rows):
         high = 1 - (sum(depths[:r]) + sum(gaps[:r])) / area
         for c, plot in enumerate(row):
@@ -152,6 +157,16 @@ def find_browser() -> str | None:
 def script() -> str:
     """Plotly's JavaScript, for a page with several figures."""
     return get_plotlyjs()
+
+
+def _room_between(rows: list[list[Panel]]) -> int:
+    """Pixels that the row labels of a plot and the colour bar of its left neighbour need between the two."""
+    needed = 0
+    for left, right in (pair for row in rows for pair in pairwise(row)):
+        labels = max(len(str(label)) for label in right.axes[-2].labels) if right.view == "heatmap" else 0
+        own_bar = left.view == "heatmap" and (left.unit, left.scale) != (right.unit, right.scale)
+        needed = max(needed, LABELS + LETTER * min(labels, LONGEST) + BAR_ROOM * own_bar)
+    return needed
 
 
 def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tuple[int, int], dict[str, Any]]:
