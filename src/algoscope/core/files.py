@@ -1,4 +1,6 @@
-"""Atomic writes: a crash never leaves a partial file, and a full disk raises a one-line error."""
+"""Paths as users write them, and atomic writes: a crash never leaves a partial file, and a full disk raises a one-line
+error.
+"""
 
 import os
 import tempfile
@@ -7,6 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from algoscope.core.errors import RunFolderError
+
+
+def user_path(path: object) -> Path:
+    """A path that a user gave, with `~` expanded: shells leave it after `=`, and in variables and Python there is none.
+
+    Every path that comes from outside goes through here. Raises RunFolderError for what cannot be a path, and for a `~`
+    whose home folder is not known.
+    """
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise RunFolderError(f"{path!r} is no path: give a text or a pathlib.Path")
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise RunFolderError(f"{text!r} is no path: it {'has a NUL character' if text else 'is empty'}")
+    expanded = os.path.expanduser(text)  # noqa: PTH111  # Path's raises where the home folder is not known
+    if expanded.startswith("~") and not Path(expanded).exists():
+        home = Path(expanded).parts[0]
+        raise RunFolderError(f"cannot expand {home} in {text!r}: its home folder is not known; write the whole path")
+    return Path(expanded)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from algoscope.core.errors import DrawingError, UnknownNameError
-from algoscope.core.files import write_atomically
+from algoscope.core.files import user_path, write_atomically
 from algoscope.core.panel import Label, Panel
 from algoscope.core.registry import Entry, Table
 
@@ -201,7 +201,7 @@ class Finding:
         Raises:
             DrawingError: for another ending, and where an image needs a browser that is not installed.
         """
-        path = Path(path)
+        path = user_path(path)
         if path.suffix not in SUFFIXES:
             raise DrawingError(f"cannot write {path.name!r}: the ending must be one of {', '.join(SUFFIXES)}")
         if path.suffix == ".json":

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from algoscope.core.errors import SubjectError, UnknownNameError
-from algoscope.core.files import write_atomically
+from algoscope.core.files import user_path, write_atomically
 from algoscope.core.registry import Entry, Table
 from algoscope.formats.transformerlens import NAMINGS
 from algoscope.networks.lora import whole
@@ -64,7 +64,7 @@ def export(
         ['clock.safetensors', 'clock.json']
     """
     FORMATS[to]  # raises with the known names
-    out = Path(out)
+    out = user_path(out)
     if naming is not None and to != "transformerlens":
         raise SubjectError(f"--naming is for --to transformerlens, not {to}")
     if (naming or "legacy") not in NAMINGS:

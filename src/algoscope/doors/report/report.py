@@ -13,7 +13,7 @@ import jinja2
 
 from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
-from algoscope.core.files import disk_errors, write_atomically
+from algoscope.core.files import disk_errors, user_path, write_atomically
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.core.plots import NARROW, width_of
@@ -75,7 +75,7 @@ def report(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
-    path = Path(out or (origin.path if origin else Path()) / "report.html")
+    path = user_path((origin.path if origin else Path()) / "report.html" if out is None else out)
     with disk_errors(path):  # before the work, not after it
         path.parent.mkdir(parents=True, exist_ok=True)
     questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from algoscope.core.draw import script
-from algoscope.core.files import write_atomically
+from algoscope.core.files import user_path, write_atomically
 from algoscope.core.finding import Finding
 from algoscope.doors.report.report import Section, environment
 from algoscope.version import __version__
@@ -23,5 +23,6 @@ def write_page(finding: Finding, path: str | Path) -> Path:
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    write_atomically(Path(path), page)
-    return Path(path)
+    path = user_path(path)
+    write_atomically(path, page)
+    return path
