@@ -5,22 +5,22 @@ transformer. Nothing is folded or centred: in float32 the logits equal those of 
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging
 
 from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
 from algoscope.formats.huggingface import GPT2_PARTS, LLAMA_PARTS
 from algoscope.networks.transformer import Transformer
+from algoscope.subjects.hf_tokenizer import find_tokenizer
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Numbers, Text
 
 Weights = Mapping[str, Tensor]
 ACTIVATIONS = {
@@ -28,7 +28,6 @@ ACTIVATIONS = {
     "swish": "silu",
 }  # fmt: skip
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the input
 
 
@@ -51,7 +50,7 @@ def open_hf(name: str, rest: str, directory: Path, device: str) -> Subject:
             raise CheckpointError(f"{name}: its weights cannot be read: {_first_line(error)}") from error
         if report["missing_keys"]:
             raise CheckpointError(f"{name}: weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")
-        text = _find_tokenizer(rest, config, offline)
+        text = find_tokenizer(rest, config, offline)
     return Subject(name, convert(source).to(device), text=text)
 
 
@@ -73,23 +72,6 @@ def convert(source: Any) -> Transformer:
         model = Transformer(cfg)
     model.load_state_dict(weights, strict=True, assign=True)
     return model
-
-
-class TokenizerText(Text):
-    """A Hugging Face tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.end_token: int | None = tokenizer.eos_token_id
-
-    def encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text)["input_ids"])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids)))
-
-    def token(self, number: int) -> str:
-        return str(self.tokenizer.decode([number]))
 
 
 # ---------------------------------------------------------------------- families
@@ -239,15 +221,6 @@ def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
     here = Path(rest).exists()
     reason = "it has no config.json" if here else "there is no such folder, and nothing in the local cache"
     raise SubjectError(f"no model at {name}: {reason}; give the folder that `save_pretrained` wrote") from last
-
-
-def _find_tokenizer(rest: str, config: PretrainedConfig, offline: bool) -> Text:
-    if Path(rest).is_dir() and not any((Path(rest) / file).is_file() for file in TOKENIZER_FILES):
-        return Numbers(config.vocab_size)  # the library would create an empty one
-    try:
-        return TokenizerText(AutoTokenizer.from_pretrained(rest, local_files_only=offline))
-    except (OSError, ValueError, KeyError, ImportError):
-        return Numbers(config.vocab_size)
 
 
 def _first_line(error: Exception) -> str:
