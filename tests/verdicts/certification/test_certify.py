@@ -18,7 +18,7 @@ from algoscope.networks.shared_prefixes import plain_logits
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.digits.addition import Addition
 from algoscope.tasks.strings.reversal import Reversal
-from algoscope.verdicts.certification.certify import certify
+from algoscope.verdicts.certification.certify import AGAIN, _Count, certify
 from algoscope.verdicts.certification.domain import domain_of
 from conftest import WEIGHTS
 
@@ -277,3 +277,20 @@ def test_most_of_the_work_is_shared(adder: Subject) -> None:
         for block in adder.model.blocks:
             block._forward_hooks.clear()
     assert sum(positions) < 6.2 * 4_000
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["all right", "all wrong"])
+def test_memory_does_not_grow_with_the_inputs_checked(wrong: bool) -> None:
+    """What a count keeps of 10 and of 100 portions is equally large: tensors are counted with the storage they hold."""
+
+    def kept(n_portions: int) -> int:
+        count = _Count(TWO, n_classes=1, limit=20, spread=n_portions * 10_000 // AGAIN)
+        for _ in range(n_portions):
+            tokens = TWO.at(torch.arange(10_000))
+            margin = torch.linspace(-1.0 if wrong else 1.0, 2.0, len(tokens))
+            count.add(tokens, margin, torch.full((len(tokens), 4), wrong), torch.zeros(len(tokens), dtype=torch.long))
+        assert sum(map(len, count.wrong_rows)) == (20 if wrong else 0)
+        held = [count.hardest, count.hardest_margins, *count.others, *count.wrong_rows]
+        return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}.values())
+
+    assert kept(100) < 1.1 * kept(10) < 1e6

@@ -173,7 +173,7 @@ class _Count:
         pool, pool_margins = torch.cat([self.hardest, tokens]), torch.cat([self.hardest_margins, margin])
         keep = pool_margins.topk(min(AGAIN, len(pool)), largest=False, sorted=False).indices
         self.hardest, self.hardest_margins = pool[keep], pool_margins[keep]
-        self.others.append(tokens[-self.checked % self.spread :: self.spread])
+        self.others.append(tokens[-self.checked % self.spread :: self.spread].clone())  # a view would keep them all
         self.min_margin = min(self.min_margin, float(margin.min()))
         self.checked += len(tokens)
         n_wrong = int(wrong.sum())
@@ -182,7 +182,8 @@ class _Count:
             first = wrong_at[wrong].long().argmax(dim=1)
             self.first_wrong_at += torch.bincount(first, minlength=len(self.first_wrong_at))
             self.wrong_of += torch.bincount(kinds[wrong], minlength=len(self.wrong_of))
-            self.wrong_rows.append(tokens[wrong][: max(0, self.limit - min(self.wrong, self.limit))])
+            room = max(0, self.limit - self.wrong)
+            self.wrong_rows.append(tokens[wrong.nonzero()[:room, 0]])
             self.wrong += n_wrong
 
 
