@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.config import ModelConfig
+from algoscope.core.ambient import settled
 from algoscope.core.errors import VocabularyError
 from algoscope.core.sites import Key, Site, find_site
 from algoscope.core.threads import right_sized
@@ -49,7 +50,7 @@ class Runner:
         """The device of the weights."""
         return self.model.embed.weight.device
 
-    @torch.no_grad()
+    @settled()
     def run(
         self,
         tokens: Tokens,
@@ -88,7 +89,7 @@ class Runner:
             logits = self.model(tokens, at=at, tap=editor, mask=attention_mask)
         return logits, ActivationCache(editor.values, self.sites)
 
-    @torch.no_grad()
+    @settled()
     def run_each(
         self,
         tokens: Tokens,
@@ -159,7 +160,7 @@ class Runner:
         """The logits at every position."""
         return self.run(tokens)[0]
 
-    @torch.no_grad()
+    @settled()
     def unembed(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of a residual stream: final norm, then unembedding, as in the logit lens.
 
@@ -172,7 +173,7 @@ class Runner:
         """
         return self.model.to_logits(stream)
 
-    @torch.no_grad()
+    @settled()
     def generate_tokens(
         self, prompts: Int[Tensor, "batch read"], n_new: int, *, use_cache: bool = True, attention_mask: Mask = None
     ) -> Int[Tensor, "batch new"]:

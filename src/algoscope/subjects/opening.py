@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from algoscope.core.ambient import settled
 from algoscope.core.errors import SubjectError
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
@@ -9,6 +10,7 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
 
 
+@settled()
 def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
     """Open a model by name, ready for every lens and verdict.
 

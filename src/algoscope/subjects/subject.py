@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from algoscope.core.ambient import settled
 from algoscope.core.errors import TaskMismatchError, VocabularyError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
@@ -82,7 +83,7 @@ class Subject(Runner):
             )
         return self._task
 
-    @torch.no_grad()
+    @settled()
     def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
         """Teacher-forced logits at the answer positions of whole sequences.
 
@@ -123,6 +124,7 @@ class Subject(Runner):
         """
         return Subject(name or self.name, model, self._task, self.origin, self.text)
 
+    @settled()
     def folded(self) -> tuple["Subject", tuple[str, ...]]:
         """A copy with norms folded and weights centred, which predicts the same probabilities, and a list of changes.
 
@@ -134,6 +136,7 @@ class Subject(Runner):
         model, changes = fold(self.model)
         return self.with_model(model, f"{self.name} (folded)"), changes
 
+    @settled()
     def to_dtype(self, dtype: torch.dtype) -> "Subject":
         """A copy that computes in another float type.
 
@@ -144,6 +147,7 @@ class Subject(Runner):
         """
         return self.with_model(copy.deepcopy(self.model).to(dtype))
 
+    @settled()
     def before_training(self) -> "Subject | None":
         """The same model at step 0, for a comparison with random weights; None where its run folder has none.
 
