@@ -15,7 +15,8 @@ from algoscope.formats.config_inference import layout_to_config
 from algoscope.formats.layout_reading import tensors_to_layout
 from algoscope.formats.model_building import layout_to_weights
 from algoscope.formats.transformerlens import lens_config_to_fields
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 from algoscope.subjects.huggingface import convert
 from hf_models import D_VOCAB, make, save
 

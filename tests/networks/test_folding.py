@@ -5,7 +5,7 @@ import torch
 
 from algoscope.config import ModelConfig
 from algoscope.networks.build import build
-from algoscope.networks.transformer import Norm
+from algoscope.networks.norms import Norm
 from algoscope.runs.run_folder import weights_hash
 from algoscope.subjects.huggingface import convert
 from algoscope.subjects.subject import Subject

@@ -11,7 +11,8 @@ from algoscope.core.sites import KINDS
 from algoscope.networks.build import build
 from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.parameters import SHAPES, count_parameters
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 from algoscope.recipes.addition import add3_reference
 
 REFERENCE = add3_reference().model

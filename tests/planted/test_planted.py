@@ -13,7 +13,8 @@ from torch import Tensor
 
 import algoscope as ag
 from algoscope.data import seeded
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 from algoscope.planted.models import KEY_FREQUENCIES, Planted, shuffled
 from algoscope.planted.pizza import COMPENSATION, DIRECTIONS, FREQUENCIES
 from algoscope.planted.table import PLANTED

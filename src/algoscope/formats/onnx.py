@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from algoscope.core.errors import SubjectError
 from algoscope.core.sites import KINDS, Site
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 
 OPSET = 20
 LARGEST = 2_000_000_000  # largest size of one file, in bytes

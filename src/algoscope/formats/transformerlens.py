@@ -18,7 +18,8 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
 from algoscope.formats.config_inference import StatedConfig
 from algoscope.formats.layouts import weights_to_layout
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 
 NAMINGS = {"legacy": "transformerlens", "current": "transformerlens-current"}
 ACTIVATIONS = {

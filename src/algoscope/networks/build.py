@@ -5,7 +5,8 @@ from torch import nn
 
 from algoscope.config import ModelConfig
 from algoscope.networks.low_rank import LowRank
-from algoscope.networks.transformer import Norm, Transformer
+from algoscope.networks.norms import Norm
+from algoscope.networks.transformer import Transformer
 
 
 def build(cfg: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:

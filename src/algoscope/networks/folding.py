@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from algoscope.networks.lora import whole
-from algoscope.networks.transformer import Norm, Transformer
+from algoscope.networks.norms import Norm
+from algoscope.networks.transformer import Transformer
 
 
 @torch.no_grad()

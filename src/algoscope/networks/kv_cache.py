@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.networks.attention_kernels import join_keys, multiply_shared
+from algoscope.networks.taps import precise
 
 KeysValues = tuple[Float[Tensor, "prefix kv_head cached d_head"], Float[Tensor, "prefix kv_head cached d_head"]]
 
@@ -25,8 +26,8 @@ class AttendedKeys:
     rows_per_prefix: int = 1
 
     def scores(self, queries: Float[Tensor, "batch head query d_head"]) -> Float[Tensor, "batch head query key"]:
-        """The product of every query with every key, before scaling and masking."""
-        n_heads = queries.shape[1]
+        """The product of every query with every key, before scaling and masking; of half precision in float32."""
+        n_heads, queries = queries.shape[1], queries.to(precise(queries.dtype))
         new = queries @ _for_heads(self.keys, n_heads).mT
         if self.cached is None:
             return new
@@ -34,18 +35,18 @@ class AttendedKeys:
 
     def mix(self, pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query d_head"]:
         """The mean of the values, weighted by the attention pattern."""
-        n_heads = pattern.shape[1]
+        n_heads, pattern = pattern.shape[1], pattern.to(precise(pattern.dtype))
         n_cached = pattern.shape[-1] - self.values.shape[2]
         mixed = pattern[..., n_cached:] @ _for_heads(self.values, n_heads)
         if self.cached is not None:
             cached_values = _for_heads(self.cached[1], n_heads)
             mixed += multiply_shared(pattern[..., :n_cached], cached_values, self.rows_per_prefix)
-        return mixed
+        return mixed.to(self.values.dtype)
 
 
 def _for_heads(x: Float[Tensor, "any kv_head pos d_head"], n_heads: int) -> Float[Tensor, "any head pos d_head"]:
-    """Keys or values, repeated for each query head of their group."""
-    group = n_heads // x.shape[1]
+    """Keys or values, repeated for each query head of their group, in the type of products."""
+    x, group = x.to(precise(x.dtype)), n_heads // x.shape[1]
     return x if group == 1 else x.repeat_interleave(group, dim=1)
 
 

@@ -6,7 +6,8 @@
 
 Each activation passes through `tap(kind, layer, value)`, which returns it or a replacement; the kinds are those of
 `core.sites`. Activations that the model itself does not need are computed only for a tap that reads them
-(`kind in tap.kinds`).
+(`kind in tap.kinds`). In half precision, scores, softmax, rotary angles and the statistics of norms are computed in
+float32, as in `transformers`, and rounded once.
 Axis names in the shapes are explained in `core.sites`.
 """
 
@@ -28,29 +29,15 @@ from algoscope.core.sites import KINDS, Site, sites_of_kinds
 from algoscope.networks.attention_kernels import scale_and_bias, softmax_over_keys
 from algoscope.networks.kv_cache import AttendedKeys, KeyValueCache
 from algoscope.networks.low_rank import linear
+from algoscope.networks.norms import Norm, make_norm
 from algoscope.networks.position_encodings import attention_bias, rotary_angles, rotate, sinusoidal_embedding
+from algoscope.networks.taps import NO_TAP, Tap, is_traced, precise, tap_rounded
 
 Residual = Float[Tensor, "batch pos d_model"]
 PositionIds = Int[Tensor, "sequence"] | Int[Tensor, "batch sequence"]
 EVERYWHERE = slice(None)
 LEARNED = ("learned", *BY_DIGIT)
 ADDED = (*LEARNED, "sinusoidal")
-
-
-class Tap:
-    """Reads or replaces activations at sites of these `kinds`, in these `layers` (None: in all). This base class does
-    nothing; a subclass overrides all three.
-    """
-
-    kinds: frozenset[str] = frozenset()
-    layers: frozenset[int | None] | None = None
-
-    def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
-        """Return the value, or a replacement of the same shape."""
-        return value
-
-
-NO_TAP = Tap()
 
 
 @dataclass(frozen=True)
@@ -68,43 +55,6 @@ class AttentionContext:
     def bias_at(self, at: slice) -> Float[Tensor, "#batch #head read key"] | None:
         """The bias for queries at these positions."""
         return None if self.bias is None else self.bias[..., at, :]
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm with a learned weight (and bias). Sites: the divisor (`scale`), and the quotient
-    (`normalized`).
-    """
-
-    def __init__(self, size: int, name: str, layer: int | None, centred: bool, eps: float) -> None:
-        super().__init__()
-        self.layer, self.eps, self.centred = layer, eps, centred
-        self.scale_kind, self.normalized_kind = kinds = f"{name}_scale", f"{name}_normalized"
-        self.kinds = frozenset(kinds)
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if centred else None
-
-    def forward(self, x: Float[Tensor, "*rows size"], tap: Tap) -> Float[Tensor, "*rows size"]:
-        if tap.kinds.isdisjoint(self.kinds):
-            if self.centred:
-                return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        if self.centred:
-            x = x - x.mean(dim=-1, keepdim=True)
-        scale = tap(self.scale_kind, self.layer, (x.pow(2).mean(dim=-1, keepdim=True) + self.eps).sqrt())
-        x = tap(self.normalized_kind, self.layer, x / scale) * self.weight
-        return x if self.bias is None else x + self.bias
-
-
-class NoNorm(nn.Module):
-    """The identity, for models without norms."""
-
-    def forward(self, x: Float[Tensor, "*rows size"], tap: Tap) -> Float[Tensor, "*rows size"]:
-        return x
-
-
-def make_norm(cfg: ModelConfig, name: str, layer: int | None) -> Norm | NoNorm:
-    norm = cfg.normalization_type
-    return NoNorm() if norm is None else Norm(cfg.d_model, name, layer, norm == "LN", cfg.eps)
 
 
 class Attention(nn.Module):
@@ -138,22 +88,33 @@ class Attention(nn.Module):
             k = tap("rot_k", layer, rotate(k, context.angles))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch head pos d_head]
         attended = AttendedKeys(k, v) if context.cache is None else context.cache.extend(layer, k, v)
-        scores = tap("attn_scores", layer, scale_and_bias(attended.scores(q), self.scale, context.bias_at(at)))
-        pattern = tap("pattern", layer, softmax_over_keys(scores, self.cfg.softmax_plus_one))
+        scores = scale_and_bias(attended.scores(q), self.scale, context.bias_at(at))
+        scores = tap_rounded(tap, "attn_scores", layer, scores, x.dtype)
+        pattern = tap("pattern", layer, softmax_over_keys(scores, self.cfg.softmax_plus_one).to(x.dtype))
         z = tap("z", layer, attended.mix(pattern).transpose(1, 2))
         return self.out(z, tap)
 
     def out(self, z: Float[Tensor, "batch pos head d_head"], tap: Tap) -> Float[Tensor, "batch pos d_model"]:
         """The output projection of `z`; the output of each head (`result`) is computed only for a tap that reads it."""
+        plain = self.o(z.flatten(2))
         if "result" not in tap.kinds:
-            return self.o(z.flatten(2))
+            return plain
         w_o = rearrange(self.o.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.d_head)
         result = einsum(z, w_o, "b pos head d_head, head d_head d_model -> b pos head d_model")
-        return self.sum_of_heads(tap("result", self.layer, result))
+        return self.sum_of_heads(tap("result", self.layer, result), result, plain)
 
-    def sum_of_heads(self, result: Float[Tensor, "batch pos head d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        total = result.sum(dim=2)
-        return total if self.o.bias is None else total + self.o.bias
+    def sum_of_heads(
+        self,
+        new: Float[Tensor, "*rows pos head d_model"],
+        old: Float[Tensor, "*rows pos head d_model"],
+        plain: Float[Tensor, "*rows pos d_model"],
+    ) -> Float[Tensor, "*rows pos d_model"]:
+        """The output for these outputs of the heads; `plain`, which is that for `old`, where none of them differs."""
+        if new is old and not is_traced():
+            return plain
+        total = new.sum(dim=-2)
+        total = total if self.o.bias is None else total + self.o.bias
+        return total if is_traced() else torch.where((new == old).all(dim=-2), plain, total)
 
     def _split(self, x: Float[Tensor, "batch pos both"]) -> Float[Tensor, "batch pos head d_head"]:
         return x.unflatten(-1, (-1, self.d_head))
@@ -216,7 +177,9 @@ class Block(nn.Module):
         if self.mlp is not None and self.ln2 is not None:
             if not self.parallel:
                 x = mid = tap("resid_mid", self.layer, mid)
-            mid = mid + tap("mlp_out", self.layer, self.mlp(self.ln2(x, tap), tap))
+            mlp_out = tap("mlp_out", self.layer, self.mlp(self.ln2(x, tap), tap))
+            as_library = self.parallel and x.dtype != precise(x.dtype)  # in half precision the order of a sum matters
+            mid = x + (attn_out + mlp_out) if as_library else mid + mlp_out
         return tap("resid_post", self.layer, mid)
 
 
@@ -374,7 +337,8 @@ class Transformer(nn.Module):
         if self.cfg.positions == "rotary":
             angles = rotary_angles(self._counted(n_new, first, mask), self.cfg, dtype)
         query = torch.arange(first, first + n_new, device=device)
-        return AttentionContext(attention_bias(query, first + n_new, mask, self.cfg, dtype), angles, cache, tap)
+        bias = attention_bias(query, first + n_new, mask, self.cfg, precise(dtype))
+        return AttentionContext(bias, angles, cache, tap)
 
     def _counted(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from algoscope.core.errors import UnknownNameError
 from algoscope.core.sites import Key, Site, find_site
-from algoscope.networks.transformer import Tap
+from algoscope.networks.taps import Tap
 
 
 class ActivationCache(Mapping[Key, Tensor]):

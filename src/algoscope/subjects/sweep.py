@@ -19,7 +19,8 @@ from torch import Tensor
 
 from algoscope.core.sites import KINDS, Site
 from algoscope.networks.kv_cache import KeyValueCache
-from algoscope.networks.transformer import EVERYWHERE, NO_TAP, Tap, Transformer
+from algoscope.networks.taps import NO_TAP, Tap
+from algoscope.networks.transformer import EVERYWHERE, Transformer
 from algoscope.subjects.cache import Recorder
 from algoscope.subjects.edits import Edit, Patch
 
@@ -41,6 +42,7 @@ NEEDED = {  # activations of the base run needed for an edit there, beside the s
     "embed": ("pos_embed",),
     "pos_embed": ("embed",),
     "mlp_out": ("resid_mid", "attn_out"),
+    "result": ("attn_out",),
     **dict.fromkeys(FEED_FORWARD, ("attn_out",)),
 }
 
@@ -244,12 +246,14 @@ class _Base:
         attn = self.model.block(layer).attn
         for site, members in _by_site(edits):
             edited = _written(self.values[site], members, site.kind)[:, :, start : self.end][:, :, at]
-            stream = self.values[Site("resid_pre", layer)][:, start : self.end][:, at]
-            stream = stream[:, None].expand(-1, len(members), -1, -1)
+            stream = self._repeated(Site("resid_pre", layer), len(members), start, at)
             if site.kind == "z":
                 out = self._rows(attn.out(edited.flatten(0, 1), NO_TAP))
             elif site.kind == "result":
-                out = self._rows(attn.sum_of_heads(edited.flatten(0, 1)))
+                old, plain = (
+                    self._repeated(where, len(members), start, at) for where in (site, Site("attn_out", layer))
+                )
+                out = attn.sum_of_heads(edited, old, plain)
             elif site.kind == "attn_out":
                 out = edited
             else:
@@ -257,6 +261,11 @@ class _Base:
             streams.append(stream)
             outs.append(out)
         return torch.cat(streams, dim=1), torch.cat(outs, dim=1)
+
+    def _repeated(self, site: Site, n_edits: int, start: int, at: slice) -> Float[Tensor, "batch edit *rest"]:
+        """The value of the base run at the positions that are computed, once per edit."""
+        value = self.values[site][:, start : self.end][:, at]
+        return value[:, None].expand(-1, n_edits, *[-1] * (value.ndim - 1))
 
     def _in_attention(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
         tap = _RowEdits(edits, self.n_inputs)

@@ -17,7 +17,7 @@ from algoscope.lenses.interventions import ablation
 from algoscope.lenses.interventions.ablation import ablate
 from algoscope.lenses.interventions.replacements import KINDS, components, others
 from algoscope.networks.build import build
-from algoscope.networks.transformer import Tap
+from algoscope.networks.taps import Tap
 from algoscope.planted.table import PLANTED
 from algoscope.runs.run_folder import weights_hash
 from algoscope.subjects.huggingface import convert

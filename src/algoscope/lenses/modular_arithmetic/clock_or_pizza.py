@@ -32,7 +32,8 @@ from algoscope.lenses.modular_arithmetic._circles import (
 from algoscope.lenses.modular_arithmetic._clock_panels import ABOUT, panels_of, tables_of
 from algoscope.lenses.modular_arithmetic.operand_pairs import has_pairs
 from algoscope.networks.build import build
-from algoscope.networks.transformer import Tap, Transformer
+from algoscope.networks.taps import Tap
+from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
