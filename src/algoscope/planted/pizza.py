@@ -45,8 +45,7 @@ def pizza() -> Planted:
         mlp_bias=False,
         causal=False,
     )
-    # small, so that the embedding of the last token is small relative to the output of the head;
-    # circles of different sizes, so that each has its own principal components
+    # small, so that the embedding of the last token is small relative to the output of the head
     size = torch.linspace(0.1, 0.05, 2 * n).repeat(2)
     answer_wave, wave = waves(task.p, FREQUENCIES), waves(task.p, FREQUENCIES + doubles)
     both = stream.read("both").view(2, 2 * n, -1)  # [cos or sin, frequency, d_model]

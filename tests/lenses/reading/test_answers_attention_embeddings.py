@@ -14,6 +14,7 @@ from algoscope.networks.build import build
 from algoscope.runs.run_folder import weights_hash
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.digits.addition import Addition
+from algoscope.tasks.groups.modular import Modular
 
 TASK = Addition(n_digits=2)
 PAIR = ["12+34", "99+1"]
@@ -252,3 +253,21 @@ def test_bad_input_is_named() -> None:
         _ = ag.lenses.nonsense
     with pytest.raises(UnknownNameError):
         LENSES["atention"]
+
+
+def test_numbers_on_circles_are_told_in_the_planes_of_their_frequencies() -> None:
+    """Circles of equal size, which principal components mix; numbers by their logarithms where they are multiplied."""
+    task = Modular(p=23, operation="*")
+    cfg = ModelConfig(d_vocab=task.d_vocab, n_ctx=task.n_ctx, d_model=16, n_layers=1, d_mlp=16)
+    model = build(cfg, 0)
+    random = ag.lenses.embeddings(Subject("random", model, task))
+    assert random["circularity"]["after"] < 0.3
+    angle = 2 * torch.pi / 22 * torch.outer(torch.arange(22), torch.tensor([1, 3, 4, 8]))
+    frame = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0]
+    powers = torch.tensor([pow(5, k, 23) for k in range(22)])  # 5 is the smallest primitive root
+    model.embed.weight.data[powers] = torch.cat([angle.cos(), angle.sin()], dim=1) @ frame[:8]
+    on_circles = ag.lenses.embeddings(Subject("circles", model, task))
+    assert on_circles["circularity"]["after"] == pytest.approx(1)
+    assert set(on_circles["token circles"].axes[0].labels) == {f"frequency {k}" for k in (1, 3, 4, 8)}
+    np.testing.assert_allclose(np.linalg.norm(on_circles["token circles"].values, axis=-1), 1, atol=1e-6)
+    assert ag.lenses.embeddings("planted:carry-adder")["circularity"] is None

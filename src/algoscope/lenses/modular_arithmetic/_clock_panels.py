@@ -8,7 +8,16 @@ from jaxtyping import Float
 
 from algoscope.core.finding import Cell, ResultTable
 from algoscope.core.panel import Axis, Panel
-from algoscope.lenses.modular_arithmetic._circles import FORMS, READINGS, Cube, IsolatedCircle, by_distance
+from algoscope.lenses.modular_arithmetic.circles import (
+    FORMS,
+    MOST_CIRCLES,
+    READINGS,
+    Cube,
+    IsolatedCircle,
+    by_distance,
+    circle_axis,
+    circle_panel,
+)
 from algoscope.tasks.groups.group_tables import Structure
 
 ABOUT = (
@@ -16,12 +25,13 @@ ABOUT = (
     "are cos w(a+b-c). A pizza adds the operands as vectors and measures the length of the sum along many directions, "
     "|cos w(a-b)/2| cos w(a+b-c): it is symmetric in the operands, and weak where they are opposite on the circle. "
     "Two tests separate them, over all pairs: whether a logit has the same gradient with respect to both operands' "
-    "embeddings, and the form of the logits when only one circle is left in the embeddings. A model that has not "
-    "learned its task gets no verdict; one that fits neither is called `neither`. Definitions: Zhong et al., arXiv "
-    "2306.17844."
+    "embeddings, and the form of the logits when only one circle is left in the embeddings. A circle is measured in "
+    "the plane of one frequency. A model that has not learned its task gets no verdict; where one circle at a time "
+    "explains little of the logits, the test does not apply; what fits neither is called `neither`. Definitions: "
+    "Zhong et al., arXiv 2306.17844, where circles are pairs of principal components, which mix circles of equal size."
 )
-SHOWN = 8  # circles that are drawn
 BINS = 40  # of cosines
+LITTLE = 0.1  # of the logits of single circles: what explains less tells nothing
 
 
 def panels_of(
@@ -33,14 +43,19 @@ def panels_of(
     """Isolated circles, gradients, the logit of the right answer, and the circles themselves."""
     if not isolated:
         return [_gradients(cosines), _right_logit(cube)]
-    return [_fits(isolated[:SHOWN]), _gradients(cosines), _right_logit(cube), _points(structure, isolated[:SHOWN])]
+    return [
+        _fits(isolated[:MOST_CIRCLES]),
+        _gradients(cosines),
+        _right_logit(cube),
+        circle_panel("circles", structure.first.tolist(), [one.circle for one in isolated]),
+    ]
 
 
 def _fits(isolated: Sequence[IsolatedCircle]) -> Panel:
     return Panel(
         name="circles alone",
         title="logits of one circle at a time",
-        axes=(_circle_axis(isolated), Axis("form", tuple(FORMS), "form of the logits")),
+        axes=(circle_axis([one.circle for one in isolated]), Axis("form", tuple(FORMS), "form of the logits")),
         values=np.array([list(one.fits.values()) for one in isolated]),
         unit="share of the logits' variance",
         zero="the form explains nothing",
@@ -50,17 +65,13 @@ def _fits(isolated: Sequence[IsolatedCircle]) -> Panel:
         words=np.array([[f"{value:.3f}" for value in one.fits.values()] for one in isolated], dtype=object),
         hover=np.array([[FORMS[name] for name in one.fits] for one in isolated], dtype=object),
         caption=(
-            "The model with one circle at a time. All but two principal components of its number embeddings are "
-            "ablated (replaced by their mean); a cell is the share of the variance of the logits that a form explains. "
+            "The model with one circle at a time. All but one frequency of its number embeddings is ablated (only "
+            "their mean is left); a cell is the share of the variance of the logits that a form explains. "
             "Clock: cos w(a+b-c). Pizza: |cos w(a-b)/2| cos w(a+b-c), or its full formula. Accompanying "
             "circles, of twice the frequency, are strong where a pizza is weak. The forms overlap: a true clock is 81 "
             "% a pizza, and the other way round."
         ),
     )
-
-
-def _circle_axis(isolated: Sequence[IsolatedCircle]) -> Axis:
-    return Axis("circle", tuple(f"frequency {one.circle.frequency}" for one in isolated))
 
 
 def _gradients(cosines: Sequence[Float[np.ndarray, "_triple"]]) -> Panel:
@@ -112,64 +123,24 @@ def _right_logit(cube: Cube) -> Panel:
     )
 
 
-def _points(structure: Structure, isolated: Sequence[IsolatedCircle]) -> Panel:
-    return Panel(
-        name="circles",
-        title="number embeddings on their circles",
-        axes=(
-            _circle_axis(isolated),
-            Axis("number", tuple(structure.first.tolist())),
-            Axis("component", ("first component", "second component")),
-        ),
-        values=np.stack([one.circle.points for one in isolated]),
-        unit="embedding units",
-        zero="the mean of the numbers",
-        view="scatter",
-        caption=(
-            "The number embeddings on pairs of principal components that share a frequency. Colour is the number: it "
-            "goes round the circle as often as the frequency."
-        ),
-    )
-
-
 def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
     """The tests with their bounds, and the circles where there are any."""
-    bounds, isolated = facts["bounds"], facts["isolated"]
-    untrained = [value for value in facts["untrained"] if value is not None]
-    rows: list[tuple[Cell, ...]] = [
-        ("accuracy over all pairs", facts["accuracy"], f"not learned below {bounds['accurate']:g}"),
-        ("circularity of the embeddings", facts["circularity"], f"neither below {bounds['circular']:g}"),
-        (
-            "gradient symmetricity s_g",
-            facts["symmetricity"],
-            f"pizza: at least {bounds['alike']:g}; clock: below {bounds['apart']:g}",
-        ),
-        ("standard error of s_g", facts["symmetricity_error"], ""),
-        ("s_g of untrained models, mean", sum(untrained) / len(untrained) if untrained else None, "a control"),
-        *((f"one circle at a time: {name}", isolated[name], "the larger of clock and pizza") for name in READINGS[:2]),
-        (
-            "one circle at a time: accompanying",
-            isolated["accompanying"],
-            f"pizza: with the pizza at least {bounds['fits']:g}",
-        ),
-        ("clock forms of all circles together", facts["cosines"], f"clock: at least {bounds['fits']:g}"),
-        ("distance irrelevance q", facts["distance_irrelevance"], "not used in the verdict"),
-    ]
     tests = ResultTable(
         title="Tests of clock and pizza",
-        columns=("test", "value", "bound"),
-        rows=tuple(rows),
+        columns=("test", "value", "bound", "holds"),
+        rows=tuple(_test_rows(facts)),
         caption=(
-            "Circularity: 1 = the main components of the numbers are circles. Symmetricity: 1 = both operands have the "
-            "same effect. One circle at a time, and all circles: shares of the logits' variance. Distance irrelevance: "
-            "0 = the right answer's logit depends on the difference of the operands alone; no value: that logit is "
-            "constant."
+            "Circularity: the share of the variance of the number embeddings that circles explain, in the planes of "
+            "their frequencies. Symmetricity: 1 = both operands have the same effect. One circle at a time, and "
+            "cosines: shares of the logits' variance. Distance irrelevance: 0 = the right answer's logit depends on "
+            "the difference of the operands alone."
         ),
     )
     circles = [
         (
             row["frequency"],
             row["variance"],
+            row["ratio"],
             row["fits"]["clock"],
             max(row["fits"]["pizza"], row["fits"]["whole pizza"]),
             row["fits"]["accompanying"],
@@ -183,12 +154,68 @@ def tables_of(facts: Mapping[str, Any]) -> list[ResultTable]:
         tests,
         ResultTable(
             title="Circles",
-            columns=("frequency", "share of embedding variance", *READINGS, "reads as"),
+            columns=("frequency", "share of embedding variance", "ratio of axes", *READINGS, "reads as"),
             rows=tuple(circles),
             caption=(
-                "Pairs of principal components of the number embeddings that share a frequency, largest first: their "
-                "share of the embeddings' variance, and the share of the logits' variance that each form explains "
-                "with only this circle left."
+                "The number embeddings in the planes of single frequencies, largest first: the share of the "
+                "embeddings' variance that a circle explains, the ratio of the axes of the ellipse (1 = a circle), and "
+                "the share of the logits' variance that each form explains with only this frequency left."
             ),
+        ),
+    ]
+
+
+def _test_rows(facts: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+    bounds, isolated, tests = facts["bounds"], facts["isolated"], facts["tests"]
+    untrained = [value for value in facts["untrained"] if value is not None]
+    alone = {f"one circle at a time: {name}": isolated[name] for name in READINGS}
+    clock, pizza, accompanying = alone
+    gradient = "the same" if tests["same gradient"] else "different" if tests["different gradients"] else "in between"
+    return [
+        ("accuracy over all pairs", facts["accuracy"], f"at least {bounds['accurate']:g}", tests["learned"]),
+        (
+            "circularity of the embeddings",
+            facts["circularity"],
+            f"at least {bounds['circular']:g}: on circles; not used in the verdict",
+            tests["numbers on circles"],
+        ),
+        (
+            "gradient symmetricity s_g",
+            facts["symmetricity"],
+            f"the same: at least {bounds['alike']:g}; different: below {bounds['apart']:g}",
+            gradient,
+        ),
+        ("standard error of s_g", facts["symmetricity_error"], "", ""),
+        ("s_g of untrained models, mean", sum(untrained) / len(untrained) if untrained else "none", "a control", ""),
+        (
+            clock,
+            alone[clock],
+            f"a clock: more than the pizza, and at least {LITTLE:g}",
+            tests["one circle is a clock"],
+        ),
+        (
+            pizza,
+            alone[pizza],
+            f"a pizza: more than the clock, and with the accompanying at least {bounds['fits']:g}",
+            tests["one circle is a pizza"],
+        ),
+        (accompanying, alone[accompanying], "", ""),
+        (
+            "clock, or pizza with accompanying",
+            max(isolated["clock"], isolated["pizza"] + isolated["accompanying"]),
+            f"at least {bounds['fits']:g}; with less only a clock can be told",
+            tests["one circle is explained"],
+        ),
+        (
+            "cosines of the logits' frequencies together",
+            facts["cosines"],
+            f"at least {bounds['fits']:g}",
+            tests["logits are cosines"],
+        ),
+        (
+            "distance irrelevance q",
+            "none: constant logit" if facts["distance_irrelevance"] is None else facts["distance_irrelevance"],
+            "not used in the verdict",
+            "",
         ),
     ]

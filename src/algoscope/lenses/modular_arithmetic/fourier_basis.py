@@ -1,4 +1,4 @@
-"""The orthonormal real Fourier basis on the numbers modulo n, and the share of a vector at each frequency."""
+"""The orthonormal real Fourier basis on the numbers modulo n."""
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +13,3 @@ def fourier_basis(n: int) -> Float[np.ndarray, "n n"]:
     waves = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(-1, n) * np.sqrt(2 / n)
     ends = [np.where(np.arange(n) % 2, -1.0, 1.0)[None] / np.sqrt(n)] if n % 2 == 0 else []
     return np.concatenate([np.full((1, n), 1 / np.sqrt(n)), waves, *ends])
-
-
-def frequency_shares(vectors: Float[np.ndarray, "n vector"]) -> Float[np.ndarray, "frequency vector"]:
-    """The share of each column's squared length at each frequency 0 .. n / 2; a column sums to 1. Row 0 is the
-    constant part. NaN for a column of zeros.
-    """
-    power = (fourier_basis(len(vectors)) @ vectors) ** 2
-    first_of_each = np.concatenate([[0], np.arange(1, len(vectors), 2)])
-    shares = np.add.reduceat(power, first_of_each, axis=0)
-    total = shares.sum(axis=0)
-    return np.divide(shares, total, out=np.full_like(shares, np.nan), where=total > 0)

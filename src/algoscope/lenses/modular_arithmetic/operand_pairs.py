@@ -14,7 +14,7 @@ from algoscope.core.threads import free_cores, threads
 from algoscope.data import FixedBatches, batches, held_out
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
-from algoscope.tasks.base import Tokens
+from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.binary import Binary
 from algoscope.tasks.groups.group_tables import Structure
 
@@ -79,6 +79,12 @@ def has_pairs(subject: Subject) -> bool:
     """Whether the subject's task is the operation of a group that is not too large."""
     structure = subject.task.structure() if subject.has_task and isinstance(subject.task, Binary) else None
     return structure is not None and structure.order <= LARGEST
+
+
+def cyclic_sum(task: Task) -> Structure | None:
+    """The group of a task whose operation is addition modulo a number, with the elements in some order."""
+    structure = task.structure() if isinstance(task, Binary) else None
+    return structure if structure is not None and structure.is_cyclic_sum else None
 
 
 def pairs_of(subject: Subject) -> Pairs:

@@ -12,6 +12,8 @@ from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import Measure
+from algoscope.lenses.modular_arithmetic.circles import circle_panel, circles_of, circularity
+from algoscope.lenses.modular_arithmetic.operand_pairs import cyclic_sum
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
@@ -26,9 +28,9 @@ ABOUT = (
     "Every token, and where positions are learned every position, is a vector in the residual stream; training "
     "arranges these vectors. The effective dimension (participation ratio of the variances) is the number of "
     "directions in which they spread: 1 = along a line, n = n directions equally. Points on a circle or a line mean "
-    "that the order of the labels is represented; the angle between two vectors says how similarly a linear readout "
-    "must treat "
-    "them."
+    "that the order of the labels is represented; principal components mix circles of equal size, so the circles of "
+    "numbers modulo n are looked for in the planes of their frequencies. The angle between two vectors says how "
+    "similarly a linear readout must treat them."
 )
 COORDINATE = Measure("embedding units", "the mean of the points")
 VARIANCE = Measure("share of the variance", "none of the variance", "all of the variance", "unit")
@@ -53,7 +55,10 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
         explained variance` [when component], the share of the variance on each component, summing to 1; `...
         similarity` [when point other], the cosine of the angle at the origin, 0 = orthogonal, 1 = same direction. Fact
         `effective_dimension`: the participation ratio (sum of variances)^2 / sum of squared variances: 1 = all on a
-        line, n = n directions equally.
+        line, n = n directions equally. For
+        addition modulo n (and operations that are one in another order) a panel `token circles` [circle number
+        direction] and a fact `circularity`, the share of the variance of the number embeddings that circles explain in
+        the planes of single frequencies: 1 = all of it, 0 = no frequency stands out.
 
     Raises:
         ConfigError: for a model of free text with more than 200 tokens and no inputs.
@@ -89,11 +94,22 @@ def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: 
         f"{what} embeddings: " + ", ".join(f"{value:.1f} {when}" for when, value in by_when.items())
         for what, by_when in dimension.items()
     )
+    cyclic = cyclic_sum(subject.task) if subject.has_task else None
+    circles = {} if cyclic is None else {
+        when: circles_of(_array(model.token_embedding())[cyclic.first]) for when, model in models.items()
+    }  # fmt: skip
+    circularities = {when: circularity(on_circles) for when, on_circles in circles.items()} or None
+    claim = f"effective dimension of the {dimensions} training"
+    if circularities:
+        claim += f"; circles explain {circularities['after']:.0%} of the variance of the number embeddings"
+    panels = [panel for what, parts in sets.items() for panel in _panels(what, *parts)]
+    if cyclic is not None and circles["after"]:
+        panels.append(circle_panel("token circles", cyclic.first.tolist(), circles["after"]))
     return subject.finding(
         "embeddings",
-        f"effective dimension of the {dimensions} training",
-        {"effective_dimension": dimension},
-        [panel for what, parts in sets.items() for panel in _panels(what, *parts)],
+        claim,
+        {"effective_dimension": dimension, "circularity": circularities},
+        panels,
         about=ABOUT,
         tables=[_table({what: by_when for what, (*_, by_when) in sets.items()})],
     )

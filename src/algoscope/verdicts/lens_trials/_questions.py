@@ -66,11 +66,8 @@ def is_an_induction_pair(lens: Lens, subject: Subject, mechanism: Mechanism) -> 
 
 
 def numbers_lie_on_circles(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The cosine of two numbers' embeddings depends on their difference alone: it hardly varies along diagonals."""
-    similarity = lens(subject)["token similarity"].values[-1]
-    by_distance = np.stack([np.roll(row, -i) for i, row in enumerate(similarity)])[:, 1:]
-    total = by_distance.var()
-    return bool(total > 0 and by_distance.var(axis=0).mean() < (1 - MOSTLY) * total)
+    """Circles explain nearly all of the variance of the number embeddings."""
+    return bool(lens(subject)["circularity"]["after"] >= MOSTLY)
 
 
 def reads_as(verdict: str) -> Question:

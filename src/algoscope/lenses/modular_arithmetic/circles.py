@@ -1,18 +1,23 @@
-"""Circles in the number embeddings modulo n, and the logits of a model with one circle."""
+"""Circles in the number embeddings modulo n, and the logits of a model with one circle.
 
-from collections.abc import Mapping
+A circle is looked for in the plane of one frequency: the span of the cosine and the sine of the numbers at that
+frequency. Principal components would not do: they mix circles of equal size.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 
-from algoscope.lenses.modular_arithmetic.fourier_basis import frequency_shares
+from algoscope.core.panel import Axis, Panel
+from algoscope.lenses.modular_arithmetic.fourier_basis import fourier_basis
 
-FIRST = 4  # principal components averaged in circularity
-NOTHING = 1e-6  # of the largest singular value: smaller components are rounding
-FAINT = 0.01  # a circle with less of the embeddings' variance is left out
-HALF = 0.5  # a principal component belongs to the frequency with at least this share of it
+FAINT = 0.01  # a frequency with less of the variance is no key frequency
+STANDS_OUT = 4.0  # and one that is not this many times the median frequency: random vectors have all of them alike
+NARROW = 0.1  # an ellipse whose axes have a smaller ratio counts as a line
+MOST_CIRCLES = 8  # that are drawn
 CONSTANT = 1e-4  # the right answer's logit is the same for all pairs where it varies less than this share of all logits
 FORMS = {
     "clock": "cos w(a+b-c)",
@@ -31,49 +36,96 @@ Vectors = Float[np.ndarray, "n d_model"]
 
 @dataclass(frozen=True, eq=False)
 class Circle:
-    """Two principal components of one frequency: the numbers' coordinates on them, the embeddings with all other
-    components removed, their share of the embeddings' variance, and the share of the two that has this frequency.
+    """The numbers in the plane of one frequency, whose two directions are those of its cosine and its sine.
+
+    `points` are the embeddings' coordinates on the plane, `vectors` the embeddings with all other frequencies removed,
+    `variance` the share of the embeddings' variance that a circle explains, `ratio` that of the shorter to the longer
+    axis of the ellipse on which the numbers lie at this frequency (1 = a circle, 0 = a line), `purity` the share of the
+    points' variance that has this frequency.
     """
 
     frequency: int
-    components: tuple[int, int]
     points: Float[np.ndarray, "n 2"]
     vectors: Vectors
     variance: float
+    ratio: float
     purity: float
 
 
-def circularity(vectors: Vectors) -> float:
-    """The mean, over the first four principal components, of the largest share that one frequency has of each: 1 where
-    each is a sinusoid on the n elements, of any frequency.
-
-    For an odd n this is the published measure, min(1, 2/n |sum_j v_j e^(2 pi i jk/n)|^2) at its best k (Zhong et al.,
-    arXiv 2306.17844); of the alternating function of an even n the published one counts the double.
+def key_frequencies(shares: Float[np.ndarray, "frequency"]) -> list[int]:
+    """The frequencies, from 1 on, that stand out by their shares of a variance: at least a hundredth of it, and four
+    times the (lower) median of all. At most half of them can: where all have about the same share, as in random vectors
+    and in lookup tables, there are none.
     """
-    points = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[0]
-    return float(frequency_shares(points[:, :FIRST])[1:].max(axis=0).mean())
+    if not len(shares):
+        return []
+    middle = np.sort(shares)[(len(shares) - 1) // 2]
+    return [int(i) + 1 for i in np.flatnonzero(shares >= max(FAINT, STANDS_OUT * middle))]
 
 
-def circles_of(vectors: Vectors) -> list[Circle]:
-    """The pairs of principal components that share a frequency, those of most variance first.
+def circles_of(vectors: Vectors, frequencies: Sequence[int] = ()) -> list[Circle]:
+    """The numbers in the planes of the key frequencies of their embeddings, and of the given ones, those of most
+    variance first.
 
-    A component belongs to the frequency that has at least half of it; if there are more than two, the first two are
-    used.
+    The amplitudes [2 d_model] of a frequency map the numbers' cosines and sines to embeddings. With singular values r
+    and s the numbers lie on an ellipse with these axes, and the best circle explains (r + s)^2 / 2 of its r^2 + s^2.
+    Frequency n / 2 of an even n has no sine and thus no plane.
     """
+    n = len(vectors)
     centre = vectors.mean(axis=0)
-    points, size, directions = np.linalg.svd(vectors - centre, full_matrices=False)
-    shares = frequency_shares(points[:, size > NOTHING * size[0]])
-    frequency, purity = shares.argmax(axis=0), shares.max(axis=0)
+    centred = vectors - centre
+    total = float((centred**2).sum())
+    waves = fourier_basis(n)[1 : n - (n + 1) % 2].reshape(-1, 2, n)
+    if total == 0 or not len(waves):
+        return []
+    _, axes, directions = np.linalg.svd(waves @ centred, full_matrices=False)
+    axes = np.pad(axes, [(0, 0), (0, 2 - axes.shape[1])])  # embeddings with one dimension lie on a line
+    variance = axes.sum(axis=1) ** 2 / 2 / total
     circles = []
-    for k in range(1, (len(vectors) + 1) // 2):
-        both = np.flatnonzero((frequency == k) & (purity >= HALF))[:2]
-        variance = float((size[both] ** 2).sum() / (size**2).sum())
-        if len(both) == 2 and variance >= FAINT:
-            on_both = points[:, both] * size[both]
-            i, j = both.tolist()
-            vectors_left = centre + on_both @ directions[both]
-            circles.append(Circle(k, (i, j), on_both, vectors_left, variance, float(purity[both].mean())))
+    for k in sorted({*key_frequencies(variance), *frequencies}):
+        (longer, shorter), wave = axes[k - 1], waves[k - 1]
+        if shorter < NARROW * longer or longer == 0:
+            continue
+        points = centred @ directions[k - 1].T
+        purity = float(((wave @ points) ** 2).sum() / (points**2).sum())
+        left = centre + wave.T @ (wave @ centred)
+        circles.append(Circle(k, points, left, float(variance[k - 1]), float(shorter / longer), purity))
     return sorted(circles, key=lambda circle: -circle.variance)
+
+
+def circularity(circles: Sequence[Circle]) -> float:
+    """The share of the embeddings' variance that circles explain: 1 where the numbers lie on circles, and nowhere else.
+
+    The published measure (Zhong et al., arXiv 2306.17844) averages the best frequency's share over the first four
+    principal components, which is small for circles of equal size.
+    """
+    return sum(circle.variance for circle in circles)
+
+
+def circle_axis(circles: Sequence[Circle]) -> Axis:
+    return Axis("circle", tuple(f"frequency {circle.frequency}" for circle in circles))
+
+
+def circle_panel(name: str, numbers: Sequence[int], circles: Sequence[Circle]) -> Panel:
+    """The numbers on the largest circles; `numbers` are their labels, in the order of the group."""
+    drawn = circles[:MOST_CIRCLES]
+    return Panel(
+        name=name,
+        title="number embeddings on their circles",
+        axes=(
+            circle_axis(drawn),
+            Axis("number", tuple(numbers)),
+            Axis("direction", ("longer axis", "shorter axis"), "axis of the ellipse"),
+        ),
+        values=np.stack([circle.points for circle in drawn]),
+        unit="embedding units",
+        zero="the mean of the numbers",
+        view="scatter",
+        caption=(
+            "The number embeddings in the planes of their frequencies, spanned by the cosine and the sine. Colour is "
+            "the number: it goes round the circle as often as the frequency."
+        ),
+    )
 
 
 def forms(frequency: int, n: int) -> dict[str, list[Sheet]]:
@@ -106,6 +158,14 @@ class Logits:
     def spread(self) -> float:
         """Their standard deviation, over all pairs and answers."""
         return float(self.centred.std())
+
+    @cached_property
+    def cosines(self) -> Float[np.ndarray, "frequency"]:
+        """The share of their variance that cos w(a+b-c) explains, for each frequency 1 .. n / 2. These functions are
+        orthogonal, so that shares add up.
+        """
+        n = len(self.centred)
+        return np.array([self.explained(forms(k, n)["clock"][0]) for k in range(1, n // 2 + 1)])
 
     @cached_property
     def sheet(self) -> Sheet:
