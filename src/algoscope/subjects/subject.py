@@ -4,6 +4,7 @@ There is one class for runs, planted models and models of other tools, all conve
 """
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.subjects._running import Runner
 from algoscope.subjects.prompt import Prompt, labels_of
-from algoscope.subjects.text import TaskText, Text, texts_of
+from algoscope.subjects.text import TaskText, Text, Token, texts_of
 from algoscope.tasks.base import Task, Tokens
 
 FREE_TOKENS = 20  # default number of tokens that a model of free text generates
@@ -201,7 +202,10 @@ class Subject(Runner):
     # ------------------------------------------------------------------ text
 
     def to_tokens(self, text: str | Sequence[str]) -> Tokens:
-        """Token ids [batch pos] of one text or of several of equal length.
+        """Token ids [batch pos] of one text or of several of equal length, as the model's tokenizer makes them.
+
+        What the tokenizer puts before every text (BOS) is there, what it puts after it (EOS) is not, as predictions are
+        read at the end of a text. No chat template is applied: write its text, or give ids to `run`.
 
         Raises:
             VocabularyError: for text outside the vocabulary.
@@ -216,7 +220,7 @@ class Subject(Runner):
         if len({len(row) for row in rows}) > 1:
             raise TaskMismatchError(f"the texts have different lengths in tokens: {[len(row) for row in rows]}")
         if not rows or not rows[0]:
-            raise VocabularyError("there are no tokens in an empty text")
+            raise VocabularyError(f"there are no tokens in {next(iter(texts_of(text)), '')!r}: write a text with some")
         return torch.tensor(rows, device=self.device)
 
     def pad(self, texts: str | Sequence[str]) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
@@ -253,6 +257,35 @@ class Subject(Runner):
             ['1', '+', '<EOS>']
         """
         return [self.text.token(i) for i in tokens.tolist()]
+
+    def to_single_token(self, token: Token) -> int:
+        """The id of one token, given as its text (`" Paris"`), its label, or its id.
+
+        Of a Hugging Face tokenizer also as its piece (`▁Paris`, `<0x0A>`), or as `<471>`. What the tokenizer puts
+        before or after a text is left off.
+
+        Raises:
+            VocabularyError: for a text that is not one token, and for an id outside the vocabulary.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:carry-adder")
+            >>> model.to_single_token("+"), model.to_single_token(10)
+            (10, 10)
+        """
+        if isinstance(token, str):
+            ids = self.text.find(token)
+            if len(ids) != 1:
+                labels = [self.text.token(i) for i in ids]
+                raise VocabularyError(f"{token!r} is {len(ids)} tokens of {self.name}, not one: {labels}")
+            token = ids[0]
+        try:
+            number = -1 if isinstance(token, bool) else operator.index(token)
+        except TypeError:
+            raise VocabularyError(f"{token!r} is no token: write its text, or its id as a whole number") from None
+        if not 0 <= number < self.cfg.n_logits:
+            raise VocabularyError(f"token {token} is outside the {self.cfg.n_logits} tokens of {self.name}")
+        return number
 
     def token_labels(self, tokens: Int[Tensor, "pos"]) -> tuple[str, ...]:
         """Labels of positions for the axes of figures: `token_position`.
@@ -297,11 +330,14 @@ class Subject(Runner):
         if n_new is None:
             n_new = task.n_ctx - prompts.shape[1] if task else FREE_TOKENS
         new = self.generate_tokens(prompts, n_new, use_cache=use_cache, attention_mask=None if mask.all() else mask)
-        return [self.text.decode(self._until_end(row)) for row in new.tolist()]
+        return [
+            self.text.decode(self._until_end(row), after=prompt[own].tolist())
+            for prompt, own, row in zip(prompts, mask, new.tolist(), strict=True)
+        ]
 
     def _until_end(self, row: list[int]) -> list[int]:
-        end = self.text.end_token
-        return row[: row.index(end) + 1] if end in row else row
+        ends = (i for i, number in enumerate(row, start=1) if number in self.text.end_tokens)
+        return row[: next(ends, None)]
 
     def lay_out(self, text: str) -> Prompt:
         """The tokens that a lens runs on for a text: with a task, the prompt followed by the model's greedy answer.

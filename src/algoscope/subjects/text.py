@@ -1,12 +1,21 @@
-"""Tokenizers: the vocabulary of a task, single letters, token numbers, or the tokenizer of another tool."""
+"""Tokenizers: the vocabulary of a task, single letters, token ids; those of other tools are `hf_tokenizer`."""
 
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task
 
 Texts = str | Sequence[str] | None
+Token = str | int
+"""One token: a text that is one token, or its id."""
+
+ESCAPED = frozenset("nrtxuU\\")  # what follows the backslash of an escape
+BLANK = frozenset(  # printable by their category, yet nothing of them is seen: fillers, joiners, variation selectors
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+).union(map(chr, range(0xFE00, 0xFE10)), map(chr, range(0xE0100, 0xE01F0)))
 
 
 def texts_of(inputs: Texts) -> tuple[str, ...]:
@@ -16,22 +25,67 @@ def texts_of(inputs: Texts) -> tuple[str, ...]:
     return (inputs,) if isinstance(inputs, str) else tuple(inputs)
 
 
-class Text(ABC):
-    """The interface of a tokenizer. `end_token` is the end-of-sequence token, if there is one."""
+def visible(text: str) -> str:
+    """A text on one line that shows every character: those that cannot be seen are escaped, as Python writes them.
 
-    end_token: int | None
+    Different texts stay different: a backslash that would look like the start of an escape is doubled.
+    """
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    shown = []
+    for i, character in enumerate(text):
+        joins_before = i == 0 and unicodedata.category(character).startswith("M")  # as an accent does
+        if character == "\\":
+            shown.append("\\\\" if text[i + 1 : i + 2] in ESCAPED else "\\")
+        elif character.isprintable() and character not in BLANK and not joins_before:
+            shown.append(character)
+        else:
+            shown.append(ascii(character)[1:-1])
+    return "".join(shown)
+
+
+def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """Labels of tokens 0, 1, ...: visible, none empty, none twice; where two are alike the id is added to the later."""
+    labels: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        label = visible(text) or f"<{number}>"
+        while label in labels:
+            label += f"<{number}>"
+        labels[label] = number
+    return tuple(labels)
+
+
+class Text(ABC):
+    """The interface of a tokenizer.
+
+    `end_tokens` end a generated text. `special` are the tokens that stand for no text, such as the end of a sequence.
+    """
+
+    end_tokens: frozenset[int] = frozenset()
+    special: frozenset[int] = frozenset()
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Token ids. Raises VocabularyError for characters outside the vocabulary."""
+        """Token ids of a prompt, after the tokens that stand before every text, such as BOS; of an empty text those
+        alone. Raises VocabularyError for characters outside the vocabulary.
+        """
 
     @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
+        """The text of token ids, or how they continue the text of the ids `after`."""
 
+    @cached_property
     @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The label of each token: one line, not empty, unlike that of any other."""
+
     def token(self, number: int) -> str:
-        """The text of one token, for the axes of figures."""
+        """The label of one token, `<471>` for one beyond the tokenizer."""
+        return self.labels[number] if number < len(self.labels) else f"<{number}>"
+
+    def find(self, text: str) -> list[int]:
+        """The one token of this label or text; where there is none, all tokens of the text."""
+        return [self.labels.index(text)] if text in self.labels else self.encode(text)
 
 
 class TaskText(Text):
@@ -39,16 +93,17 @@ class TaskText(Text):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.end_token = task.vocabulary.index("<EOS>") if "<EOS>" in task.vocabulary else None
+        self.end_tokens = self.special = frozenset(i for i, token in enumerate(task.vocabulary) if token == "<EOS>")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return distinct(self.task.vocabulary)
 
     def encode(self, text: str) -> list[int]:
         return self.task.encode(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         return self.task.decode(ids)
-
-    def token(self, number: int) -> str:
-        return self.task.vocabulary[number]
 
 
 class Letters(Text):
@@ -56,7 +111,10 @@ class Letters(Text):
 
     def __init__(self, alphabet: Sequence[str]) -> None:
         self.alphabet = tuple(alphabet)
-        self.end_token: int | None = None
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return distinct(self.alphabet)
 
     def encode(self, text: str) -> list[int]:
         for i, character in enumerate(text):
@@ -65,31 +123,31 @@ class Letters(Text):
                 raise VocabularyError(f"{character!r} at character {i + 1} of {text!r} is not in the alphabet {known}")
         return [self.alphabet.index(character) for character in text]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         return "".join(self.alphabet[i] for i in ids)
-
-    def token(self, number: int) -> str:
-        return self.alphabet[number]
 
 
 class Numbers(Text):
-    """Token ids as text, `12 5 7`: for a model without a tokenizer."""
+    """Token ids as text, `12 5 7`: for a model without a tokenizer, or with one that could not be read (`why`)."""
 
-    def __init__(self, d_vocab: int) -> None:
-        self.d_vocab = d_vocab
-        self.end_token: int | None = None
+    def __init__(self, d_vocab: int, why: str = "this model has no tokenizer", ends: Iterable[int] = ()) -> None:
+        self.d_vocab, self.why = d_vocab, why
+        self.end_tokens = self.special = frozenset(ends)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.d_vocab)))
 
     def encode(self, text: str) -> list[int]:
+        digits = len(str(self.d_vocab))
         for word in text.split():
-            if not (word.isascii() and word.isdecimal() and int(word) < self.d_vocab):
+            plain = word.isascii() and word.isdecimal() and len(word.lstrip("0")) <= digits
+            if not (plain and int(word) < self.d_vocab):
                 raise VocabularyError(
-                    f"{word!r} is not a token: this model has no tokenizer, so write token ids from 0 to "
-                    f"{self.d_vocab - 1}, with spaces between them"
+                    f"{word!r} is not a token: {self.why}, so write token ids from 0 to {self.d_vocab - 1}, with "
+                    "spaces between them"
                 )
         return [int(word) for word in text.split()]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         return " ".join(map(str, ids))
-
-    def token(self, number: int) -> str:
-        return str(number)

@@ -373,7 +373,7 @@ class WithStart(Numbers):
 
     def __init__(self, d_vocab: int) -> None:
         super().__init__(d_vocab)
-        self.end_token = 5
+        self.end_tokens = self.special = frozenset({5})
 
     def encode(self, text: str) -> list[int]:
         return [3, *super().encode(text)]

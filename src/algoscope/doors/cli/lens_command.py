@@ -110,7 +110,7 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
     elif bool in kinds:
         flag, kind = f"{flag}/--no-{flag.removeprefix('--')}", bool
     else:
-        kind = next((kind for kind in (int, float) if kind in kinds), Path if kinds == [Path] else str)
+        kind = next((kind for kind in (str, int, float) if kind in kinds), Path if kinds == [Path] else str)
     return click.Option([flag, parameter.name], type=kind, default=default, show_default=default is not None, **shared)
 
 

@@ -77,7 +77,7 @@ def attention(
         if subject.has_task:
             answers.append({"input": text, "got": prompt.got, "expected": prompt.expected})
         else:
-            answers.append({"input": text, "got": subject.to_string(logits[0, -1:].argmax(dim=-1))})
+            answers.append({"input": text, "got": subject.to_str_tokens(logits[0, -1:].argmax(dim=-1))[0]})
     caption = _caption(subject, len(texts), chosen)
     panels = [_pattern_panel(subject, text, pattern, labels[text], caption) for text, pattern in patterns.items()]
     if chosen:

@@ -46,11 +46,11 @@ def repeated_blocks(subject: Subject, n_inputs: int, seed: int, n_lengths: int =
 
 
 def usable_tokens(subject: Subject, start: Sequence[int]) -> Int[Tensor, "some"]:
-    """The tokens that blocks may contain: those that the task uses, or all, without `start` and the end token."""
+    """The tokens that blocks may contain: those that the task uses, or all, without `start` and special tokens."""
     known = set(range(subject.cfg.d_vocab))
     if subject.has_task:
         known = {subject.task.vocabulary.index(token) for token in subject.task.used_tokens}
-    return torch.tensor(sorted(known - {*start, subject.text.end_token}))
+    return torch.tensor(sorted(known - subject.text.special.union(start)))
 
 
 def distinct_blocks(

@@ -30,7 +30,7 @@ from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts
+from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
 
 Sweep = Literal[
@@ -73,8 +73,8 @@ def patch(
     sites: Sequence[Sweep] = USUAL,
     direction: Direction = "denoise",
     metric: MetricName = "logit_diff",
-    target: str | None = None,
-    rival: str | None = None,
+    target: Token | None = None,
+    rival: Token | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
     """Copy one activation at a time from one run into the other, and measure the share of the gap recovered.

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.errors import PairingError, SubjectError, VocabularyError
+from algoscope.core.errors import PairingError, SubjectError
 from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
 from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, MetricName, Reading
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, texts_of
+from algoscope.subjects.text import Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
 
 HALF = 0.5  # least share of the gap of a critical component
@@ -31,7 +31,9 @@ class Pair:
     predictions there in the two runs, or the tokens `target` and `rival`.
     """
 
-    def __init__(self, subject: Subject, clean: Texts, corrupt: Texts, target: str | None, rival: str | None) -> None:
+    def __init__(
+        self, subject: Subject, clean: Texts, corrupt: Texts, target: Token | None, rival: Token | None
+    ) -> None:
         if not subject.cfg.causal:
             raise SubjectError(f"{subject.name} is not causal: it would see the answer")
         self.cleans, self.corrupts = (list(texts_of(texts)) for texts in (clean, corrupt))
@@ -46,7 +48,7 @@ class Pair:
             self._of_free_text()
         for name, token in (("target", target), ("rival", rival)):
             if token is not None:
-                setattr(self, name, torch.full_like(self.target, one_token(subject, token)))
+                setattr(self, name, torch.full_like(self.target, subject.to_single_token(token)))
 
     def _of_a_task(self) -> None:
         task, start = self.subject.task, self.subject.task.prompt_length
@@ -175,12 +177,3 @@ def effects_table(cells: Sequence[Cell], direction: Direction, *, title: str, co
 def half_way(direction: Direction) -> Mark:
     """The line from which bars are critical."""
     return Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below")
-
-
-def one_token(subject: Subject, text: str) -> int:
-    """The id of the single token that a text is. Raises VocabularyError if it is not one token."""
-    ids = subject.text.encode(text)[len(subject.text.encode("")) :]  # without prepended tokens such as BOS
-    if len(ids) != 1:
-        shown = [subject.text.token(number) for number in ids]
-        raise VocabularyError(f"{text!r} is {len(ids)} tokens of {subject.name}, not one: {shown}")
-    return ids[0]

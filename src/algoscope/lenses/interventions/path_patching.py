@@ -31,7 +31,7 @@ from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts
+from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
 
 STACK = 2**13  # tokens in one batch
@@ -59,8 +59,8 @@ def path_patching(
     mlps: Mlps = "frozen",
     direction: Direction = "denoise",
     metric: MetricName = "logit_diff",
-    target: str | None = None,
-    rival: str | None = None,
+    target: Token | None = None,
+    rival: Token | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
     """Send the other run's output of one head or MLP to one receiver alone, and measure the share of the gap recovered.

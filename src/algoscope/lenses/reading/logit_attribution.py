@@ -22,7 +22,7 @@ from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, texts_of
+from algoscope.subjects.text import Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
 
 Vectors = Float[Tensor, "part d_model"]
@@ -41,8 +41,8 @@ def attribution(
     subject: str | Run | Subject,
     inputs: Texts,
     *,
-    target: str | None = None,
-    rival: str | None = None,
+    target: Token | None = None,
+    rival: Token | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
     """Split the logit difference target - rival into the contributions of the components of the residual stream.
@@ -62,8 +62,8 @@ def attribution(
     Args:
         subject: a model, by name or opened.
         inputs: prompts of the task, or texts, one or several.
-        target: one token that is the target at all positions.
-        rival: one token that is the rival at all positions.
+        target: one token that is the target at all positions: its text, or its id.
+        rival: one token that is the rival at all positions: its text, or its id.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -188,8 +188,8 @@ def _split(subject: Subject, text: str, named: tuple[int | None, int | None], na
 
 
 def _label(subject: Subject, number: int, target: int, rivals: list[int]) -> str:
-    compared = repr(subject.text.token(target))
-    compared += f" against {subject.text.token(rivals[0])!r}" if len(rivals) == 1 else ""
+    compared = f"'{subject.text.token(target)}'"
+    compared += f" against '{subject.text.token(rivals[0])}'" if len(rivals) == 1 else ""
     return f"answer token {number + 1}: {compared}" if subject.has_task else compared
 
 
@@ -204,7 +204,7 @@ def _compared(
         if target == rival:
             token = subject.text.token(target)
             raise VocabularyError(
-                f"{prompt.text!r}: target and rival are both {token!r} at answer token {number + 1}: choose another"
+                f"{prompt.text!r}: target and rival are both '{token}' at answer token {number + 1}: choose another"
             )
         return target, [rival]
     if subject.has_task:

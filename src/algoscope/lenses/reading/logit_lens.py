@@ -15,15 +15,15 @@ from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import decimals
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
-from algoscope.lenses.interventions.contrast_pairs import one_token
 from algoscope.lenses.measures import PROBABILITY, Measure
 from algoscope.networks.evaluation import kl_divergence
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, texts_of
+from algoscope.subjects.text import Texts, Token, texts_of
 
+LISTED = 5  # tokens at each layer and position, where nothing else is said
 FINAL = "the final prediction"
 GRIDS: dict[str, tuple[str, Measure, str]] = {  # title, measure, and the first sentence of the caption
     "probability": (
@@ -68,9 +68,9 @@ def logit(
     subject: str | Run | Subject,
     inputs: Texts,
     *,
-    target: str | None = None,
-    rival: str | None = None,
-    top: int = 5,
+    target: Token | None = None,
+    rival: Token | None = None,
+    top: int | None = None,
     runs_dir: str | None = None,
 ) -> Finding:
     """Apply the final norm and the unembedding to the residual stream after the embedding and after every block.
@@ -82,9 +82,9 @@ def logit(
     Args:
         subject: a model, by name or opened.
         inputs: prompts of the task, or texts, one or several.
-        target: one token that is the target at all positions.
-        rival: one token that is the rival at all positions.
-        top: how many tokens are listed at each layer and position.
+        target: one token that is the target at all positions: its text, or its id.
+        rival: one token that is the rival at all positions: its text, or its id.
+        top: how many tokens are listed at each layer and position; by default 5, or all of a smaller vocabulary.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -118,6 +118,7 @@ def logit(
     texts = texts_of(inputs)
     if not texts:
         raise ConfigError("the logit lens needs at least one input, such as --input 123+456")
+    top = min(LISTED, subject.cfg.n_logits) if top is None else top
     if not 1 <= top <= subject.cfg.n_logits:
         raise ConfigError(f"top is {top}: choose from 1 to the {subject.cfg.n_logits} tokens of {subject.name}")
     named = target_and_rival(subject, target, rival)
@@ -145,13 +146,13 @@ def logit(
     )
 
 
-def target_and_rival(subject: Subject, target: str | None, rival: str | None) -> tuple[int | None, int | None]:
+def target_and_rival(subject: Subject, target: Token | None, rival: Token | None) -> tuple[int | None, int | None]:
     """Ids of the given target and rival, or None. Raises VocabularyError if one is not a single token, or both are the
     same.
     """
-    tokens = [None if text is None else one_token(subject, text) for text in (target, rival)]
+    tokens = [None if token is None else subject.to_single_token(token) for token in (target, rival)]
     if tokens[0] is not None and tokens[0] == tokens[1]:
-        raise VocabularyError(f"target and rival are both {target!r}: give two different tokens")
+        raise VocabularyError(f"target and rival are both '{subject.text.token(tokens[0])}': give two different tokens")
     return tokens[0], tokens[1]
 
 
@@ -199,7 +200,7 @@ class _Reading:
         }
 
     def claim(self) -> str:
-        target = repr("".join(self.target[self.first_answer :]))
+        target = f"'{''.join(self.target[self.first_answer :])}'"
         where = "at every answer position" if self.has_task else "at the last position"
         after = self.readable_after
         if after is None:
@@ -291,7 +292,7 @@ def _table(reading: _Reading) -> ResultTable:
     places = range(reading.first_answer, len(reading.tokens))
     rows = []
     for layer, top, chances in zip(reading.layers, reading.top, reading.grids["probability"], strict=True):
-        cells = (f"{top[i][0]['token']!r} (target {decimals(chances[i], 2)})" for i in places)
+        cells = (f"'{top[i][0]['token']}' (target {decimals(chances[i], 2)})" for i in places)
         rows.append((layer, *cells))
     return ResultTable(
         title=f"Top token by layer: {reading.text}",
@@ -310,7 +311,7 @@ def _grid(reading: _Reading, name: str, d_vocab: int) -> Panel:
     for at in np.ndindex(*values.shape):
         top = reading.top[at[0]][at[1]]
         first[at] = top[0]["token"]
-        more[at] = "\n".join(f"{one['probability']:.4f}  {one['token']!r}" for one in top)
+        more[at] = "\n".join(f"{one['probability']:.4f}  '{one['token']}'" for one in top)
     title, measure, caption = GRIDS[name]
     highest = {"rank": d_vocab - 1.0, "entropy": math.log(d_vocab)}.get(name, 0.0)
     return measure.panel(
