@@ -8,7 +8,7 @@ from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.ambient import settled
-from algoscope.core.errors import VocabularyError
+from algoscope.core.errors import CheckpointError, DivergedError, VocabularyError
 from algoscope.core.sites import Key, Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.kv_cache import KeyValueCache
@@ -27,6 +27,7 @@ class Runner:
     def __init__(self, name: str, model: Transformer) -> None:
         self.name, self.model = name, model.eval().requires_grad_(False)
         self.cfg: ModelConfig = model.cfg
+        self.require_finite()
         self._n_weights = sum(weight.numel() for weight in model.parameters())
 
     @property
@@ -87,6 +88,7 @@ class Runner:
         editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
         with right_sized(self._operations(tokens)):
             logits = self.model(tokens, at=at, tap=editor, mask=attention_mask)
+        self._require_finite_logits(logits, edited=bool(edits))
         return logits, ActivationCache(editor.values, self.sites)
 
     @settled()
@@ -204,10 +206,38 @@ class Runner:
         with right_sized(self._operations(prompts)):
             for _ in range(n_new):
                 logits = self.model(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
+                self._require_finite_logits(logits)
                 fresh = logits.argmax(dim=-1)
                 tokens = torch.cat([tokens, fresh], dim=1)
                 mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         return tokens[:, prompts.shape[1] :]
+
+    def require_finite(self) -> None:
+        """Raises CheckpointError, naming the part of the model, where a weight is not a finite number.
+
+        It is asked when a subject is made, when a lens is given one, and when logits are not finite.
+        """
+        for name, weight in self.model.named_parameters():
+            if weight.sum(dtype=torch.float32).isfinite() or weight.isfinite().all():
+                continue
+            limit = f"{str(weight.dtype).removeprefix('torch.')} ends at {torch.finfo(weight.dtype).max:,.0f}"
+            small = weight.dtype == torch.float16
+            raise CheckpointError(
+                f"{self.name}: weights of {_part(name)} are not finite ({name}): "
+                + (f"{limit}, so use bfloat16 or float32" if small else "restore them from a backup, or train again")
+            )
+
+    def _require_finite_logits(self, logits: Tensor, edited: bool = False) -> None:
+        """Raises an error where logits are not finite, other than by an edit."""
+        if logits.isfinite().all():
+            return
+        self.require_finite()
+        if not edited:
+            kind = str(logits.dtype).removeprefix("torch.")
+            raise DivergedError(
+                f"{self.name}: its logits are not finite in {kind}, although its weights are: use to_dtype with a "
+                "wider float type, such as torch.float32"
+            )
 
     def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """W_E, one row per token."""
@@ -234,3 +264,12 @@ class Runner:
             raise VocabularyError(
                 f"{tokens.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}"
             )
+
+
+def _part(name: str) -> str:
+    """The part of a model that a weight belongs to, in words."""
+    head, *rest = name.split(".")
+    if head == "blocks":
+        return f"block {rest[0]}"
+    parts = {"embed": "token embedding", "pos_embed": "position embedding", "ln_final": "final norm"}
+    return f"the {parts.get(head, 'unembedding')}"

@@ -40,6 +40,7 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
         'edcba<EOS>'
     """
     if isinstance(name, Subject):
+        name.require_finite()
         return name
     if isinstance(name, Run):
         return Subject(f"run:{name.name}", name.model(device=device), name.config.task, name)
