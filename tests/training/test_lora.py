@@ -17,7 +17,8 @@ from algoscope.doors.report.report import render
 from algoscope.networks.lora import whole
 from algoscope.recipes.addition import add3
 from algoscope.recipes.lora import sub3_lora
-from algoscope.runs.run_folder import Run, read_tensors
+from algoscope.runs.reading import read_tensors
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
 from conftest import SMALL
 

@@ -350,5 +350,6 @@ def test_workers_do_not_outlive_the_process_that_asked_them(tmp_path: Path) -> N
     parent.wait()
     wait_for(lambda: not any(runs_on(pid) for pid in orphans))
     for name in ("m0", "m1"):
-        Run(tmp_path / name).lock().release()
+        with Run(tmp_path / name).lock():
+            pass
         assert Run(tmp_path / name).resumable() is not None

@@ -165,10 +165,8 @@ def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.Monkey
         interrupt_at(patch, 5)
         with pytest.raises(Interrupted):
             small(tmp_path)
-    lock = Run(tmp_path / "run").lock()
-    with pytest.raises(RunFolderError, match="another process"):
+    with Run(tmp_path / "run").lock(), pytest.raises(RunFolderError, match="another process"):
         small(tmp_path, resume=True)
-    lock.release()
     small(tmp_path, resume=True)
 
 

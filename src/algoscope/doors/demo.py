@@ -7,7 +7,7 @@ from typing import Any
 from algoscope.config import override
 from algoscope.doors.report.report import report
 from algoscope.recipes.addition import add3
-from algoscope.runs.paths import is_run, runs_directory
+from algoscope.runs.paths import is_run, new_folder
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.training.train import train
@@ -28,7 +28,7 @@ def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: boo
     Returns:
         The `run`, the `verdict`, the path of the `report`, and `seconds` {training, certification, report}.
     Raises:
-        RunFolderError: if a run of another config is called `demo`.
+        RunFolderError: if a run of another config is called `demo`, and if another process is training it.
 
     Example:
         >>> import algoscope as ag
@@ -36,9 +36,8 @@ def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: boo
         >>> done["verdict"]["wrong"]  # doctest: +SKIP
         0
     """
-    folder = runs_directory(runs_dir) / NAME
-    earlier = Run(folder)
-    if is_run(folder) and earlier.config == override(add3(), {"seed": seed}):
+    earlier = Run(new_folder(NAME, runs_dir))
+    if is_run(earlier.path) and earlier.config == override(add3(), {"seed": seed}):
         earlier.remove()
     marks = [time.perf_counter()]
     run = train("add3", name=NAME, seed=seed, runs_dir=runs_dir, progress=progress)

@@ -19,7 +19,7 @@ from torch import Tensor
 from algoscope.core.errors import CheckpointError
 from algoscope.formats.config_inference import StatedConfig
 from algoscope.formats.transformerlens import is_config, lens_config_to_fields
-from algoscope.runs.run_folder import read_tensors
+from algoscope.runs.reading import read_tensors
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 NESTED = ("model", "state_dict", "model_state_dict", "weights")

@@ -19,7 +19,7 @@ from algoscope.formats.layout_reading import LayoutReading, tensors_to_layout
 from algoscope.formats.layouts import LAYOUTS
 from algoscope.formats.transformerlens import ACTIVATIONS
 from algoscope.networks.transformer import Transformer
-from algoscope.runs.run_folder import load_model
+from algoscope.runs.reading import load_model
 from algoscope.tasks.base import Task
 from algoscope.tasks.table import TASKS
 

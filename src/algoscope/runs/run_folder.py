@@ -15,31 +15,28 @@ All writes are atomic: a killed process leaves the old file or the new one.
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from algoscope.config import RunConfig, parse_config
+from algoscope.config import RunConfig
 from algoscope.core.errors import CheckpointError, RunFolderError
-from algoscope.core.files import disk_errors, write_atomically
+from algoscope.core.files import disk_errors, user_path, write_atomically
 from algoscope.core.finding import Finding
-from algoscope.networks.lora import add_updates
 from algoscope.networks.transformer import Transformer
-from algoscope.runs.paths import CONFIG, METRICS, NAME, SUMMARY, find_run, is_run, run_folders, steps_in
+from algoscope.runs import paths, reading
+from algoscope.runs._lock import delete, held, is_held
+from algoscope.runs.paths import CONFIG, METRICS, SUMMARY, find_run, is_run, run_folders, runs_directory
 from algoscope.runs.summary import RunSummary
 
-Weights = Mapping[str, Tensor]
 
-
-def weights_hash(weights: Weights) -> str:
+def weights_hash(weights: reading.Weights) -> str:
     """SHA-256 over names, types, shapes and bytes, in the order of the names: equal hashes, equal weights."""
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -47,24 +44,6 @@ def weights_hash(weights: Weights) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode())
     return digest.hexdigest()
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises CheckpointError where it is missing, truncated or of another format."""
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file ({error}); restore it or train again") from error
-
-
-def read_config(path: Path) -> RunConfig:
-    """A `config.json`. Raises RunFolderError where it is missing, truncated, or no valid config."""
-    try:
-        return parse_config(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read as a config: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -83,10 +62,13 @@ class Run:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", user_path(self.path))
+
     # ------------------------------------------------------------------ finding runs
 
     @classmethod
-    def find(cls, name: str, directory: Path) -> "Run":
+    def find(cls, name: str, directory: str | Path) -> "Run":
         """The run called `name` in a directory, or at that path.
 
         Args:
@@ -97,10 +79,10 @@ class Run:
         Raises:
             RunFolderError: where no run matches, and where several do.
         """
-        return cls(find_run(name, directory))
+        return cls(find_run(name, runs_directory(directory)))
 
     @classmethod
-    def all(cls, directory: Path) -> list["Run"]:
+    def all(cls, directory: str | Path) -> list["Run"]:
         """Every run in a directory, by name.
 
         Args:
@@ -108,10 +90,10 @@ class Run:
         Returns:
             The runs, finished or not.
         """
-        return [cls(path) for path in run_folders(directory)]
+        return [cls(path) for path in run_folders(runs_directory(directory))]
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "Run":
+    def create(cls, path: str | Path, config: RunConfig) -> "Run":
         """A new folder with its config.
 
         Args:
@@ -120,16 +102,18 @@ class Run:
         Returns:
             The run, which has no checkpoint yet.
         Raises:
-            RunFolderError: where the run exists, and for an invalid name.
+            RunFolderError: where the run exists, for an invalid name, and for a folder that holds other files.
         """
-        if not NAME.fullmatch(path.name):
-            raise RunFolderError(f"{path.name!r} cannot name a run: use letters, digits, '.', '_' and '-'")
-        run = cls(path)
-        if is_run(path):
-            hint = "" if run.is_whole else "go on with --resume, "
-            state = "exists and is finished" if run.is_whole else f"stopped at step {run.newest_step or 0}"
-            raise RunFolderError(f"run {path} {state}: {hint}choose another --name, or `algoscope runs rm {run.name}`")
-        write_atomically(path / CONFIG, config.model_dump_json(indent=2))
+        run = cls(user_path(path))
+        paths.checked_name(run.path.name)
+        run.refuse_if_taken()
+        with disk_errors(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            if others := [entry.name for entry in run.path.iterdir() if not entry.name.startswith(".")]:
+                raise RunFolderError(f"{run.path} is no run, but holds {min(others)}: choose another --name")
+        with run._locked():
+            run.refuse_if_taken()  # by another process, meanwhile
+            write_atomically(run.path / CONFIG, config.model_dump_json(indent=2))
         return run
 
     # ------------------------------------------------------------------ reading
@@ -137,7 +121,12 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.path.name
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def address(self) -> str:
+        """How a command names the run, quoted for a shell: its name in the default directory, else its path."""
+        return paths.address(self.path)
 
     @property
     def is_whole(self) -> bool:
@@ -145,24 +134,27 @@ class Run:
         return (self.path / SUMMARY).is_file()
 
     @property
+    def is_training(self) -> bool:
+        """Whether a process is training the run: it holds the lock, which the system frees when the process ends."""
+        return not self.is_whole and is_held(self.path)
+
+    @property
     def config(self) -> RunConfig:
         """The complete config, from `config.json`. Raises RunFolderError where it cannot be read."""
-        return read_config(self.path / CONFIG)
+        return reading.read_config(self.path / CONFIG)
 
     @property
     def summary(self) -> RunSummary:
         """The final numbers, from `run.json`. Raises RunFolderError where it is not finished or cannot be read."""
         if not self.is_whole:
-            raise RunFolderError(f"run {self.name} stopped at step {self.newest_step or 0}: go on with --resume")
-        try:
-            return RunSummary.model_validate_json((self.path / SUMMARY).read_bytes())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path / SUMMARY} cannot be read: {error}") from error
+            self.refuse_if_training()
+            raise RunFolderError(f"run {self.path} {self._stopped()}")
+        return reading.read_summary(self.path / SUMMARY)
 
     @property
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
-        return steps_in(self.path)
+        return paths.steps_in(self.path)
 
     @property
     def newest_step(self) -> int | None:
@@ -176,14 +168,7 @@ class Run:
             A row for each logged step, ascending: `step`, `loss` (nats), `train_accuracy` (share of whole answers right
             in the batch), `lr`, `examples`, `seconds`, and at evaluations `test_loss` and `test_accuracy`.
         """
-        path = self.path / METRICS
-        rows = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        return reading.read_rows(self.path / METRICS)
 
     def model(self, step: int | None = None, device: torch.device | str = "cpu") -> Transformer:
         """The model at a checkpoint.
@@ -196,20 +181,25 @@ class Run:
         Raises:
             CheckpointError: where the checkpoint is missing, truncated, or does not fit the config.
         """
-        wanted = self.newest_step if step is None else step
-        if wanted is None or wanted not in self.steps:
+        if step is None:
+            step = self.summary.last_checkpoint if self.is_whole else self.newest_step
+        if step is None or step not in self.steps:
             have = ", ".join(map(str, self.steps)) or "none"
-            raise CheckpointError(f"run {self.name} has no checkpoint at step {wanted}; it has: {have}")
-        path = self._checkpoint(wanted)
-        return load_model(self.config, read_tensors(path), path).to(device)
+            raise CheckpointError(f"run {self.name} has no checkpoint at step {step or 0}; it has: {have}")
+        path = self._checkpoint(step)
+        return reading.load_model(self.config, reading.read_tensors(path), path).to(device)
 
     def findings(self) -> list[Finding]:
         """The findings stored in the folder.
 
         Returns:
-            Findings of lenses and verdicts about the newest weights, by kind.
+            Findings of lenses and verdicts about the final weights, by kind.
         """
-        return [Finding.from_json(path.read_text()) for path in sorted(self.path.glob("findings/*.json"))]
+        if not self.is_whole:
+            return []
+        stored = map(reading.read_finding, sorted(self.path.glob("findings/*.json")))
+        final = self.summary.weights_sha256
+        return [f for f in stored if f.provenance.get("weights_sha256") == final]
 
     def numbers(self, measure: str, weights_sha256: str) -> dict[str, float] | None:
         """The stored values of a measure at one checkpoint.
@@ -220,13 +210,7 @@ class Run:
         Returns:
             The values by name (NaN: no value), or None where nothing is stored.
         """
-        try:
-            kept = json.loads(self._numbers(measure, weights_sha256).read_text())
-            if (kept["measure"], kept["weights_sha256"]) != (measure, weights_sha256):
-                return None
-            return {name: math.nan if value is None else float(value) for name, value in kept["numbers"].items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None  # missing or invalid: it is measured again
+        return reading.read_numbers(self._numbers(measure, weights_sha256), measure, weights_sha256)
 
     def finding(self, kind: str, weights_sha256: str) -> Finding | None:
         """The stored finding of one kind about the given weights.
@@ -235,32 +219,79 @@ class Run:
             kind: such as "certify" or "roles".
             weights_sha256: hash of the weights that it must be about.
         Returns:
-            The finding, or None.
+            The finding, or None; a damaged one counts as none, and is replaced by the next.
         """
-        kept = [f for f in self.findings() if f.kind == kind and f.provenance.get("weights_sha256") == weights_sha256]
-        return kept[0] if kept else None
+        try:
+            kept = reading.read_finding(self._finding(kind))
+        except RunFolderError:
+            return None
+        return kept if kept.provenance.get("weights_sha256") == weights_sha256 else None
 
     # ------------------------------------------------------------------ writing
 
-    def lock(self) -> FileLock:
-        """Lock the run, so that no other process trains it.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training or removing the run, within the body.
 
-        Returns:
-            The lock, held; the system frees it when the process dies.
         Raises:
-            RunFolderError: where another process holds it.
+            RunFolderError: where another process holds the lock, and where the run has been removed.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        with disk_errors(self.path):
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise RunFolderError(
-                    f"run {self.path} is being trained by another process; choose another --name"
-                ) from error
-        return lock
+        self._refuse_if_gone()
+        with self._locked():
+            self._refuse_if_gone()
+            yield
 
-    def save_checkpoint(self, step: int, weights: Weights, state: Weights) -> None:
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with held(self.path) as is_ours:
+            if not is_ours:
+                raise self._busy()
+            yield
+
+    def refuse_if_training(self) -> None:
+        """Raise RunFolderError where another process is training the run."""
+        if self.is_training:
+            raise self._busy()
+
+    def refuse_if_taken(self) -> None:
+        """Raise RunFolderError where the run exists, with its state and the way out."""
+        if is_run(self.path):
+            self.refuse_if_training()
+            state = "exists and is finished: " if self.is_whole else f"{self._stopped()}, "
+            raise RunFolderError(f"run {self.path} {state}choose another --name, or `algoscope runs rm {self.address}`")
+
+    def refuse_another(self, config: RunConfig) -> None:
+        """Raise RunFolderError where the run has another config than this one.
+
+        Args:
+            config: the requested one.
+        """
+        if different := reading.first_difference(self.config, config):
+            field, ours, requested = different
+            raise RunFolderError(
+                f"run {self.path} has another config: {field} is {ours!r}, not {requested!r}; resume it with the "
+                f"settings it was started with, choose another --name or --runs-dir, or `algoscope runs rm {self.address}`"
+            )
+
+    def _busy(self) -> RunFolderError:
+        return RunFolderError(
+            f"run {self.path} is being trained by another process, which is at step {self.newest_step or 0}: wait "
+            "until it ends, interrupt it, or choose another --name"
+        )
+
+    def _stopped(self) -> str:
+        return f"stopped at step {self.newest_step or 0}: go on with --resume"
+
+    def _refuse_if_gone(self) -> None:
+        if not is_run(self.path):
+            raise RunFolderError(f"there is no run at {self.path}: it has been removed, or never was one")
+
+    def _write(self, path: Path, content: bytes | str) -> None:
+        """Write a file of an existing run; a removed one is not made again."""
+        self._refuse_if_gone()
+        write_atomically(path, content)
+
+    def save_checkpoint(self, step: int, weights: reading.Weights, state: reading.Weights) -> None:
         """Write the weights, then the optimiser state; older states are deleted only when both are on disk.
 
         Args:
@@ -268,9 +299,9 @@ class Run:
             weights: of the model, by name.
             state: of the optimisers and averages, by name.
         """
-        write_atomically(self._checkpoint(step), save({k: v.contiguous() for k, v in weights.items()}))
-        path = self.path / "state" / self._checkpoint(step).name
-        write_atomically(path, save({k: v.contiguous() for k, v in state.items()}))
+        self._write(self._checkpoint(step), save({k: v.contiguous() for k, v in weights.items()}))
+        path = self._checkpoint(step, "state")
+        self._write(path, save({k: v.contiguous() for k, v in state.items()}))
         for other in path.parent.glob("step_*.safetensors"):
             if other != path:
                 other.unlink()
@@ -281,10 +312,10 @@ class Run:
         Returns:
             The newest step with both weights and state, and those two; None where there is none.
         """
-        for path in sorted(self.path.glob("state/step_*.safetensors"), reverse=True):
-            step = int(path.stem.removeprefix("step_"))
+        for step in reversed(paths.steps_in(self.path, "state")):
             if step in self.steps:
-                return step, read_tensors(self._checkpoint(step)), read_tensors(path)
+                weights, state = self._checkpoint(step), self._checkpoint(step, "state")
+                return step, reading.read_tensors(weights), reading.read_tensors(state)
         return None
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -293,6 +324,7 @@ class Run:
         Args:
             rows: as `metrics` returns them.
         """
+        self._refuse_if_gone()
         path = self.path / METRICS
         with disk_errors(path), path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -304,7 +336,7 @@ class Run:
             after: the last step whose row stays.
         """
         rows = [row for row in self.metrics() if row["step"] <= after]
-        write_atomically(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        self._write(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def cut_checkpoints(self, keep: Callable[[int], bool]) -> None:
         """Delete all checkpoints but those to keep.
@@ -322,7 +354,7 @@ class Run:
         Args:
             summary: the final numbers.
         """
-        write_atomically(self.path / SUMMARY, summary.model_dump_json(indent=2))
+        self._write(self.path / SUMMARY, summary.model_dump_json(indent=2))
 
     def keep(self, finding: Finding) -> None:
         """Store a finding in the folder, if it is about the final weights of the run.
@@ -331,7 +363,7 @@ class Run:
             finding: the finding; a stored one of the same kind is replaced.
         """
         if self.is_whole and finding.provenance.get("weights_sha256") == self.summary.weights_sha256:
-            write_atomically(self.path / "findings" / f"{finding.kind}.json", finding.to_json())
+            self._write(self._finding(finding.kind), finding.to_json())
 
     def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
         """Store the values of a measure at a checkpoint; values that are not finite are stored as null.
@@ -343,35 +375,23 @@ class Run:
         """
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         kept = {"measure": measure, "weights_sha256": weights_sha256, "numbers": finite}
-        write_atomically(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
+        self._write(self._numbers(measure, weights_sha256), json.dumps(kept, allow_nan=False))
 
     def remove(self) -> None:
-        """Delete the folder; `config.json` goes first, so that an interrupted deletion leaves no run."""
-        with disk_errors(self.path):
-            (self.path / CONFIG).unlink(missing_ok=True)
-            shutil.rmtree(self.path)
+        """Delete the folder; `config.json` goes first, so that an interrupted deletion leaves no run.
+
+        Raises:
+            RunFolderError: where a process is training the run, and where a file cannot be deleted.
+        """
+        with self.lock():
+            delete(self.path)
 
     def _numbers(self, measure: str, weights_sha256: str) -> Path:
         which = hashlib.sha256(measure.encode()).hexdigest()
         return self.path / "timeline" / f"{which[:16]}-{weights_sha256[:16]}.json"
 
-    def _checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step_{step:08d}.safetensors"
+    def _finding(self, kind: str) -> Path:
+        return self.path / "findings" / f"{kind}.json"
 
-
-def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer:
-    """A model with these weights. Raises CheckpointError, naming the first tensor that does not fit the config."""
-    with torch.device("meta"):
-        model = Transformer(config.model)
-        if config.start is not None:
-            add_updates(model, config.start)
-    expected = model.state_dict()
-    for name in sorted(set(expected) | set(weights)):
-        if name not in weights or name not in expected:
-            what = "lacks the tensor" if name not in weights else "has a tensor that the config does not have:"
-            raise CheckpointError(f"{origin} {what} {name!r}")
-        if weights[name].shape != expected[name].shape:
-            got, wanted = list(weights[name].shape), list(expected[name].shape)
-            raise CheckpointError(f"{origin}: {name!r} has shape {got}, the config expects {wanted}")
-    model.load_state_dict(dict(weights), assign=True)
-    return model
+    def _checkpoint(self, step: int, folder: str = "checkpoints") -> Path:
+        return self.path / folder / f"step_{step:08d}.safetensors"

@@ -77,6 +77,11 @@ class RunSummary(Part):
     imported: ImportedFrom | None = None
     merged: MergedFrom | None = None
 
+    @property
+    def last_checkpoint(self) -> int:
+        """The step of the final weights; those of other tools and merged ones are step 1."""
+        return self.steps if self.imported is None and self.merged is None else 1
+
     @classmethod
     def of(cls, config: RunConfig, **results: Any) -> "RunSummary":
         """The summary of a run that has just finished: its results, with versions and processor."""

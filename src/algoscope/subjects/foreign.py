@@ -1,23 +1,25 @@
 """Weights of other tools: `foreign:PATH` opens them, `import_weights` writes a run folder."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import torch
 
 from algoscope.config import RunConfig
 from algoscope.core.errors import SubjectError
+from algoscope.core.files import user_path
 from algoscope.data import all_or_sample
 from algoscope.formats.model_building import file_to_model
 from algoscope.networks.evaluation import evaluate
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import new_folder, split_name
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
+from algoscope.subjects.stored import query_fields
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.table import TASKS
 
@@ -59,7 +61,7 @@ def import_weights(
         ConfigError: for an illegal value.
         CheckpointError: for a file that cannot be read, or whose weights do not fit our transformer.
         TaskMismatchError: for a model that the task does not fit.
-        RunFolderError: for a run that exists.
+        RunFolderError: for a run that exists, and for an invalid name.
 
     Example:
         >>> import pathlib, tempfile, algoscope as ag
@@ -69,28 +71,37 @@ def import_weights(
         >>> run.name, ag.open(run).cfg.d_vocab
         ('pizza', 59)
     """
-    imported = file_to_model(Path(path), task, settings, layout, act, causal)
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).lstrip("._-")
-    run = Run.create(runs_directory(runs_dir) / (name or stem or "imported"), imported.config)
-    weights = imported.model.state_dict()
-    run.save_checkpoint(1, weights, {})
-    run.finish(
-        RunSummary.of(
-            imported.config,
-            steps=0,
-            examples=0,
-            seconds=0.0,
-            **answers_of(imported.config, imported.model),
-            parameters=sum(weight.numel() for weight in weights.values()),
-            weights_sha256=weights_hash(weights),
-            imported=ImportedFrom(
-                file=imported.file.path.name,
-                sha256=imported.file.sha256,
-                account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account),
-                left_out=imported.left_out,
-            ),
-        )
+    path = user_path(path)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
+    folder = new_folder((stem or "imported") if name is None else name, runs_dir)
+    Run(folder).refuse_if_taken()
+    imported = file_to_model(path, task, settings, layout, act, causal)
+    origin = ImportedFrom(
+        file=imported.file.path.name,
+        sha256=imported.file.sha256,
+        account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account),
+        left_out=imported.left_out,
     )
+    return finished_run(folder, imported.config, imported.model, imported=origin)
+
+
+def finished_run(folder: Path, config: RunConfig, model: Transformer, **origin: Any) -> Run:
+    """A new run that is finished: its only checkpoint is step 1, evaluated on up to 2,000 inputs of its task."""
+    weights = model.state_dict()
+    summary = RunSummary.of(
+        config,
+        steps=0,
+        examples=0,
+        seconds=0.0,
+        **answers_of(config, model),
+        parameters=sum(weight.numel() for weight in weights.values()),
+        weights_sha256=weights_hash(weights),
+        **origin,
+    )
+    run = Run.create(folder, config)
+    with run.lock():
+        run.save_checkpoint(1, weights, {})
+        run.finish(summary)
     return run
 
 
@@ -100,8 +111,8 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     Fields are the settings of `import_weights`, and `layout`, `act` and `causal` (true or false).
     Raises SubjectError without a task, and what `file_to_model` raises.
     """
-    path, _, query = rest.partition("?")
-    fields = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&")) if key}
+    path, _, query = split_name(rest, os.path.isfile)
+    fields = query_fields(name, query)
     task = fields.pop("task", None)
     if task is None:
         raise SubjectError(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from algoscope.core.errors import SubjectError
 from algoscope.networks.lora import whole
-from algoscope.runs.paths import runs_directory
-from algoscope.runs.run_folder import Run, weights_hash
-from algoscope.runs.summary import MergedFrom, RunSummary
-from algoscope.subjects.foreign import answers_of
+from algoscope.runs.paths import new_folder
+from algoscope.runs.run_folder import Run
+from algoscope.runs.summary import MergedFrom
+from algoscope.subjects.foreign import finished_run
 from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 
@@ -27,7 +27,7 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
         The new run.
     Raises:
         SubjectError: for a subject that is not a run, or has nothing to merge.
-        RunFolderError: for a run that exists.
+        RunFolderError: for a run that exists, for an invalid name, and while the subject is being trained.
 
     Example:
         >>> import tempfile, algoscope as ag
@@ -40,23 +40,11 @@ def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: st
     origin = opened.origin
     if origin is None:
         raise SubjectError(f"{opened.name} is not a run: merge takes a run, such as run:sub3_lora-s0")
+    origin.refuse_if_training()
+    folder = new_folder(f"{origin.name}-merged" if name is None else name, runs_dir)
     plain = whole(opened.model)
     if plain is opened.model:
         raise SubjectError(f"{opened.name} has nothing to merge: it has neither low-rank updates nor factors")
     config = origin.config.model_copy(update={"recipe": "merged", "model": plain.cfg, "start": None})
-    run = Run.create(runs_directory(runs_dir) / (name or f"{origin.name}-merged"), config)
-    weights = plain.state_dict()
-    run.save_checkpoint(1, weights, {})
-    run.finish(
-        RunSummary.of(
-            config,
-            steps=0,
-            examples=0,
-            seconds=0.0,
-            **answers_of(config, plain),
-            parameters=sum(weight.numel() for weight in weights.values()),
-            weights_sha256=weights_hash(weights),
-            merged=MergedFrom(subject=opened.name, weights_sha256=opened.weights_sha256),
-        )
-    )
-    return run
+    merged = MergedFrom(subject=opened.name, weights_sha256=opened.weights_sha256)
+    return finished_run(folder, config, plain, merged=merged)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from algoscope.core.ambient import settled
 from algoscope.core.errors import SubjectError
+from algoscope.core.files import user_path
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
+from algoscope.subjects.stored import run_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
 
@@ -20,7 +22,8 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
     - `file:PATH.safetensors`: weights with a config file in the same folder;
     - `foreign:PATH?task=T`: weights of another tool.
 
-    After the name of a run or file, `?FIELD=VALUE` changes a field of its task, for the same weights.
+    After the name of a run or file, `?FIELD=VALUE` changes a field of its task, for the same weights. A path that
+    exists may have `@` and `?` in it; `~` is the home folder.
 
     Args:
         name: one of these, or a `Run`; a subject is returned unchanged.
@@ -43,11 +46,13 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
         name.require_finite()
         return name
     if isinstance(name, Run):
-        return Subject(f"run:{name.name}", name.model(device=device), name.config.task, name)
+        return run_subject(f"run:{name.name}", name, None, name.config.task, device)
     form, _, rest = name.partition(":")
     if form not in FORMS or not rest:
         known = ", ".join(entry.summary for entry in FORMS.values())
         raise SubjectError(f"{name!r} does not name a model: write one of {known}")
+    if rest.startswith("~"):
+        rest = str(user_path(rest))
     try:
         opener = FORMS.load(form)
     except ModuleNotFoundError as error:

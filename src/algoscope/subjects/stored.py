@@ -3,12 +3,15 @@
 `?FIELD=VALUE&...` after the name changes fields of the task, for the same weights.
 """
 
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
 from algoscope.config import RunConfig, changed_task
 from algoscope.core.errors import CheckpointError, SubjectError, TaskMismatchError
-from algoscope.runs.run_folder import Run, load_model, read_config, read_tensors
+from algoscope.runs.paths import is_known, split_name
+from algoscope.runs.reading import load_model, read_config, read_tensors
+from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 
@@ -18,15 +21,22 @@ def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
 
     With a changed task it has no `origin`, because findings in the run folder are about the run's task.
     """
-    rest, _, query = rest.partition("?")
-    where, _, step = rest.partition("@")
-    if step and not step.isdecimal():
+    where, step, query = split_name(rest, lambda name: is_known(name, directory))
+    if step is not None and not step.isdecimal():
         raise SubjectError(f"{name!r}: the step after '@' must be a number, not {step!r}")
     run = Run.find(where, directory)
-    model = run.model(int(step) if step else None, device)
-    task = _task(name, run.config, query)
+    return run_subject(name, run, None if step is None else int(step), _task(name, run.config, query), device)
+
+
+def run_subject(name: str, run: Run, step: int | None, task: Task, device: str) -> Subject:
+    """A run at a checkpoint, by default the newest. With another task than its own it has no `origin`."""
+    model = run.model(step, device)
     subject = Subject(name, model, task, run if task == run.config.task else None)
-    subject.note = _note(run.config, task)
+    notes = [_note(run.config, task)]
+    if step is None and not run.is_whole:
+        state = "is still being trained" if run.is_training else "was stopped before its end"
+        notes.append(f"the newest checkpoint of a run that {state}")
+    subject.note = "; ".join(filter(None, notes))
     return subject
 
 
@@ -53,17 +63,25 @@ def _is_trained(config: RunConfig, task: Task) -> bool:
 
 def _task(name: str, config: RunConfig, query: str) -> Task:
     """The config's task with the fields of a query changed. Raises TaskMismatchError where the vocabulary differs."""
-    fields = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&")) if key}
-    task = changed_task(config.task, fields)
+    task = changed_task(config.task, query_fields(name, query))
     if task.vocabulary != config.task.vocabulary:
         raise TaskMismatchError(f"{name!r}: the changed task has another vocabulary than the model was trained on")
     return task
 
 
+def query_fields(name: str, query: str) -> dict[str, str]:
+    """`FIELD=VALUE&...` as a mapping, percent-decoded. Raises SubjectError for a field without value or given twice."""
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    for field, equals, _ in pairs:
+        if not field or not equals or [other for other, _, _ in pairs].count(field) > 1:
+            raise SubjectError(f"{name!r}: write {field or 'FIELD'}=VALUE after the '?', each field once")
+    return {field: unquote(value) for field, _, value in pairs}
+
+
 def open_file(name: str, rest: str, directory: Path, device: str) -> Subject:
     """Weights in a safetensors file, with the config of a run in the same folder."""
-    rest, _, query = rest.partition("?")
-    path = Path(rest)
+    where, _, query = split_name(rest, os.path.isfile)
+    path = Path(where)
     if path.suffix != ".safetensors":
         raise SubjectError(f"{name!r}: weights are read from .safetensors files only, never from a pickle")
     weights = read_tensors(path)

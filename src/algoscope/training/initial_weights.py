@@ -10,6 +10,7 @@ from algoscope.data import seeded
 from algoscope.networks.build import build
 from algoscope.networks.lora import add_updates, choose_trained, draw_updates, whole
 from algoscope.networks.transformer import Transformer
+from algoscope.runs.paths import is_known, split_name
 from algoscope.runs.run_folder import Run, weights_hash
 
 
@@ -63,15 +64,16 @@ def first_model(run: Run, config: RunConfig, device: torch.device) -> Transforme
 
 def _base(start: StartConfig, directory: Path) -> tuple[Run, Transformer]:
     """The base run, and its model with full matrices."""
-    name, _, step = start.run.partition("@")
-    if step and not step.isdecimal():
+    name, step, _ = split_name(start.run, lambda name: is_known(name, directory))
+    if step is not None and not step.isdecimal():
         raise ConfigError(f"start.run {start.run!r}: the step after '@' must be a number")
     base = Run.find(name, directory)
-    if not step and not base.is_whole:
+    if step is None and not base.is_whole:
+        base.refuse_if_training()
         raise RunFolderError(
             f"start.run {base.name} is not finished: go on with --resume, or name a checkpoint, NAME@STEP"
         )
-    return base, whole(base.model(int(step) if step else None))
+    return base, whole(base.model(None if step is None else int(step)))
 
 
 def _check_fit(config: RunConfig, base: Run) -> None:

@@ -15,7 +15,8 @@ from algoscope.data import batches, held_out
 from algoscope.networks.digit_positions import random_position_ids
 from algoscope.networks.evaluation import answers_right, evaluate
 from algoscope.networks.transformer import PositionIds
-from algoscope.runs.run_folder import Run, load_model, weights_hash
+from algoscope.runs.reading import load_model
+from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.base import Task, Tokens
 from algoscope.training.initial_weights import first_model

@@ -17,7 +17,7 @@ from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import is_run, new_folder, runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.train import find_device, finishing_the_step, open_run
@@ -89,7 +89,8 @@ def train_many(
         The finished runs, and why the others failed.
     Raises:
         ConfigError: for numbers below 1.
-        RunFolderError: for a member that exists, unless `resume` is set; raised before any training.
+        RunFolderError: for a member that exists, unless `resume` is set, that has another config, or whose name is
+            invalid; raised before any run is made.
         Interrupted: after Ctrl-C.
 
     Example:
@@ -104,11 +105,11 @@ def train_many(
         if number is not None and number < 1:
             raise ConfigError(f"{what} {number}: give 1 or more")
     torch_device, folder = find_device(device), runs_directory(runs_dir)
-    if not resume:
-        for name in members:
-            if (folder / name / "config.json").exists():
-                open_run(folder / name, members[name], resume=False)  # raises, with the reason
-    runs = {name: open_run(folder / name, with_start_hash(config, folder), resume) for name, config in members.items()}
+    wanted = {new_folder(name, folder): with_start_hash(config, folder) for name, config in members.items()}
+    for path, config in wanted.items():
+        if is_run(path):
+            open_run(path, config, resume)  # raises where it does not fit, before any run is made
+    runs = {path.name: open_run(path, config, resume) for path, config in wanted.items()}
     plan = plan_for([run for run in runs.values() if not run.is_whole], torch_device, workers, stack)
     with (
         Bar(f"train {len(runs)} runs", "steps") if progress else Watcher() as watcher,

@@ -1,5 +1,6 @@
 """The training loop. The config determines the weights: same recipe, seed and device, same weights, bit for bit."""
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +11,11 @@ from typing import Any, NoReturn
 import torch
 
 from algoscope.config import RunConfig, override
-from algoscope.core.errors import ConfigError, DivergedError, Interrupted, RunFolderError
+from algoscope.core.errors import AlgoscopeError, ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.recipes.table import RECIPES
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import is_run, new_folder
 from algoscope.runs.run_folder import Run
 from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.member import Member
@@ -44,14 +45,16 @@ def train(
         settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
         resume: whether to continue an interrupted run from its newest checkpoint; the final weights are those of an
-            uninterrupted run. A finished run is returned unchanged.
+            uninterrupted run. A finished run is returned unchanged. Without `seed` and `settings`, a recipe by name
+            continues with those that the run was started with.
         device: `cpu`, `cuda` or `mps`.
         progress: whether to show a progress bar.
     Returns:
         The finished run.
     Raises:
         ConfigError: for an unknown setting or device, and for an illegal value.
-        RunFolderError: for a run that exists, unless `resume` is set.
+        RunFolderError: for a run that exists, unless `resume` is set; for one of another config; for one that another
+            process is training; for an invalid name.
         DivergedError: for a loss or a weight that is not finite; the last good checkpoint is kept.
         Interrupted: after Ctrl-C.
 
@@ -65,9 +68,10 @@ def train(
     config = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
     torch_device = find_device(device)
-    path = runs_directory(runs_dir) / (name or f"{config.recipe}-s{config.seed}")
-    if resume and (path / "config.json").exists() and not settings and seed is None:
-        config = Run(path).config
+    path = new_folder(f"{config.recipe}-s{config.seed}" if name is None else name, runs_dir)
+    if isinstance(recipe, str) and not settings and seed is None and resume and is_run(path):
+        started = Run(path).config
+        config = started if started.recipe == config.recipe else config
     run = open_run(path, with_start_hash(config, path.parent), resume)
     if run.is_whole:
         return run
@@ -81,11 +85,10 @@ def train(
 
 def open_run(path: Path, config: RunConfig, resume: bool) -> Run:
     """A new run, or an existing one with the same config that is to be resumed."""
-    if not resume or not (path / "config.json").exists():
+    if not resume or not is_run(path):
         return Run.create(path, config)
     run = Run(path)
-    if run.config != config:
-        raise RunFolderError(f"run {path} has another config; resume it with the settings it was started with")
+    run.refuse_another(config)
     return run
 
 
@@ -113,18 +116,28 @@ def finishing_the_step() -> Iterator[threading.Event]:
 
 def train_together(
     runs: Sequence[Run], device: torch.device, watcher: Watcher, stop: threading.Event
-) -> dict[str, DivergedError]:
+) -> dict[str, AlgoscopeError]:
     """Train runs whose configs agree in shape as one stack of models, until each has finished or diverged.
 
-    Returns the errors of diverged runs by name. Raises Interrupted where `stop` is set, after saving every state.
+    Returns the errors of the others by name: those that diverged, that cannot be read, and that another process trains.
+    Raises Interrupted where `stop` is set, after saving every state.
     """
-    failed: dict[str, DivergedError] = {}
+    failed: dict[str, AlgoscopeError] = {}
+    everyone, starts = [], []
     with ExitStack() as held:
         for run in runs:
-            held.callback(run.lock().release)
-        everyone = members = [Member(run, run.config, device) for run in runs]
+            try:
+                held.enter_context(run.lock())
+                member = Member(run, run.config, device)
+                starts.append(member.restore())
+                everyone.append(member)
+            except AlgoscopeError as error:
+                failed[run.name] = error
+        if not everyone:
+            return failed
+        members = everyone
         held.enter_context(threads(members[0].config.train.threads))
-        stack = Stack([member.config for member in members], [member.restore() for member in members], device)
+        stack = Stack([member.config for member in members], starts, device)
         left = [index for index, member in enumerate(members) if member.begin(stack, index)]
         while left:
             if len(left) < len(members):
@@ -136,7 +149,7 @@ def train_together(
     return failed
 
 
-def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, DivergedError]) -> list[int]:
+def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, AlgoscopeError]) -> list[int]:
     """One step of every member; returns the indices of those with steps left."""
     batches = [member.batch() for member in members]
     losses, logits = stack.gradient(
@@ -147,7 +160,7 @@ def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, Diverged
     for index, member in enumerate(members):
         try:
             has_steps_left = member.after_step(stack, index, batches[index], losses[index], logits[index])
-        except DivergedError as error:
+        except AlgoscopeError as error:
             failed[member.run.name] = error
             continue
         if has_steps_left:
@@ -171,8 +184,14 @@ def _save_and_stop(members: Sequence[Member], stack: Stack, indices: Sequence[in
     if len(members) == 1:
         raise Interrupted(
             f"stopped at step {first.step} of {first.schedule.end}; the state is saved in {first.run.path}: "
-            f"go on with --resume --name {first.run.name}"
+            f"go on with --resume --name {first.run.name}{_elsewhere(first.run)}"
         )
     raise Interrupted(
         f"stopped; the states of {len(members)} runs are saved in {first.run.path.parent}: go on with --resume"
+        f"{_elsewhere(first.run)}"
     )
+
+
+def _elsewhere(run: Run) -> str:
+    """The option that names the run's folder, where it is not the default."""
+    return "" if run.address == run.name else f" --runs-dir {shlex.quote(str(run.path.parent))}"

@@ -6,7 +6,7 @@ import click
 
 from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
-from algoscope.doors.cli.runs_commands import ended, parse_settings
+from algoscope.doors.cli.runs_commands import ended, next_command, parse_settings
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.table import TASKS
 
@@ -65,7 +65,7 @@ def import_(
         click.echo(f"left out: {line}")
     click.echo(
         f"{run.path}: {summary.parameters:,} parameters, right on {summary.test_accuracy:.2%} of the inputs that "
-        f"were tried; next: algoscope certify run:{run.name}"
+        f"were tried; next: {next_command(str(run.path))}"
     )
 
 
@@ -99,5 +99,5 @@ def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: 
     else:
         click.echo(
             f"{run.path}: {summary.parameters:,} parameters in full matrices, right on "
-            f"{summary.test_accuracy:.2%} of the inputs that were tried; next: algoscope certify run:{run.name}"
+            f"{summary.test_accuracy:.2%} of the inputs that were tried; next: {next_command(str(run.path))}"
         )

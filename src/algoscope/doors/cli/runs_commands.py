@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
-from algoscope.core.errors import ConfigError, DivergedError
+from algoscope.core.errors import AlgoscopeError, ConfigError, DivergedError
 from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_run, names, show_json, show_table
 from algoscope.recipes.table import RECIPES
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import address, runs_directory
 
 
 @click.command()
@@ -64,8 +65,13 @@ def _show_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
     for row in done:
         click.echo(
             f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
-            f"{row['seconds']:.1f} s; next: algoscope certify run:{row['run']}"
+            f"{row['seconds']:.1f} s; next: {next_command(row['path'])}"
         )
+
+
+def next_command(path: str) -> str:
+    """The command that certifies the run of a folder, as a shell takes it."""
+    return f"algoscope certify run:{address(Path(path))}"
 
 
 def ended(run: Any) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -
     """List the runs; `show NAME` prints one, `rm NAME` removes one."""
     if ctx.invoked_subcommand is not None:
         return
-    rows = [describe(run) for run in public.Run.all(runs_directory(runs_dir))]
+    rows = [_listed(run) for run in public.Run.all(runs_directory(runs_dir))]
     if as_json:
         show_json(rows)
     elif not rows:
@@ -104,6 +110,9 @@ def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -
     else:
         columns = ["run", "recipe", "seed", "state", "steps", "test_accuracy", "wrong"]
         show_table("", columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
+        for row in rows:
+            if row["why"]:
+                click.echo(f"{row['run']}: {row['why']}", err=True)
 
 
 @runs.command()
@@ -142,16 +151,25 @@ def rm(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
         click.echo(f"removed {run.path}")
 
 
+def _listed(run: Any) -> dict[str, Any]:
+    """`describe`; a damaged run is a row that says why."""
+    try:
+        return describe(run) | {"why": None}
+    except AlgoscopeError as error:
+        unknown = dict.fromkeys(("recipe", "seed", "steps", "test_accuracy", "wrong"))
+        return {"run": run.name, "state": "damaged", "why": str(error), **unknown}
+
+
 def describe(run: Any) -> dict[str, Any]:
     """One row about a run, finished or not."""
     summary = run.summary if run.is_whole else None
-    verdicts = [finding.facts["wrong"] for finding in run.findings() if finding.kind == "certify"]
+    verdict = run.finding("certify", summary.weights_sha256) if summary else None
     return {
         "run": run.name,
         "recipe": run.config.recipe,
         "seed": run.config.seed,
-        "state": "finished" if summary else f"stopped at {run.newest_step or 0}",
+        "state": "finished" if summary else "training" if run.is_training else f"stopped at {run.newest_step or 0}",
         "steps": summary.steps if summary else run.newest_step or 0,
         "test_accuracy": summary.test_accuracy if summary else None,
-        "wrong": verdicts[0] if verdicts else None,
+        "wrong": verdict.facts["wrong"] if verdict else None,
     }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -76,6 +77,9 @@ def report(
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
     path = user_path((origin.path if origin else Path()) / "report.html" if out is None else out)
+    in_folder = origin if out is None else None
+    if in_folder:
+        in_folder.refuse_if_training()
     with disk_errors(path):  # before the work, not after it
         path.parent.mkdir(parents=True, exist_ok=True)
     questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)
@@ -87,7 +91,8 @@ def report(
     if origin:
         for finding in findings.values():
             origin.keep(finding)
-    write_atomically(path, render(subject, findings))
+    with in_folder.lock() if in_folder else nullcontext():  # a run that was removed meanwhile is not made again
+        write_atomically(path, render(subject, findings))
     return path
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError, RunFolderError
+from algoscope.core.errors import ConfigError, DivergedError, RunFolderError
 from algoscope.core.finding import Finding
 from algoscope.core.progress import Bar, Watcher
 from algoscope.data import seeded
@@ -18,7 +18,8 @@ from algoscope.lenses.heads.head_roles import roles
 from algoscope.networks.head_permutations import permuted
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.learning_curves import read_curves
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import new_folder, runs_directory
+from algoscope.runs.reading import first_difference
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.opening import open_subject
 from algoscope.tasks.base import Tokens
@@ -88,7 +89,8 @@ def census(
         not testing.
     Raises:
         ConfigError: for fewer than two runs, for configs that differ in more than the seed, for seeds without a recipe.
-        RunFolderError: for a missing or unfinished run.
+        RunFolderError: for a missing or unfinished run, and for one that another process is training.
+        DivergedError: for seeds whose runs failed.
 
     Example:
         >>> import algoscope as ag
@@ -169,7 +171,12 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
             raise ConfigError(f"seeds belong to one recipe, and {runs[0] if runs else 'nothing'!r} is none: name one")
         config = RECIPES.load(runs[0])()
         configs = {f"{runs[0]}-s{seed}": config.model_copy(update={"seed": seed}) for seed in seeds}
+        for member in configs:
+            Run(new_folder(member, directory)).refuse_if_training()
         trained = train_many(configs, runs_dir=directory, resume=True, progress=progress)
+        if trained.failed:
+            why = "; ".join(f"{name}: {reason}" for name, reason in trained.failed.items())
+            raise DivergedError(f"{len(trained.failed)} of {len(configs)} runs failed, leave out their seeds: {why}")
         by_path = {run.path: run for run in trained.runs.values()}
     else:
         for name in runs:
@@ -178,15 +185,16 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
     members = sorted(by_path.values(), key=lambda run: (run.config.seed, run.name))
     if len(members) < 2:
         raise ConfigError(f"a census compares runs, but got {len(members)}: train more, `algoscope train R --seeds`")
-    first = members[0].config.model_dump()
+    first = members[0].config
     for run in members:
         if not run.is_whole:
+            run.refuse_if_training()
             raise RunFolderError(f"run {run.name} stopped at step {run.newest_step or 0}: continue it with --resume")
-        other = run.config.model_dump()
-        if field := _differs(first, other):
+        other = run.config.model_copy(update={"seed": first.seed})
+        if different := first_difference(first, other):
             raise ConfigError(
-                f"{run.name} differs from {members[0].name} in {field}: a census compares runs that differ only in "
-                f"their seed"
+                f"{run.name} differs from {members[0].name} in {different[0]}: a census compares runs that differ only "
+                f"in their seed"
             )
     return members
 
@@ -194,18 +202,6 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
 def _named(name: str, directory: Path) -> list[Run]:
     members = [run for run in Run.all(directory) if re.fullmatch(re.escape(name) + r"-s\d+", run.name)]
     return members or [Run.find(name.removeprefix("run:"), directory)]
-
-
-def _differs(first: Mapping[str, Any], other: Mapping[str, Any], at: str = "") -> str:
-    """The first field, by its dotted name, other than the seed in which two configs differ; empty if there is none."""
-    for key in dict.fromkeys((*first, *other)):
-        a, b, name = first.get(key), other.get(key), f"{at}{key}"
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            if inner := _differs(a, b, f"{name}."):
-                return inner
-        elif a != b and name != "seed":
-            return name
-    return ""
 
 
 # ---------------------------------------------------------------------- outcomes

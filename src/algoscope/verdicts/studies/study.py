@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from algoscope.config import RunConfig, override
-from algoscope.core.errors import ConfigError, RunFolderError
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.recipes.table import RECIPES
-from algoscope.runs.paths import is_run, runs_directory
+from algoscope.runs.paths import new_folder
 from algoscope.runs.run_folder import Run
 from algoscope.training.population import train_many
 from algoscope.verdicts.studies.certified import CertifiedAnswers, StepsToGeneralise
@@ -102,7 +102,7 @@ def study(
     Raises:
         UnknownNameError: for an unknown study.
         ConfigError: without seeds, and for settings that the recipe does not have.
-        RunFolderError: where a member's folder holds another config.
+        RunFolderError: where a member's folder holds another config, or another process is training it.
 
     Example:
         >>> import algoscope as ag
@@ -119,8 +119,8 @@ def study(
     plan: Study = STUDIES.load(name)() if isinstance(name, str) else name
     measuring = MEASURES[plan.measures](plan)
     configs = _members(plan, seeds, settings or {})
-    for member, config in configs.items():
-        _refuse_another(runs_directory(runs_dir) / member, config)
+    for member in configs:
+        Run(new_folder(member, runs_dir)).refuse_if_training()
     population = train_many(configs, runs_dir=runs_dir, resume=True, device=device, progress=progress)
     measured: dict[str, Any] = {}
     with Bar(plan.name, "members") if progress else Watcher() as bar:
@@ -176,14 +176,6 @@ def _members(plan: Study, seeds: Sequence[int], settings: Mapping[str, Any]) -> 
         for seed in seeds
         for variant in plan.variants
     }
-
-
-def _refuse_another(path: Path, config: RunConfig) -> None:
-    if is_run(path) and Run(path).config != config:
-        raise RunFolderError(
-            f"run {path} has a config that differs from this study's; use another --runs-dir, or "
-            f"`algoscope runs rm {path.name}`"
-        )
 
 
 def _row(variant: Variant, measuring: Measuring, by_variant: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
