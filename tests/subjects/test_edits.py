@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from algoscope.core.errors import EditError, UnknownNameError
-from algoscope.core.sites import KINDS
+from algoscope.core.sites import KINDS, find_site
 from algoscope.subjects import sweep
 from algoscope.subjects.edits import Add, Mean, Patch, Resample, Rotate, Zero
 from algoscope.subjects.subject import Subject
@@ -104,6 +105,131 @@ def test_an_edit_that_cannot_be_made_is_one_line(edit, words: str) -> None:
         with pytest.raises(EditError, match=words) as raised:
             run()
         assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------------- values of what an edit covers
+
+N = 9  # as many inputs as positions, so that one can be taken for the other
+
+
+def numbered(site, n: int = N) -> torch.Tensor:
+    """A value for a whole site, no two entries alike."""
+    shape = subject().model.shape_of(find_site(site, subject().sites), n, N)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def limited(**limits) -> Zero:
+    """An edit with limits of types that no annotation allows."""
+    edit = Zero(("resid_pre", 1))
+    for name, limit in limits.items():
+        object.__setattr__(edit, name, limit)
+    return edit
+
+
+SLICED = [  # (site, limits, what the edit covers of a whole value)
+    (("resid_pre", 1), {"pos": 3}, lambda v: v[:, 3]),
+    (("resid_pre", 1), {"pos": -2}, lambda v: v[:, -2]),
+    (("resid_pre", 1), {"pos": 3}, lambda v: v[:, 3:4]),
+    (("resid_pre", 1), {"pos": (1, 3)}, lambda v: v[:, [1, 3]]),
+    (("resid_pre", 1), {"pos": (3, 1)}, lambda v: v[:, [3, 1]]),
+    (("resid_pre", 1), {"pos": [1, -1]}, lambda v: v[:, [1, -1]]),
+    (("resid_pre", 1), {"pos": slice(2, 5)}, lambda v: v[:, 2:5]),
+    (("resid_pre", 1), {"pos": np.int64(3)}, lambda v: v[:, 3]),
+    (("resid_pre", 1), {"pos": torch.tensor([1, 3])}, lambda v: v[:, [1, 3]]),
+    (("resid_pre", 1), {"pos": 3, "unit": 5}, lambda v: v[:, 3, 5]),
+    (("resid_pre", 1), {"unit": (5, 2)}, lambda v: v[..., [5, 2]]),
+    (("resid_pre", 1), {"pos": (4, 1), "unit": (5, 2)}, lambda v: v[:, [4, 1]][..., [5, 2]]),
+    (("z", 0), {"head": 0}, lambda v: v[..., 0, :]),
+    (("z", 0), {"head": 1, "pos": 3}, lambda v: v[:, 3, 1]),
+    (("z", 0), {"head": 1, "pos": 3}, lambda v: v[:, 3]),
+    (("z", 0), {"head": 1, "pos": (3, 1)}, lambda v: v[:, [3, 1], 1]),
+    (("z", 0), {"head": 1, "pos": (3, 1)}, lambda v: v[:, [3, 1]]),
+    (("pattern", 0), {"head": 1, "key": 2}, lambda v: v[:, 1, :, 2]),
+    (("pattern", 0), {"pos": 4}, lambda v: v[:, :, 4]),
+    (("post", 0), {"unit": 3}, lambda v: v[..., 3]),
+    (("ln1_scale", 0), {"pos": 3}, lambda v: v[:, 3]),
+]
+
+
+@pytest.mark.parametrize(("site", "limits", "part"), SLICED)
+@pytest.mark.parametrize("incremental", [True, False], ids=["swept", "whole"])
+def test_a_slice_as_value_is_the_value_of_what_the_edit_covers(site, limits, part, incremental: bool) -> None:
+    model, read, value = subject(), tokens(N), numbered(site)
+    basis = torch.linalg.qr(numbered(site)[0].flatten(0, -2).mT)[0][:, :2]
+    kinds = [Patch, Add, partial(Resample, seed=2), Mean]
+    if not limits.keys() & {"unit", "key"} and value.shape[-1] > 2:
+        kinds.append(partial(Rotate, basis=basis))
+    whole = [kind(site, value=value, **limits) for kind in kinds]
+    sliced = [kind(site, value=part(value), **limits) for kind in kinds]
+    runs = [model.run_each(read, edits, incremental=incremental) for edits in (whole, sliced)]
+    torch.testing.assert_close(*runs, rtol=0, atol=1e-10)
+    assert all((one != model.run(read)[0]).any() for one in runs[0])
+
+
+@pytest.mark.parametrize("edit", [Patch, Add])
+def test_a_number_and_a_vector_are_repeated(edit) -> None:
+    model, read, site = subject(), tokens(N), ("resid_pre", 1)
+    value, whole = numbered(site)[0, 0], torch.full((N, N, 16), 0.5, dtype=torch.float64)
+    for limits in ({}, {"pos": 3}, {"pos": (1, 3)}):
+        pairs = [(value, value.expand(N, N, 16)), (0.5, whole), (np.full(16, 0.5), whole), ([0.5] * 16, whole)]
+        for short, full in pairs:
+            runs = [model.run(read, edits=[edit(site, value=given, **limits)])[0] for given in (short, full)]
+            assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            Patch(("resid_pre", 1), value=torch.zeros(4, 16), pos=3),
+            r"\(4, 16\) does not fit .*\(9, 16\) \[batch d_model\]",
+        ),
+        (Patch(("resid_pre", 1), value=torch.zeros(9, 9), pos=3), "does not fit"),
+        (Patch(("resid_pre", 1), value=torch.zeros(9, 16), pos=(1, 3)), "does not fit"),
+        (Patch(("resid_pre", 1), value=torch.zeros(9, 3, 16), pos=(1, 3)), r"\(9, 2, 16\) \[batch pos d_model\]"),
+        (Patch(("z", 0), value=torch.zeros(9, 8), head=1), "does not fit"),
+        (Patch(("resid_pre", 1), value=numbered(("resid_pre", 1)), pos=(*range(1, 9), 0)), "two ways"),
+        (Zero(("resid_pre", 1), pos=(1, 1)), "names an index twice"),
+        (Zero(("resid_pre", 1), pos=()), "cover nothing"),
+        (Zero(("resid_pre", 1), pos=slice(5, 2)), "cover nothing"),
+        (limited(pos=1.5), "whole number"),
+        (limited(pos="3"), "whole number"),
+        (limited(pos=True), "whole number"),
+        (limited(pos=(1, 2.0)), "whole number"),
+        (limited(pos={"a": 1}), "whole number"),
+        (Mean(("resid_pre", 1), value=torch.zeros(16)), "axis for inputs"),
+        (Resample(("resid_pre", 1), value=3.0), "axis for inputs"),
+        (Rotate(("resid_mid", 0), value=torch.zeros(16), basis=torch.ones(16)), "not orthonormal"),
+    ],
+)
+def test_a_value_or_limit_that_fits_in_no_way_is_one_line(edit, words: str) -> None:
+    for run in (lambda: subject().run(tokens(N), edits=[edit]), lambda: subject().run_each(tokens(N), [edit])):
+        with pytest.raises(EditError, match=words) as raised:
+            run()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["a", None, 1 + 2j, torch.ones(16, device="meta"), {"a": 1}])
+def test_what_is_no_array_of_numbers_is_no_value(value) -> None:
+    with pytest.raises(EditError, match="value"):
+        Patch(("resid_pre", 1), value=0)._tensor("value", value)
+
+
+def test_a_rotation_of_some_units_is_that_of_all_there() -> None:
+    model, read, value = subject(), tokens(3), numbered(("resid_mid", 0), 3)
+    basis = torch.linalg.qr(torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    runs = [
+        model.run(read, record=[("resid_mid", 0)], edits=[Rotate(("resid_mid", 0), value=value, basis=basis, **limits)])
+        for limits in ({}, {"unit": (3, 7)})
+    ]
+    every, some = (cache["resid_mid", 0] for _, cache in runs)
+    line = Rotate(("resid_mid", 0), value=value, basis=basis[:, 0])
+    assert torch.equal(
+        model.run(read, edits=[line])[0],
+        model.run(read, edits=[Rotate(("resid_mid", 0), value=value, basis=basis[:, :1])])[0],
+    )
+    assert torch.equal(every[..., [3, 7]], some[..., [3, 7]])
+    assert (every[..., 0] != some[..., 0]).all()
 
 
 def test_no_edits_are_an_error() -> None:

@@ -14,24 +14,28 @@ given order. Which one to use:
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, SupportsIndex
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from algoscope.core.errors import EditError
 from algoscope.core.sites import KINDS, Key, Site
+from algoscope.networks.taps import precise
+from algoscope.subjects._coverage import LIMITS, Coverage
 from algoscope.subjects.cache import Recorder
 
-Indices = int | tuple[int, ...] | None
+Indices = SupportsIndex | Sequence[SupportsIndex] | Shaped[Tensor, "..."] | np.ndarray | slice | None
 Value = Float[Tensor, "..."]
+Given = Shaped[Tensor, "..."] | np.ndarray | Sequence[Any] | float
 
 
 @dataclass(frozen=True, eq=False)
 class Edit(ABC):
-    """One change at one site. The limits are indices or tuples of them; negative ones count from the end.
+    """One change at one site. The limits are indices, tuples of them or slices; negative ones count from the end.
 
     Args:
         site: a site, under any of its names: `("z", 0)`, `"blocks.0.attn.hook_z"`.
@@ -48,16 +52,11 @@ class Edit(ABC):
     head: Indices = None
     unit: Indices = None
 
-    LIMITS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "pos": ("pos", "query"),
-        "key": ("key",),
-        "head": ("head", "kv_head"),
-        "unit": ("d_model", "d_mlp", "d_head"),
-    }
+    LIMITS: ClassVar[dict[str, tuple[str, ...]]] = LIMITS
 
     @abstractmethod
-    def new(self, old: Value) -> Value:
-        """The new value of the whole site; may broadcast against `old`."""
+    def new(self, old: Value, coverage: Coverage) -> Value:
+        """What the covered entries become; may broadcast against `old`, what they are."""
 
     def apply(self, old: Value, kind: str) -> Value:
         """`old` with the edit applied. Raises EditError for a limit without a matching axis, an index out of range, and
@@ -67,46 +66,23 @@ class Edit(ABC):
         return self.write(old.clone(), kind)
 
     def write(self, value: Value, kind: str) -> Value:
-        """Apply the edit in place, without checks: for a value with no other references."""
-        where = self.where(value.shape, kind)
-        new = self.new(value).to(value.dtype).expand_as(value)
+        """Apply the edit in place: for a value with no other references."""
+        coverage = self.coverage(value.shape, kind)
+        old = value[coverage.where]
+        new = self.new(old, coverage).to(value)
         if kind == "attn_scores":
-            new = torch.where(value.isneginf(), value, new)
-        value[where] = new[where].to(value.device)
+            new = torch.where(old.isneginf(), old, new)
+        value[coverage.where] = new
         return value
 
-    def where(self, shape: Sequence[int], kind: str) -> tuple[slice | Int[Tensor, "..."], ...]:
-        """The index of the edited entries at a site of this shape; lists of indices select their outer product."""
-        axes = KINDS[kind].axes
-        where: list[slice | Int[Tensor, "..."]] = [slice(None)] * len(shape)
-        lists: dict[int, tuple[int, ...]] = {}
-        for limit, names in self.LIMITS.items():
-            chosen = getattr(self, limit)
-            if chosen is None:
-                continue
-            axis = next((axes.index(name) for name in names if name in axes), None)
-            if axis is None:
-                raise EditError(f"{self._label()}: the site has no axis for {limit}={chosen}; its axes are {axes}")
-            size = shape[axis]
-            outside = [i for i in ((chosen,) if isinstance(chosen, int) else chosen) if not -size <= i < size]
-            if outside:
-                raise EditError(f"{self._label()}: {limit} {outside[0]} is out of range, the site has {size}")
-            if isinstance(chosen, int):
-                where[axis] = slice(chosen % size, chosen % size + 1)
-            else:
-                lists[axis] = chosen
-        for i, (axis, indices) in enumerate(lists.items()):
-            where[axis] = torch.tensor(indices).view(-1, *[1] * (len(lists) - 1 - i))
-        return tuple(where)
+    def coverage(self, shape: Sequence[int], kind: str) -> Coverage:
+        """What the edit covers of a site of this shape. Raises EditError for limits that the site does not have."""
+        limits = {limit: getattr(self, limit) for limit in LIMITS if getattr(self, limit) is not None}
+        return Coverage.of(self._label(), shape, KINDS[kind].axes, limits)
 
     def check(self, shape: Sequence[int], kind: str) -> None:
         """Raises the errors of `apply` for a site of this shape."""
-        self.where(shape, kind)
-
-    def _fit(self, new: Sequence[int], old: Sequence[int]) -> None:
-        fits = len(new) <= len(old) and all(n in (1, o) for n, o in zip(reversed(new), reversed(old), strict=False))
-        if not fits:
-            raise EditError(f"{self._label()}: a value of shape {tuple(new)} does not fit {tuple(old)}")
+        self.coverage(shape, kind)
 
     def _label(self) -> str:
         return f"{type(self).__name__} at {self.site}"
@@ -131,7 +107,7 @@ class Zero(Edit):
         0.0
     """
 
-    def new(self, old: Value) -> Value:
+    def new(self, old: Value, coverage: Coverage) -> Value:
         return torch.zeros_like(old)
 
 
@@ -145,8 +121,9 @@ class Patch(Edit):
 
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
-        value: the new activation [batch pos ...] or [d_model], which broadcasts; only entries within the limits are
-            used, so a value recorded at all positions can be given unchanged.
+        value: the new activation [batch pos ...], of which only entries within the limits are used, so that a value
+            recorded at all positions can be given unchanged; or that of these entries alone, as `v[:, 3]` for pos=3
+            and `v[:, [1, 3]]` for pos=(1, 3); or a vector along the last axis, or a number.
     Raises:
         EditError: when run, for a value that does not fit the site.
     Source:
@@ -162,23 +139,51 @@ class Patch(Edit):
         '0'
     """
 
-    value: Value
+    value: Given
 
-    def new(self, old: Value) -> Value:
-        return self.value
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", self._tensor("value", self.value))
+
+    def new(self, old: Value, coverage: Coverage) -> Value:
+        return coverage.fitted(self.given).to(old.device)
 
     def check(self, shape: Sequence[int], kind: str) -> None:
-        super().check(shape, kind)
-        self._fit(self._shape, shape)
+        self.coverage(shape, kind).fitted(self.given)
 
     @property
-    def _shape(self) -> tuple[int, ...]:
-        """The shape that must fit the site."""
-        return tuple(self.value.shape)
+    def given(self) -> Value:
+        """The value that must fit what the edit covers."""
+        assert isinstance(self.value, Tensor)
+        return self.value
+
+    def _tensor(self, name: str, value: Any) -> Tensor:
+        """Raises EditError for what is no array of numbers."""
+        if not isinstance(value, Tensor):
+            array = np.array(value)
+            if array.dtype.kind not in "fiub":
+                raise EditError(f"{self._label()}: {name} must be a tensor or a number, not {type(value).__name__}")
+            value = torch.from_numpy(array)
+        if value.is_complex() or value.is_meta:
+            what = "complex" if value.is_complex() else "on the meta device, where tensors have no numbers"
+            raise EditError(f"{self._label()}: {name} is {what}")
+        return value
+
+
+class _OverInputs(Patch):
+    """A patch whose value is computed from those of several inputs."""
+
+    def check(self, shape: Sequence[int], kind: str) -> None:
+        n_axes = len(shape) - len(self.coverage(shape, kind).single)
+        if not isinstance(self.value, Tensor) or self.value.ndim < max(1, n_axes):
+            raise EditError(
+                f"{self._label()}: give a value with an axis for inputs, [{' '.join(KINDS[kind].axes)}]; what needs "
+                "none goes into Patch"
+            )
+        super().check(shape, kind)
 
 
 @dataclass(frozen=True, eq=False)
-class Mean(Patch):
+class Mean(_OverInputs):
     """Mean ablation: the mean over reference inputs, position by position.
 
     It keeps the constant part of the activation and removes what depends on the input. It is closer to the distribution
@@ -198,16 +203,13 @@ class Mean(Patch):
         True
     """
 
-    def new(self, old: Value) -> Value:
-        return self.value.mean(dim=0, keepdim=True)
-
     @property
-    def _shape(self) -> tuple[int, ...]:
-        return (1, *self.value.shape[1:])
+    def given(self) -> Value:
+        return super().given.to(precise(super().given.dtype)).mean(dim=0, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Resample(Patch):
+class Resample(_OverInputs):
     """Resample ablation: each input gets the activation of another one, drawn at random.
 
     Every replacement is an activation that the model computes, so it stays in distribution; only the dependence on the
@@ -233,9 +235,11 @@ class Resample(Patch):
 
     seed: int = 0
 
-    def new(self, old: Value) -> Value:
-        order = torch.randperm(len(self.value), generator=torch.Generator().manual_seed(self.seed))
-        return self.value[order.to(old.device)]
+    @property
+    def given(self) -> Value:
+        value = super().given
+        order = torch.randperm(len(value), generator=torch.Generator().manual_seed(self.seed))
+        return value[order.to(value.device)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -261,8 +265,8 @@ class Add(Patch):
 
     scale: float = 1.0
 
-    def new(self, old: Value) -> Value:
-        return old + self.scale * self.value
+    def new(self, old: Value, coverage: Coverage) -> Value:
+        return old + self.scale * super().new(old, coverage)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -275,7 +279,7 @@ class Rotate(Patch):
     Args:
         site: where, as for every edit; so are `pos`, `key`, `head`, `unit`.
         value: the other run's activation [batch pos d_model]; broadcasts.
-        basis: orthonormal columns that span the subspace [d_model rank].
+        basis: orthonormal columns that span the subspace [d_model rank], or one unit vector.
     Raises:
         EditError: when run, for a basis or a value that does not fit the site.
     Source:
@@ -292,15 +296,47 @@ class Rotate(Patch):
         torch.Size([6, 12, 14])
     """
 
-    basis: Float[Tensor, "d_model rank"]
+    basis: Given
 
-    def new(self, old: Value) -> Value:
-        return old + (self.value - old) @ self.basis @ self.basis.mT
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        basis = self._tensor("basis", self.basis)
+        object.__setattr__(self, "basis", basis[:, None] if basis.ndim == 1 else basis)
+
+    def write(self, value: Value, kind: str) -> Value:
+        if self.unit is None and self.key is None:
+            return super().write(value, kind)
+        where = self.coverage(value.shape, kind).where
+        value[where] = self._of_all_units.write(value.clone(), kind)[where]
+        return value
+
+    @property
+    def _of_all_units(self) -> "Rotate":
+        """The edit of every entry of the last axis, which a rotation needs."""
+        return replace(self, unit=None, key=None)
+
+    def new(self, old: Value, coverage: Coverage) -> Value:
+        wide = precise(old.dtype)
+        before, after, basis = (x.to(old.device, wide) for x in (old, super().new(old, coverage), self._columns))
+        return before + (after - before) @ basis @ basis.mT
 
     def check(self, shape: Sequence[int], kind: str) -> None:
-        super().check(shape, kind)
-        if len(self.basis) != shape[-1]:
-            raise EditError(f"{self._label()}: a basis of {len(self.basis)} rows does not fit {shape[-1]} units")
+        self.coverage(shape, kind)
+        self._of_all_units.coverage(shape, kind).fitted(self.given)
+        basis = self._columns.double()
+        if basis.ndim != 2 or len(basis) != shape[-1]:
+            raise EditError(
+                f"{self._label()}: a basis of {len(basis)} rows does not fit {shape[-1]} units; it is [units rank]"
+            )
+        if not torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).to(basis), atol=0.01):
+            raise EditError(
+                f"{self._label()}: the columns of the basis are not orthonormal; torch.linalg.qr makes them so"
+            )
+
+    @property
+    def _columns(self) -> Float[Tensor, "..."]:
+        assert isinstance(self.basis, Tensor)
+        return self.basis
 
 
 def some(edits: Sequence[Edit]) -> Sequence[Edit]:

@@ -115,12 +115,19 @@ def _first_change(base: "_Base", site: Site, edit: Edit, differing: Callable[[Si
     """A position before which the edit changes nothing; `end` where it changes no logits that are read."""
     if not base.model.cfg.causal:
         return 0
-    limit = (edit.pos,) if isinstance(edit.pos, int) else edit.pos
-    changed = list(range(base.n_pos)) if limit is None else [pos % base.n_pos for pos in limit]
-    if type(edit) is Patch:  # subclasses insert something other than their value
-        differs = differing(site, edit.value)
+    coverage = edit.coverage(base.model.shape_of(site, base.n_inputs, base.n_pos), site.kind)
+    changed: Sequence[int] = coverage.limits.get(_axis_of_positions(site.kind), range(base.n_pos))
+    if type(edit) is Patch and coverage.is_of_the_site(
+        edit.given
+    ):  # subclasses insert something other than their value
+        differs = differing(site, edit.given)
         changed = [pos for pos in changed if differs[pos]]
     return min([*changed, base.end])
+
+
+def _axis_of_positions(kind: str) -> int:
+    axes = KINDS[kind].axes
+    return axes.index("query" if "query" in axes else "pos")
 
 
 class _Base:
@@ -149,8 +156,8 @@ class _Base:
 
     def differing(self, site: Site, value: Tensor) -> list[bool]:
         """For each position whether this value, which fits the site, differs from the base run."""
-        old, axes = self.values[site], KINDS[site.kind].axes
-        changed = (value.to(old) != old).movedim(axes.index("query" if "query" in axes else "pos"), 0)
+        old = self.values[site]
+        changed = (value.to(old) != old).movedim(_axis_of_positions(site.kind), 0)
         return changed.flatten(1).any(dim=1).tolist()
 
     def bytes_of_an_edit(self, n_pos: int) -> int:
