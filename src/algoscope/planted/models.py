@@ -34,6 +34,8 @@ from algoscope.tasks.strings.reversal import Reversal
 
 LOGIT = 20.0  # logits per unit of difference between the right answer and another
 READS = 64  # context of the models that have no task
+WEAK = 0.35  # attention of a weak previous-token head to the previous token; the rest is on the first
+SOFT = 6.0  # score of a key that a soft induction head matches, others have 0
 KEY_FREQUENCIES = (14, 35, 41, 42, 52)  # those of a trained model: Nanda et al., arXiv 2301.05217
 
 
@@ -137,10 +139,45 @@ def inductor(name: str, summary: str, copies: float, readable_after: int | None)
     )
 
 
-def letters_model(stream: Stream, n_layers: int, output: str) -> Transformer:
-    """Attention-only layers of two idle heads over the alphabet; the logits are the subspace `output` of the stream."""
+def induction_weak() -> Planted:
+    """An induction circuit spread over three weak heads in each of two layers, and one idle head in each.
+
+    Each head of the first layer attends to the previous token with a third of its attention only, and else to the
+    first, and writes what it attends to if that is one of its letters, a third of the alphabet. Each head of the second
+    layer matches softly, for every third letter, and copies the token there; for other letters it attends equally to
+    all positions but the first. So no head has a conspicuous score, and each induction head reads all three
+    previous-token heads. What they write of the first token is the same at every position, so it cancels.
+    """
+    k = len(ascii_lowercase)
+    stream = Stream(letter=k, place=READS, before=k, copied=k)
+    model = letters_model(stream, n_layers=2, output="copied", n_heads=4)
+    letter, before = stream.read("letter"), stream.read("before")
+    place = stream.read("place")
+    positions = torch.arange(1, READS)
+    attends = torch.zeros(READS, READS)
+    attends[positions, positions - 1] = SHARP + math.log(WEAK / (1 - WEAK))
+    attends[positions, 0] = SHARP
+    anywhere, at_first = place.sum(dim=0, keepdim=True), place[:1]
+    roles: dict[str, Head] = {}
+    for i, written in enumerate(torch.arange(k).chunk(3)):
+        roles |= {f"previous {i}": (0, i), f"induction {i}": (1, i)}
+        plant(model, (0, i), query=place, key=attends @ place, value=letter[written], out=before.mT[:, written])
+        query, key = torch.cat([SOFT / WEAK * letter[i::3], SHARP * anywhere]), torch.cat([before[i::3], -at_first])
+        plant(model, (1, i), query=query, key=key, value=letter, out=stream.write("copied"))
+    return Planted(
+        name="induction-weak",
+        summary="induction by three weak previous-token heads and three weak induction heads",
+        model=model,
+        vocabulary=tuple(ascii_lowercase),
+        task=None,
+        mechanism=Mechanism(heads=roles, readable_after=1),
+    )
+
+
+def letters_model(stream: Stream, n_layers: int, output: str, n_heads: int = 2) -> Transformer:
+    """Attention-only layers of idle heads over the alphabet; the logits are the subspace `output` of the stream."""
     model = blank(
-        stream, d_vocab=len(ascii_lowercase), n_ctx=READS, n_layers=n_layers, n_heads=2, d_head=READS, d_mlp=None
+        stream, d_vocab=len(ascii_lowercase), n_ctx=READS, n_layers=n_layers, n_heads=n_heads, d_head=READS, d_mlp=None
     )
     fill(model, tokens=stream.read("letter"), places=stream.read("place"), unembedding=LOGIT * stream.read(output))
     return model

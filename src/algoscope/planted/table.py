@@ -10,6 +10,10 @@ PLANTED = Table(
             "algoscope.planted.models:induction",
             "outputs the token that followed the current one earlier, by a previous-token and an induction head",
         ),
+        "induction-weak": Entry(
+            "algoscope.planted.models:induction_weak",
+            "induction by three weak previous-token heads and three weak induction heads",
+        ),
         "reversal": Entry("algoscope.planted.models:reversal", "reverses 5 letters by position alone"),
         "clock": Entry("algoscope.planted.models:clock", "adds modulo 113 by the cosines of five frequencies"),
         "pizza": Entry(

@@ -250,7 +250,12 @@ def tables_of(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
         "Rules",
         ("rule", "holds", "value", "meaning"),
         tuple(
-            (rule, outcome["holds"], round(outcome["value"], 3), facts["rules"][rule])
+            (
+                rule,
+                outcome["holds"],
+                "cannot be told" if outcome["value"] is None else round(outcome["value"], 3),
+                facts["rules"][rule],
+            )
             for rule, outcome in facts["evidence"].items()
         ),
         "All must hold for an induction pair or a pointer pair.",

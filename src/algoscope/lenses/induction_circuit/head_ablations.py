@@ -23,31 +23,55 @@ Nats = Float[Tensor, "batch pos"]
 # ---------------------------------------------------------------------- losses
 
 
+LEAST_GAIN = 0.1  # nats: a smaller gain counts as none
+ERRORS = 2.0  # standard errors by which a gain must differ from zero
+
+
 @dataclass(frozen=True)
 class Losses:
     """Mean cross-entropy in nats of undetermined predictions (`first`), and of those that a previous occurrence of the
-    token determines (`later`).
+    token determines (`later`); `uniform` is the loss of a uniform guess among the tokens, `error`
+    the standard error over the rows of the gain.
     """
 
     first: float
     later: float
+    uniform: float = math.inf
+    error: float = 0.0
 
     @classmethod
     def of(cls, nats: Nats, rows: Rows) -> "Losses":
-        determined = rows.determined
-        return cls(float(nats[~determined].mean()), float(nats[determined].mean()))
+        determined, uniform = rows.determined.to(nats.device), math.log(max(rows.n_tokens, 2))
+        first, later = float(nats[~determined].mean()), float(nats[determined].mean())
+        counts = [determined] if first > uniform else [~determined, determined]
+        by_row = [(nats * those).sum(dim=1) / those.sum(dim=1).clamp(min=1) for those in counts]
+        error = math.sqrt(sum(float(each.var()) for each in by_row) / len(nats)) if len(nats) > 1 else math.inf
+        return cls(first, later, uniform, error)
 
     @property
     def gain(self) -> float:
-        """The gain: nats by which determined predictions are better than the others."""
+        """Nats by which determined predictions are better than the others."""
         return self.first - self.later
 
-    def share_lost(self, without: "Losses", n_candidates: int) -> float:
-        """The share of the gain that is lost under an ablation: 0 = none, 1 = all. If the ablated loss exceeds that of
-        a uniform guess among the candidates, the latter is used.
+    @property
+    def baseline(self) -> float:
+        """The loss from which a gain counts: that of undetermined predictions, or of a uniform guess if that is less. A
+        model that is confidently wrong where it cannot know gains nothing by that.
         """
-        gain = min(self.first, math.log(n_candidates)) - self.later
-        return (without.later - self.later) / gain if gain > 0 else 0.0
+        return min(self.first, self.uniform)
+
+    @property
+    def gains(self) -> bool:
+        """Whether determined predictions are better than the baseline, by more than noise."""
+        return self.baseline - self.later >= max(LEAST_GAIN, ERRORS * self.error)
+
+    def share_lost(self, without: "Losses") -> float | None:
+        """The share of the gain that is lost under an ablation, 0 = none (or less than none) to 1 = all; None where
+        there is no gain to lose.
+        """
+        if not self.gains:
+            return None
+        return min(max((without.later - self.later) / (self.baseline - self.later), 0.0), 1.0)
 
 
 def nats_of(logits: Float[Tensor, "*edit batch pos d_vocab"], rows: Rows) -> Float[Tensor, "*edit batch pos"]:
@@ -125,34 +149,45 @@ def nats_without(
 
 @dataclass(frozen=True)
 class PathEffect:
-    """The mean induction score of a receiver when its queries or its keys read what a sender writes on another row."""
+    """The mean induction score of a receiver when its queries or its keys read what senders write on another row."""
 
-    sender: Head
+    senders: tuple[Head, ...]
+    receiver: Head
     entry: str
     attention: float
 
 
 def path_effects(
-    subject: Subject, rows: Rows, replacements: Replacements, receiver: Head, senders: Sequence[Head], kind: str
+    subject: Subject,
+    rows: Rows,
+    replacements: Replacements,
+    receivers: Sequence[Head],
+    groups: Sequence[tuple[Head, ...]],
+    kind: str,
 ) -> list[PathEffect]:
-    """For each sender, and for the receiver's queries and keys: one run with the sender replaced, which gives that
-    entry, and one run in which the receiver's entry is patched with it.
+    """For each group of senders, and for each receiver's queries and keys: one run with the senders replaced, which
+    gives that entry, and one run in which the receiver's entry is patched with it.
 
-    All paths from the sender to the entry count: directly through the residual stream, and through components in
+    All paths from the senders to the entry count: directly through the residual stream, and through components in
     between. Where keys and values are shared by a group of heads, the change reaches the whole group.
     """
-    layer, head = receiver
-    group = subject.cfg.n_heads // subject.cfg.kv_heads
-    induction: dict[tuple[Head, str], list[Tensor]] = {}
+    shared = subject.cfg.n_heads // subject.cfg.kv_heads
+    sites = [(entry, layer) for layer in sorted({layer for layer, _ in receivers}) for entry in ENTRIES]
+    induction: dict[tuple[tuple[Head, ...], Head, str], list[Tensor]] = {}
     for part in portions(subject, rows):
         these = rows.portion(part)
-        for sender in senders:
-            sites, edits = [(entry, layer) for entry in ENTRIES], [replacements.edit(sender, kind, part)]
+        for group in groups:
+            edits = [replacements.edit(sender, kind, part) for sender in group]
             _, cache = subject.run(these.read, record=sites, edits=edits, at=slice(0, 0))
-            for entry in ENTRIES:
-                place = head if entry == "q" else head // group
-                path = Patch((entry, layer), value=cache[entry, layer], head=place)
-                _, after = subject.run(these.read, record=[("pattern", layer)], edits=[path], at=slice(0, 0))
-                pattern = after["pattern", layer][:, head : head + 1]
-                induction.setdefault((sender, entry), []).append(attention_scores(pattern, these)["induction"])
-    return [PathEffect(sender, entry, float(torch.cat(values).mean())) for (sender, entry), values in induction.items()]
+            for layer, head in receivers:
+                for entry in ENTRIES:
+                    place = head if entry == "q" else head // shared
+                    path = Patch((entry, layer), value=cache[entry, layer], head=place)
+                    _, after = subject.run(these.read, record=[("pattern", layer)], edits=[path], at=slice(0, 0))
+                    pattern = after["pattern", layer][:, head : head + 1]
+                    scores = attention_scores(pattern, these)["induction"]
+                    induction.setdefault((group, (layer, head), entry), []).append(scores)
+    return [
+        PathEffect(group, receiver, entry, float(torch.cat(values).mean()))
+        for (group, receiver, entry), values in induction.items()
+    ]

@@ -41,13 +41,15 @@ class Rows:
     """Sequences of a repeated block of different tokens: `start` tokens that all rows share, then
     row i's block of `period[i]` tokens, repeated and cut. The model reads all but the last token.
 
-    A position is `determined` where its token has occurred before: the token after it is the same again.
+    A position is `determined` where its token has occurred before: the token after it is the same again. Blocks are
+    drawn from `n_tokens` different tokens.
     """
 
     tokens: Tokens
     start: int
     period: Int[Tensor, "batch"]
     candidates: Int[Tensor, "batch some"]
+    n_tokens: int
     trained: bool
     meaning: str
 
@@ -62,7 +64,7 @@ class Rows:
 
     def portion(self, rows: slice) -> "Rows":
         """Some of the rows."""
-        cut = (self.period[rows], self.candidates[rows], self.trained, self.meaning)
+        cut = (self.period[rows], self.candidates[rows], self.n_tokens, self.trained, self.meaning)
         return Rows(self.tokens[rows], self.start, *cut)
 
 
@@ -108,6 +110,7 @@ def repeated_rows(
         start=len(start),
         period=period.to(subject.device),
         candidates=(usable.expand(n_inputs, -1) if len(usable) <= FEW else blocks).to(subject.device),
+        n_tokens=len(usable),
         trained=copying is not None and set(lengths) <= set(copying.lengths),
         meaning=f"{n_inputs:,} rows of random tokens in blocks of {sizes}, read over {n_read} positions",
     )

@@ -6,34 +6,49 @@ The rows are repeated blocks of random tokens; a prediction is determined where 
   `spread` (standard deviation over the rows); `copying`: 2 s - 1, with s the share that the token at a position has of
   all logits raised by attending there (1 = all, -1 = none); from the weights `eigenvalues` and `top1` (`Circuits`).
 - `losses` in nats: `first` where nothing determines the prediction, `later` where a previous occurrence does, their
-  difference `gain`, and for a copying task the `floor` of both. `ablations`: the losses without heads, in three ways.
-- `heard`: the induction score of the strongest induction head (`receiver`) when its queries or keys read what an
-  earlier head writes on another row. `pair`: that head and the earlier one that matters most to it.
+  difference `gain`; `baseline`, from which gains are counted: `first`, or a uniform guess among the tokens where that
+  is better, and `counted_gain` below it; for a copying task the `floor`. `ablations`: the losses without heads, in
+  three ways.
+- `heard`: the induction score of the `receiver`, the strongest head that passes the test of paths, else the strongest,
+  when its queries or keys read what earlier heads write on another row. `pair`: that head and the earlier one that
+  matters most to it, all `earlier_heads` that it takes to lose half of its score above chance, and all
+  `induction_heads` that lose as much by them.
 - `composition`: the pairs of heads furthest above `chance` (Gaussian matrices). `by_length`: other lengths of block.
-- `mechanism`, by the `rules`, whose outcomes are in `evidence`: "induction pair" where keys read a previous-token head;
-  "pointer pair" where queries read from a duplicate-token head at which position their token was; both want every rule
-  to hold. "induction-like attention only" where another rule than the first fails; "none" where the first does.
+- `mechanism`, by the `rules`, whose outcomes are in `evidence` (a value of null: it cannot be told): "induction pair"
+  where keys read previous-token heads; "pointer pair" where queries read from duplicate-token heads at which position
+  their token was; both want every rule to hold, and none asks how much attention there is. Else "induction-like
+  attention only" where a head reaches the threshold or hears, and "none" where none does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.data import seeded
 from algoscope.lenses.heads.head_panels import head_name, head_names
 from algoscope.lenses.induction_circuit._induction_panels import panels_of, tables_of
+from algoscope.lenses.induction_circuit._pair_search import (
+    INDUCTION_HEADS,
+    MANY,
+    NOTHING,
+    ROUTES,
+    RULES,
+    Route,
+    Search,
+    evidence_of,
+    mechanism_of,
+)
 from algoscope.lenses.induction_circuit.head_ablations import (
     Losses,
     PathEffect,
     Replacements,
     nats_without,
-    path_effects,
     scores_and_nats,
 )
 from algoscope.lenses.induction_circuit.head_scores import (
@@ -51,12 +66,8 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
-MANY = 32  # heads: of a larger model only the candidates are ablated, and random controls
 CONTROLS = 12  # random control heads
-SENDERS = 8  # of a larger model, earlier heads whose paths are ablated
 TRIED = 8  # of a larger model, rows used for ablations
-HALF = 0.5  # least share of an effect that counts as most of it
-LEAST_GAIN = 0.1  # nats: a smaller gain counts as none
 SHOWN = 10  # pairs of heads with reported composition scores
 ABOUT = (
     "Blocks of random tokens are repeated: where a token occurs again, the token after its previous occurrence "
@@ -66,17 +77,6 @@ ABOUT = (
     "Attention alone proves neither, so the heads are ablated and the paths between them "
     "cut."
 )
-NOTHING, INDUCTION_HEADS = "nothing", "induction heads"
-ROUTES = {"k": ("previous-token", "induction pair"), "q": ("duplicate-token", "pointer pair")}
-RULES = {
-    "looks": "the induction score of a head reaches the threshold",
-    "hears": "the strongest induction head beyond the first layer reaches it, and loses half of what its score has "
-    "above chance when its keys read the output of a previous-token head, or its queries that of a duplicate-token "
-    "head, on another row; that head reaches the threshold too",
-    "gains": f"determined predictions are better than the others by {LEAST_GAIN} nats or more",
-    "needs induction heads": "half of the gain is lost when all heads beyond the first layer that reach it are ablated",
-    "needs earlier heads": "likewise when all earlier heads with the sender's role are ablated",
-}
 
 
 def induction(
@@ -99,7 +99,8 @@ def induction(
         length: tokens of a block; by default those of a copying task's patterns, else several lengths up to 50.
         copies: how often the longest block is read, 2 at least; by default twice, in a copying task to the end.
         first: a text before the blocks; by default the tokens that the tokenizer prepends, such as BOS.
-        threshold: the attention score (0 = none of the attention, 1 = all) from which a head has a role.
+        threshold: the attention score (0 = none of the attention, 1 = all) from which attention alone is called
+            induction-like; pairs are found by causal tests, whatever their scores.
         seed: seed of the rows, of replacement rows, and of control heads in a large model.
         runs_dir: where runs live.
     Returns:
@@ -125,19 +126,17 @@ def induction(
     heads, chance = head_scores(subject, circuits, rows), chances(rows)
     tried = rows if len(heads) <= MANY else rows.portion(slice(None, None, n_inputs // TRIED + 1))
     replacements = Replacements.recorded(subject, tried, seed)
-    receiver = _receiver(heads)
-    senders = _senders(heads, receiver) if receiver else []
-    effects = path_effects(subject, tried, replacements, receiver, senders, "resample") if receiver else []
     scores, baseline = scores_and_nats(subject, tried)
-    before = float(scores["induction"][receiver]) if receiver else 0.0
-    route = _route(heads, effects, receiver, before, chances(tried)["induction"])
+    induction_scores, by_chance = scores["induction"], chances(tried)["induction"]
+    search = Search(subject, heads, chance, n_inputs, tried, replacements, induction_scores, by_chance)
+    route, effects = search.run()
     groups = _groups(heads, route, threshold, seed)
     nats = {kind: {NOTHING: baseline, **nats_without(subject, tried, replacements, groups, kind)} for kind in KINDS}
     losses = {kind: {name: Losses.of(each, tried) for name, each in nats[kind].items()} for kind in KINDS}
-    evidence = _evidence(heads, route, losses["mean"], rows, threshold)
+    evidence = evidence_of(route, losses["mean"], search)
     composition = circuits.composition()
     facts: dict[str, Any] = {
-        "mechanism": _mechanism(evidence, route),
+        "mechanism": mechanism_of(heads, evidence, route, threshold),
         "evidence": evidence,
         "rules": RULES,
         "threshold": threshold,
@@ -145,8 +144,8 @@ def induction(
         "pair": _pair(circuits, route, losses, composition, rows) if evidence["hears"]["holds"] else None,
         "heads": [head.document() for head in heads],
         "chance": chance,
-        "receiver": head_name(*receiver) if receiver else None,
-        "heard": _path_facts(effects, before),
+        "receiver": route.receiver.document()["name"] if route else None,
+        "heard": _path_facts(effects, induction_scores),
         "ablations": _ablations(groups, losses),
         "composition": _composition_facts(circuits, composition),
         "kinds": KINDS,
@@ -161,103 +160,44 @@ def induction(
 # ---------------------------------------------------------------------- heads in question
 
 
-@dataclass(frozen=True)
-class Route:
-    """The strongest induction head beyond the first layer, and the earlier head that one of its entries needs most."""
-
-    receiver: HeadScores
-    sender: HeadScores
-    entry: str
-    share_lost: float
-    """The share of its induction score above chance that the receiver loses under this path ablation."""
-
-    @property
-    def role(self) -> str:
-        """The role of the sender, if it belongs to a known mechanism."""
-        return ROUTES[self.entry][0]
-
-
-def _path_facts(effects: Sequence[PathEffect], before: float) -> list[dict[str, Any]]:
+def _path_facts(effects: Sequence[PathEffect], before: Float[Tensor, "layer head"]) -> list[dict[str, Any]]:
     return [
-        {"sender": head_name(*one.sender), "entry": one.entry, "before": before, "induction": one.attention}
+        {
+            "sender": " + ".join(head_name(*sender) for sender in one.senders),
+            "entry": one.entry,
+            "before": float(before[one.receiver]),
+            "induction": one.attention,
+        }
         for one in effects
     ]
 
 
-def _receiver(heads: Sequence[HeadScores]) -> Head | None:
-    able = [one for one in heads if one.head[0] > 0]
-    return max(able, key=lambda one: one.attention["induction"]).head if able else None
-
-
-def _senders(heads: Sequence[HeadScores], receiver: Head) -> list[Head]:
-    """The heads of earlier layers; of many, those that attend most to the previous or a duplicate token."""
-    able = [one for one in heads if one.head[0] < receiver[0]]
-    if len(able) > MANY:
-        able = sorted(able, key=lambda one: -max(one.attention[role] for role, _ in ROUTES.values()))[:SENDERS]
-    return [one.head for one in able]
-
-
-def _route(
-    heads: Sequence[HeadScores], effects: Sequence[PathEffect], receiver: Head | None, before: float, chance: float
-) -> Route | None:
-    if receiver is None:
-        return None
-    by_head = {one.head: one for one in heads}
-    best = min(effects, key=lambda one: one.attention)
-    share = (before - best.attention) / (before - chance) if before > chance else 0.0
-    return Route(by_head[receiver], by_head[best.sender], best.entry, share)
-
-
 def _groups(heads: Sequence[HeadScores], route: Route | None, threshold: float, seed: int) -> dict[str, list[Head]]:
     """What is ablated, by name: each head by itself, all induction heads beyond the first layer, and all earlier heads
-    of the sender's role.
+    that they read: those that the tests of paths name, and those that reach the threshold.
     """
-    inducing = [one.head for one in heads if one.head[0] > 0 and one.attention["induction"] >= threshold]
-    earlier = [
-        one.head
-        for one in heads
-        if route and one.head[0] < route.receiver.head[0] and one.attention[route.role] >= threshold
-    ]
+    hearing, read = set[Head](), set[Head]()
+    if route and route.hears:
+        hearing, read = set(route.inducing), {one.head for one in route.senders}
+    inducing = sorted(
+        hearing | {one.head for one in heads if one.head[0] > 0 and one.attention["induction"] >= threshold}
+    )
+    earlier = sorted(
+        read
+        | {
+            one.head
+            for one in heads
+            if route and one.head[0] < route.receiver.head[0] and one.attention[route.role] >= threshold
+        }
+    )
     alone = [one.head for one in heads]
     if len(alone) > MANY:
-        candidates = {*inducing, *earlier} | ({route.receiver.head, route.sender.head} if route else set())
+        candidates = {*inducing, *earlier} | ({route.receiver.head, route.senders[0].head} if route else set())
         others = [head for head in alone if head not in candidates]
         order = torch.randperm(len(others), generator=seeded(torch.device("cpu"), seed, 1)).tolist()
         alone = sorted([*candidates, *(others[i] for i in order[:CONTROLS])])
     together = {INDUCTION_HEADS: inducing} | ({f"{route.role} heads": earlier} if route else {})
     return {head_name(*head): [head] for head in alone} | {name: group for name, group in together.items() if group}
-
-
-# ---------------------------------------------------------------------- the verdict
-
-
-def _evidence(
-    heads: Sequence[HeadScores], route: Route | None, losses: Mapping[str, Losses], rows: Rows, threshold: float
-) -> dict[str, dict[str, Any]]:
-    """Each of the rules with the number that decided it."""
-    baseline, n = losses[NOTHING], rows.candidates.shape[1]
-    best = max(one.attention["induction"] for one in heads)
-    reach = route is not None and min(route.receiver.attention["induction"], route.sender.attention[route.role])
-    shares = [
-        baseline.share_lost(losses[name], n) if name in losses else 0.0
-        for name in (INDUCTION_HEADS, f"{route.role} heads" if route else "")
-    ]
-    decided = {
-        "looks": (best, best >= threshold),
-        "hears": (route.share_lost if route else 0.0, bool(route and route.share_lost >= HALF and reach >= threshold)),
-        "gains": (baseline.gain, baseline.gain >= LEAST_GAIN),
-        "needs induction heads": (shares[0], shares[0] >= HALF),
-        "needs earlier heads": (shares[1], shares[1] >= HALF),
-    }
-    return {rule: {"holds": bool(holds), "value": value} for rule, (value, holds) in decided.items()}
-
-
-def _mechanism(evidence: Mapping[str, Mapping[str, Any]], route: Route | None) -> str:
-    if not evidence["looks"]["holds"]:
-        return "none"
-    if route is None or not all(rule["holds"] for rule in evidence.values()):
-        return "induction-like attention only"
-    return ROUTES[route.entry][1]
 
 
 # ---------------------------------------------------------------------- facts and claim
@@ -268,7 +208,8 @@ def _loss_facts(subject: Subject, rows: Rows, baseline: Losses) -> dict[str, Any
     if subject.has_task and isinstance(subject.task, Copying) and not rows.start:
         least = Losses.of(subject.task.surprisal(rows.tokens).cpu(), rows)
         floor = {"first": least.first, "later": least.later} if rows.trained else None
-    return {"first": baseline.first, "later": baseline.later, "gain": baseline.gain, "floor": floor}
+    counted = {"baseline": baseline.baseline, "counted_gain": baseline.baseline - baseline.later}
+    return {"first": baseline.first, "later": baseline.later, "gain": baseline.gain, **counted, "floor": floor}
 
 
 def _pair(
@@ -280,7 +221,7 @@ def _pair(
 ) -> dict[str, Any] | None:
     if route is None:
         return None
-    sender, receiver, n_heads = route.sender.head, route.receiver.head, circuits.cfg.n_heads
+    sender, receiver, n_heads = route.senders[0].head, route.receiver.head, circuits.cfg.n_heads
     place = (sender[0] * n_heads + sender[1], receiver[0] * n_heads + receiver[1])
     score = composition[(ENTRIES.index(route.entry.upper()), *place)]
     mean, deviation = circuits.chance
@@ -290,6 +231,8 @@ def _pair(
         "earlier": head_name(*sender),
         "entry": route.entry,
         "role": route.role,
+        "earlier_heads": [head_name(*head) for head in sorted(one.head for one in route.senders)],
+        "induction_heads": [head_name(*head) for head in route.inducing],
         "share_lost": route.share_lost,
         "composition": float(score),
         "above_chance": float((score - mean) / deviation),
@@ -297,7 +240,7 @@ def _pair(
         "pointing": circuits.pointing_top1(sender, receiver, rows.read.shape[1], shortest),
         "gain_lost": {
             kind: {
-                name: by_group[NOTHING].share_lost(by_group[name], rows.candidates.shape[1])
+                name: by_group[NOTHING].share_lost(by_group[name])
                 for name in (head_name(*sender), head_name(*receiver))
             }
             for kind, by_group in losses.items()
@@ -367,7 +310,7 @@ def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) 
                 "length": length,
                 "trained": these.trained,
                 "induction": float(scores["induction"][route.receiver.head]),
-                "earlier": float(scores[route.role][route.sender.head]),
+                "earlier": float(scores[route.role][route.senders[0].head]),
                 "chance": chances(these)["induction"],
                 "first": baseline.first,
                 "later": baseline.later,
@@ -379,19 +322,32 @@ def _by_length(subject: Subject, route: Route | None, n_inputs: int, seed: int) 
 def _claim(facts: Mapping[str, Any]) -> str:
     losses, pair, rows = facts["losses"], facts["pair"], facts["inputs"]["meaning"]
     best = max(facts["heads"], key=lambda head: head["induction"])
-    fall = f"({losses['first']:.3g} to {losses['later']:.3g})"
-    gain = f"a previous occurrence gains {losses['gain']:.3g} nats a token {fall}"
+    gain = (
+        f"a previous occurrence gains {losses['counted_gain']:.3g} nats a token "
+        f"({losses['baseline']:.3g}{_guess(losses)} to {losses['later']:.3g})"
+    )
     if facts["mechanism"] not in (mechanism for _, mechanism in ROUTES.values()):
         mechanism = "no induction head" if facts["mechanism"] == "none" else facts["mechanism"]
         most = f"{best['name']} attends most to the token after the previous occurrence ({best['induction']:.2f})"
         return f"{mechanism}: {most}; {gain}, over {rows}"
     part = "keys" if pair["entry"] == "k" else "queries"
     lost = facts["evidence"]["needs induction heads"]["value"]
+    inducing, earlier = pair["induction_heads"], pair["earlier_heads"]
+    several = len(inducing) > 1
     return (
-        f"{facts['mechanism']}: {pair['induction']} attends to the token after the previous occurrence, its {part} "
-        f"read the {pair['role']} head {pair['earlier']}; {gain}, {lost:.0%} of it lost without the induction heads, "
-        f"over {rows}"
+        f"{facts['mechanism']}: {listed(inducing)} attend{'' if several else 's'} to the token after the previous "
+        f"occurrence, {'their' if several else 'its'} {part} read the {pair['role']} head{'s'[: len(earlier) - 1]} "
+        f"{listed(earlier)}; {gain}, {lost:.0%} of it lost without the induction heads, over {rows}"
     )
+
+
+def _guess(losses: Mapping[str, Any]) -> str:
+    return ", a uniform guess," if losses["baseline"] < losses["first"] else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

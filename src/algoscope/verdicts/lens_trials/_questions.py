@@ -56,13 +56,16 @@ def source_is_the_mirror_position(lens: Lens, subject: Subject, mechanism: Mecha
 
 
 def is_an_induction_pair(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The mechanism is an induction pair, of the two planted heads."""
+    """The mechanism is an induction pair, of the planted heads: one or several of each role."""
     finding = lens(subject, n_inputs=16)
     if finding["mechanism"] != "induction pair":
         return False
-    (layer, head), (before, other) = mechanism.heads["induction"], mechanism.heads["previous"]
+    planted = {
+        kind: sorted(f"L{layer}H{head}" for role, (layer, head) in mechanism.heads.items() if role.startswith(kind))
+        for kind in ("induction", "previous")
+    }
     pair = finding["pair"]
-    return (pair["induction"], pair["earlier"]) == (f"L{layer}H{head}", f"L{before}H{other}")
+    return (pair["induction_heads"], pair["earlier_heads"]) == (planted["induction"], planted["previous"])
 
 
 def numbers_lie_on_circles(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:

@@ -60,6 +60,7 @@ TRIALS = (
     Trial(
         "induction", "induction", "an induction pair", ask.is_an_induction_pair, ("induction-wrong", "previous-token")
     ),
+    Trial("induction", "induction-weak", "a pair of six weak heads", ask.is_an_induction_pair, ("previous-token",)),
     Trial("weights", "induction", "OV circuits that copy 26 letters", ask.copies_every_letter, ("previous-token",)),
     Trial("patch", "carry-adder", "one head carries the digit", ask.is_restored_by("column", "123+456", "128+456")),
     Trial("patch", "carry-adder", "one head carries the carry", ask.is_restored_by("below", "105+105", "100+100")),
