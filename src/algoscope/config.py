@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.sections import Section, first_fault
 from algoscope.tasks.base import Task
 from algoscope.tasks.capabilities import Repeating, Staged
 from algoscope.tasks.digits.addition import Addition
@@ -25,12 +27,6 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal | Subtraction, Field(discriminator="kind")]
 BY_DIGIT = ("coupled", "abacus")  # position encodings that depend on the significance of the digit
-
-
-class Section(BaseModel):
-    """A frozen part of a config: unknown fields are errors, numbers must be finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -309,6 +305,7 @@ SHORT = {"steps": "train.steps", "batch": "train.batch", "lr": "optim.lr", "n_di
 }
 
 
+@checked_arguments
 def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
     """The config with some fields changed, as `--set` does.
 
@@ -376,7 +373,7 @@ def parse_config(plain: object) -> RunConfig:
     try:
         return RunConfig.model_validate(plain)
     except ValidationError as error:
-        raise _first_fault(error) from error
+        raise first_fault(error, RunConfig, "config") from error
 
 
 def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
@@ -390,11 +387,4 @@ def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
     try:
         return _task({**task.model_dump(), **fields})
     except ValidationError as error:
-        raise _first_fault(error) from error
-
-
-def _first_fault(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "config"
-    got = "" if isinstance(first["input"], dict | BaseModel) else f", not {first['input']!r}"
-    return ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}{got}")
+        raise first_fault(error, type(task), f"task {task.kind}") from error

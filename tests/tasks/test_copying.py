@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 import algoscope as ag
 from algoscope.config import parse_config
@@ -360,7 +359,7 @@ def test_unknown_class_scheme_is_named() -> None:
     ],
 )
 def test_a_task_that_cannot_be_written_is_refused(fields: dict, word: str) -> None:
-    with pytest.raises(ValidationError, match=word):
+    with pytest.raises(ConfigError, match=word):
         Copying(**fields)
     with pytest.raises(ConfigError) as raised:
         parse_config(add3().model_dump() | {"task": {"kind": "copying", **fields}})

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from algoscope.config import parse_config
 from algoscope.core.errors import ConfigError, UnknownNameError, VocabularyError
@@ -167,7 +166,7 @@ def test_text_that_is_no_prompt_is_named(text: str, words: list[str]) -> None:
     ],
 )
 def test_a_task_that_cannot_be_written_is_refused(fields: dict, word: str) -> None:
-    with pytest.raises(ValidationError) as raised:
+    with pytest.raises(ConfigError) as raised:
         Reversal(**fields)
     assert word in str(raised.value)
     plain = add3().model_dump() | {"task": {"kind": "reversal", **fields}}

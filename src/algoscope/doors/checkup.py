@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.draw import find_browser
 from algoscope.core.threads import free_cores
 from algoscope.recipes.addition import add3
@@ -16,7 +17,8 @@ from algoscope.training.population import worth_stacking
 from algoscope.version import __version__
 
 
-def checkup(runs_dir: str | None = None) -> list[dict[str, Any]]:
+@checked_arguments
+def checkup(runs_dir: Folder = None) -> list[dict[str, Any]]:
     """Report versions, devices, threads and missing programs of this machine.
 
     Args:

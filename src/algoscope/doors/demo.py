@@ -1,10 +1,10 @@
 """`algoscope demo`: train, certify, analyse and report the default model."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from algoscope.config import override
+from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.doors.report.report import report
 from algoscope.recipes.addition import add3
 from algoscope.runs.paths import is_run, new_folder
@@ -16,7 +16,8 @@ from algoscope.verdicts.certification.kept import kept_or_certified
 NAME = "demo"
 
 
-def run_demo(*, seed: int = 0, runs_dir: str | Path | None = None, progress: bool = True) -> dict[str, Any]:
+@checked_arguments
+def run_demo(*, seed: Seed = 0, runs_dir: Folder = None, progress: bool = True) -> dict[str, Any]:
     """Train the three-digit adder, certify it on every sum, apply the lenses, and write the report.
 
     An earlier demo run of the same config is replaced, as its weights are the same.

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from algoscope.config import ModelConfig
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import UnknownNameError
 from algoscope.networks.parameters import SHAPES, count_parameters, counts_of
 from algoscope.recipes.table import RECIPES
@@ -11,7 +12,8 @@ from algoscope.subjects.opening import open_subject
 from algoscope.subjects.subject import Subject
 
 
-def params(what: str | ModelConfig | Subject, *, runs_dir: str | Path | None = None) -> dict[str, Any]:
+@checked_arguments
+def params(what: str | ModelConfig | Subject, *, runs_dir: Folder = None) -> dict[str, Any]:
     """Count parameters by component, and compare the total with published models.
 
     No weight is allocated for a recipe, a published shape or a config.

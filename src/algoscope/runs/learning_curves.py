@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 
@@ -33,6 +34,7 @@ Steps = Int[np.ndarray, "row"]
 Values = Float[np.ndarray, "row"]
 
 
+@checked_arguments
 def read_curves(rows: Sequence[Row]) -> Finding:
     """Loss and accuracy by step, with the plateau, the jump, and whether training and test rose together.
 

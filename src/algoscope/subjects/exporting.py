@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.files import user_path, write_atomically
 from algoscope.core.registry import Entry, Table
 from algoscope.formats.transformerlens import NAMINGS
 from algoscope.networks.lora import whole
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 
 FORMATS = Table(
@@ -29,13 +29,14 @@ FORMATS = Table(
 ENDINGS = {"transformerlens": ".safetensors", "huggingface": "", "onnx": ".onnx"}
 
 
+@checked_arguments
 def export(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     to: str,
     out: str | Path,
     *,
     naming: str | None = None,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
 ) -> tuple[Path, ...]:
     """Export a model to the format of another tool, with the same logits.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from algoscope.config import RunConfig
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
 from algoscope.data import all_or_sample
@@ -26,6 +27,7 @@ from algoscope.tasks.table import TASKS
 N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show whether it was read correctly
 
 
+@checked_arguments
 def import_weights(
     path: str | Path,
     task: str,
@@ -35,7 +37,7 @@ def import_weights(
     act: str | None = None,
     causal: bool | None = None,
     name: str | None = None,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
 ) -> Run:
     """Import weights that another tool has written, as a run.
 

@@ -1,18 +1,17 @@
 """Merging: a run with low-rank updates or factors, written as a run with full matrices."""
 
-from pathlib import Path
-
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.networks.lora import whole
 from algoscope.runs.paths import new_folder
 from algoscope.runs.run_folder import Run
 from algoscope.runs.summary import MergedFrom
 from algoscope.subjects.foreign import finished_run
-from algoscope.subjects.opening import open_subject
-from algoscope.subjects.subject import Subject
+from algoscope.subjects.opening import AnyModel, open_subject
 
 
-def merge(subject: str | Run | Subject, *, name: str | None = None, runs_dir: str | Path | None = None) -> Run:
+@checked_arguments
+def merge(subject: AnyModel, *, name: str | None = None, runs_dir: Folder = None) -> Run:
     """Make a run of the same model with full matrices: low-rank updates added, factors multiplied.
 
     An update becomes W0 + (alpha / rank) B A, a pair of factors A B. The new run is finished, its only checkpoint is

@@ -1,19 +1,30 @@
 """Models by name: `run:add3`, `planted:induction`, `hf:gpt2`, `file:weights.safetensors`."""
 
 from pathlib import Path
+from typing import Annotated
 
 from algoscope.core.ambient import settled
+from algoscope.core.arguments import Folder, Form, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
-from algoscope.runs.paths import runs_directory
+from algoscope.runs.paths import is_run, runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.stored import run_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
 
+AnyModel = Annotated[
+    str | Path | Run | Subject,
+    Form(
+        "a model: a name such as 'run:add3', 'planted:induction' or 'hf:FOLDER' (what save_pretrained wrote), a Run, "
+        "or a Subject that ag.open returned"
+    ),
+]
+
 
 @settled()
-def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = None, device: str = "cpu") -> Subject:
+@checked_arguments
+def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str = "cpu") -> Subject:
     """Open a model by name, ready for every lens and verdict.
 
     - `run:NAME`, `run:NAME@STEP` or `run:PATH`: a run folder, at its newest or a given checkpoint;
@@ -26,7 +37,8 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
     exists may have `@` and `?` in it; `~` is the home folder.
 
     Args:
-        name: one of these, or a `Run`; a subject is returned unchanged.
+        name: one of these, a `Run`, or the `Path` of a run folder, a Hugging Face folder or a file of weights; a
+            subject is returned unchanged.
         runs_dir: the folder of runs; None: `$ALGOSCOPE_RUNS`, else `runs`.
         device: a PyTorch device, such as `cpu` or `cuda`.
     Returns:
@@ -47,6 +59,8 @@ def open_subject(name: str | Run | Subject, *, runs_dir: str | Path | None = Non
         return name
     if isinstance(name, Run):
         return run_subject(f"run:{name.name}", name, None, name.config.task, device)
+    if isinstance(name, Path):
+        name = f"{'run' if is_run(name) else 'hf' if name.is_dir() else 'file'}:{name}"
     form, _, rest = name.partition(":")
     if form not in FORMS or not rest:
         known = ", ".join(entry.summary for entry in FORMS.values())

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
+from algoscope.core.sections import Section
 
 Tokens = Int[Tensor, "batch pos"]
 LISTED = 40  # longest vocabulary that an error lists in full
 
 
-class Task(BaseModel, ABC):
+class Task(Section, ABC):
     """A set of inputs, each with exactly one right answer.
 
     A sequence is the prompt, then the answer, then the end-of-sequence token where the task ends with one: `n_ctx`
@@ -32,7 +32,6 @@ class Task(BaseModel, ABC):
         '1+2=3'
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
     uniform: ClassVar[bool] = True  # is every input drawn with the same probability?
     whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?

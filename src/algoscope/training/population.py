@@ -8,11 +8,11 @@ of calling a step's operations exceeds their computation, and always on a GPU.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from algoscope.config import BY_DIGIT, RunConfig
+from algoscope.core.arguments import Count, Folder, checked_arguments
 from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
@@ -61,14 +61,15 @@ class Plan:
     workers: int
 
 
+@checked_arguments
 def train_many(
     members: Mapping[str, RunConfig],
     *,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
     resume: bool = False,
     device: str = "cpu",
-    workers: int | None = None,
-    stack: int | None = None,
+    workers: Count | None = None,
+    stack: Count | None = None,
     progress: bool = True,
 ) -> Population:
     """Train many runs at once, each into its own run folder and equal to training it alone.

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from algoscope.config import RunConfig, override
+from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.core.errors import AlgoscopeError, ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
@@ -22,13 +23,14 @@ from algoscope.training.member import Member
 from algoscope.training.model_stack import Stack
 
 
+@checked_arguments
 def train(
     recipe: str | RunConfig,
     *,
-    seed: int | None = None,
+    seed: Seed | None = None,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
     resume: bool = False,
     device: str = "cpu",
     progress: bool = True,

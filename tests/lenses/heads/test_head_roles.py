@@ -429,11 +429,11 @@ def test_one_text_may_be_given_without_a_list() -> None:
 
 
 def test_bad_input_is_one_line() -> None:
-    with pytest.raises(UnknownNameError, match=r"choice of queries 'answers'.*did you mean 'answer'"):
+    with pytest.raises(UnknownNameError, match=r"queries of .* 'answers'.*did you mean 'answer'"):
         roles("planted:clock", queries="answers")
     with pytest.raises(TaskMismatchError, match="no task"):
         roles("planted:induction", queries="answer")
-    with pytest.raises(ConfigError, match="0 inputs"):
+    with pytest.raises(ConfigError, match=r"n_inputs takes .* not 0"):
         roles("planted:clock", n_inputs=0)
     with pytest.raises(VocabularyError, match="'1'"):
         roles("planted:induction", ["a1"])

@@ -285,7 +285,7 @@ def test_a_receiver_may_be_written_in_several_ways(text: str) -> None:
         ("bare", {"receiver": "L1 MLP"}, ConfigError, r"'L1 MLP'.*or logits"),
         ("reference", {"receiver": "L0H0.v"}, ConfigError, "comes before L0H0.v"),
         ("parallel", {"receiver": "L0 MLP"}, ConfigError, "comes before L0 MLP"),
-        ("reference", {"mlps": "thawed"}, UnknownNameError, "mlps 'thawed'"),
+        ("reference", {"mlps": "thawed"}, UnknownNameError, "mlps of .* 'thawed'"),
         ("reference", {"direction": "sideways"}, UnknownNameError, "sideways"),
         ("reference", {"metric": "vibes"}, UnknownNameError, "vibes"),
         ("reference", {"metric": "exact_match"}, PairingError, "does not separate"),

@@ -258,7 +258,7 @@ def test_tokens_of_a_tokenizer_are_named_by_their_text(tmp_path: Path) -> None:
     ("inputs", "options", "error", "words"),
     [
         ([], {}, ConfigError, "at least one input"),
-        (["12+34"], {"top": 0}, ConfigError, "top is 0.*1 to the 14"),
+        (["12+34"], {"top": 0}, ConfigError, "top takes a whole number, from 1 .* not 0"),
         (["12+34"], {"top": 15}, ConfigError, "top is 15"),
         (["12+34"], {"target": "12"}, VocabularyError, "'12' is 2 tokens"),
         (["12+34"], {"rival": "x"}, VocabularyError, "'x'"),

@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -115,8 +115,11 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union type: `int | None` as (int, NoneType)."""
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    """The members of a union type without what is said about them: `Count | None` as (int, NoneType)."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    several = get_origin(annotation) in (Union, types.UnionType)
+    return sum(map(_members, get_args(annotation)), ()) if several else (annotation,)
 
 
 def _listed(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

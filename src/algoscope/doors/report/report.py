@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import disk_errors, user_path, write_atomically
@@ -23,8 +24,7 @@ from algoscope.doors.params import params
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.table import LENSES
 from algoscope.runs.learning_curves import read_curves
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.version import __version__
@@ -40,13 +40,14 @@ class Section:
     template: str = "finding.j2"
 
 
+@checked_arguments
 def report(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     out: str | Path | None = None,
     *,
     clean: str | None = None,
     corrupt: str | None = None,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
     progress: bool = False,
 ) -> Path:
     """Write the page and return its path.

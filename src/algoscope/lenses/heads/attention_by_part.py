@@ -19,6 +19,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
@@ -28,8 +29,7 @@ from algoscope.lenses.heads.attention_targets import in_portions, visible
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
@@ -51,17 +51,18 @@ ABOUT = (
 
 
 @renamed_options(at_most="n_inputs")
+@checked_arguments
 def attention_by_part(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     inputs: Texts = None,
     *,
-    n_inputs: int = 20_000,
+    n_inputs: Count = 20_000,
     threshold: float = 0.4,
     spread_threshold: float = 0.75,
     stable: float = 0.9,
     fall: float = 0.1,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Name every head after the part of the input that it attends to from the answer positions, over all inputs.
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.heads.head_panels import ATTENTION, MOST_ROWS, head_axes, head_names
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.reading.logit_attribution import attribution
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -29,9 +29,8 @@ ABOUT = (
 )
 
 
-def attention(
-    subject: str | Run | Subject, inputs: Texts, heads: Texts = None, *, runs_dir: str | None = None
-) -> Finding:
+@checked_arguments
+def attention(subject: AnyModel, inputs: Texts, heads: Texts = None, *, runs_dir: Folder = None) -> Finding:
     """Show the attention pattern of every head on each input, the model's own answer included.
 
     With a task, each input (`123+456`) is completed by the model's greedy answer.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algoscope.core.choices import checked_choices
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
@@ -29,8 +29,7 @@ from algoscope.lenses.heads.attention_targets import (
 from algoscope.lenses.heads.head_panels import MOST_ROWS, head_axes, head_name, numbers
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.inputs.repeated_tokens import Batches, repeated_blocks
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -57,19 +56,19 @@ ABOUT = (
 )
 
 
-@checked_choices(queries="choice of queries")
+@checked_arguments
 def roles(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     inputs: Texts = None,
     *,
-    n_inputs: int = 256,
+    n_inputs: Count = 256,
     queries: Queries = "all",
     targets: Sequence[AttentionTarget] = (),
     threshold: float = 0.4,
     uniform_threshold: float = 0.8,
     sparse_threshold: float = 0.5,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Score every head for each known attention pattern, and name the role that fits best.
 

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
@@ -43,8 +44,7 @@ from algoscope.lenses.heads.position_or_content import (
 )
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import tokens_right
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
@@ -61,16 +61,17 @@ ABOUT = (
 
 
 @renamed_options(at_most="n_inputs")
+@checked_arguments
 def source_attention(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
     what: str | None = None,
-    n_inputs: int = 50_000,
-    n_pairs: int = 2_000,
+    n_inputs: Count = 50_000,
+    n_pairs: Count = 2_000,
     threshold: float = 0.5,
     same: float = 0.1,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Test whether heads attend to the sources of the answer, by position or content, and whether they carry the
     answer.

@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
 from algoscope.data import seeded
@@ -61,8 +62,7 @@ from algoscope.lenses.induction_circuit.head_scores import (
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
@@ -79,16 +79,17 @@ ABOUT = (
 )
 
 
+@checked_arguments
 def induction(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
-    n_inputs: int = 64,
-    length: int | None = None,
-    copies: int | None = None,
+    n_inputs: Count = 64,
+    length: Count | None = None,
+    copies: Count | None = None,
     first: str | None = None,
     threshold: float = 0.4,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Find induction heads and test their effect: score every head on repeated random tokens, and ablate heads and
     paths.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
@@ -16,7 +17,7 @@ from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
 from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
@@ -31,15 +32,16 @@ ABOUT = (
 LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
 
 
+@checked_arguments
 def induction_phase(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
-    n_inputs: int = 64,
-    length: int | None = None,
+    n_inputs: Count = 64,
+    length: Count | None = None,
     threshold: float = 0.4,
     share: float = 0.8,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Measure when in training induction heads form: their scores at every checkpoint, over the same repeated tokens.
 

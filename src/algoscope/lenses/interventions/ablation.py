@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from algoscope.core.choices import checked_choices
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import in_cells
@@ -21,9 +21,8 @@ from algoscope.lenses.interventions._ablation_trials import Trial, trial_of
 from algoscope.lenses.interventions.replacements import EVERY_KIND, KINDS, Component, Kind, components, others
 from algoscope.lenses.measures import ACCURACY, Measure
 from algoscope.networks.parameters import count_parameters
-from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Edit
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
@@ -44,17 +43,17 @@ ABOUT = (
 
 
 @renamed_options(n_texts="n_inputs")
-@checked_choices(kind="kind of ablation")
+@checked_arguments
 def ablate(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
     kind: Kind | Sequence[Kind] = EVERY_KIND,
     by: str | None = None,
-    n_inputs: int | None = None,
-    per_class: int = 200,
+    n_inputs: Count | None = None,
+    per_class: Count = 200,
     inputs: Texts = None,
-    seed: int = 0,
-    runs_dir: str | None = None,
+    seed: Seed = 0,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Ablate one component at a time, with each replacement named in `kind`, and measure the cost.
 

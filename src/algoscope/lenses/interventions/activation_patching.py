@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from algoscope.core.choices import checked_choices
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
@@ -25,10 +25,9 @@ from algoscope.lenses.interventions.contrast_pairs import (
 )
 from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
-from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
@@ -64,9 +63,9 @@ ABOUT = (
 )
 
 
-@checked_choices(sites="sweep")
+@checked_arguments
 def patch(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     clean: Texts,
     corrupt: Texts,
     *,
@@ -75,7 +74,7 @@ def patch(
     metric: MetricName = "logit_diff",
     target: Token | None = None,
     rival: Token | None = None,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Copy one activation at a time from one run into the other, and measure the share of the gap recovered.
 

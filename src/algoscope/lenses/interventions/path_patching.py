@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from algoscope.core.choices import checked_choices
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
@@ -26,10 +26,9 @@ from algoscope.lenses.interventions.contrast_pairs import (
 )
 from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
-from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
@@ -49,9 +48,9 @@ Stream = Float[Tensor, "batch pos d_model"]
 Input = Float[Tensor, "sender batch *rest"]  # the input of a receiver, or the logits at the metric's position
 
 
-@checked_choices()
+@checked_arguments
 def path_patching(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     clean: Texts,
     corrupt: Texts,
     *,
@@ -61,7 +60,7 @@ def path_patching(
     metric: MetricName = "logit_diff",
     target: Token | None = None,
     rival: Token | None = None,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Send the other run's output of one head or MLP to one receiver alone, and measure the share of the gap recovered.
 

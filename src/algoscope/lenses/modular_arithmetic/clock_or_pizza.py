@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, TaskMismatchError
 from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
@@ -48,9 +49,8 @@ from algoscope.lenses.modular_arithmetic.operand_pairs import cyclic_sum, has_pa
 from algoscope.networks.build import build
 from algoscope.networks.taps import Tap
 from algoscope.networks.transformer import Transformer
-from algoscope.runs.run_folder import Run
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.tasks.groups.binary import Binary
@@ -73,17 +73,18 @@ class Bounds:
 
 
 @renamed_options(n_triples="n_inputs")
+@checked_arguments
 def clock(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
-    n_inputs: int = 2000,
-    seed: int = 0,
+    n_inputs: Count = 2000,
+    seed: Seed = 0,
     accurate: float = 0.99,
     circular: float = 0.8,
     alike: float = 0.98,
     apart: float = 0.8,
     fits: float = 0.8,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Decide whether a model of addition modulo n is a clock, a pizza or neither, where this can be told.
 

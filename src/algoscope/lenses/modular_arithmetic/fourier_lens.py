@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Panel
 from algoscope.lenses.inputs.prompts import Prompts
@@ -47,8 +48,7 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
 )
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import Weights, beyond, ginis, sum_of_squares, weights_of
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 
 NEAR = 0.01  # of ln n: losses that differ by less count as equal
@@ -62,15 +62,16 @@ FAILED = {
 
 
 @on_idle_cores()
+@checked_arguments
 def fourier(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
     similar: float = 0.005,
     fits: float = 0.85,
     cluster: float = 0.05,
     learned: float = 0.99,
     explained: float = 0.9,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Find the frequencies (of any group: representations) that carry a model's answer, and how much they explain.
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.inputs.prompts import Prompts
@@ -29,8 +30,7 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import ginis, sum_of_squares, weights_of
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 
 SETTLED = 0.01  # the norm of the weights changes by less than this share in 1,000 steps
@@ -69,8 +69,9 @@ GINI: dict[str, Any] = {"unit": "Gini of Fourier norms", "zero": "all components
 
 
 @on_idle_cores()
+@checked_arguments
 def progress_measures(
-    subject: str | Run | Subject, *, similar: float = 0.005, learned: float = 0.99, runs_dir: str | None = None
+    subject: AnyModel, *, similar: float = 0.005, learned: float = 0.99, runs_dir: Folder = None
 ) -> Finding:
     """Track the key components of a grokking run over its checkpoints, and mark its phases.
 

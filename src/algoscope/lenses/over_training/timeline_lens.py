@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel, Scale
@@ -29,7 +30,7 @@ from algoscope.lenses.over_training._formation_rules import curves_of, formation
 from algoscope.lenses.over_training.checkpoint_series import Measure, Series, Steps, over_checkpoints, recalled
 from algoscope.networks.matrix_rank import entropy_rank, stable_rank
 from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 
 GROUPS = {
@@ -112,17 +113,18 @@ KINDS = {
 
 
 @renamed_options(role_inputs="n_inputs_roles")
+@checked_arguments
 def timeline(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     of: str | Sequence[str] | None = None,
     *,
     by: str | None = None,
-    n_inputs: int = 2000,
-    per_class: int = 200,
-    n_inputs_roles: int = 64,
-    seed: int = 0,
+    n_inputs: Count = 2000,
+    per_class: Count = 200,
+    n_inputs_roles: Count = 64,
+    seed: Seed = 0,
     measures: Measures | None = None,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
     progress: bool = False,
 ) -> Finding:
     """Measure every checkpoint of a run in the same way, and find the step at which each mechanism forms.

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Label, Panel
@@ -14,8 +15,7 @@ from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import Measure
 from algoscope.lenses.modular_arithmetic.circles import circle_panel, circles_of, circularity
 from algoscope.lenses.modular_arithmetic.operand_pairs import cyclic_sum
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -37,7 +37,8 @@ VARIANCE = Measure("share of the variance", "none of the variance", "all of the 
 COSINE = Measure("cosine", "orthogonal", "same direction", "signed")
 
 
-def embeddings(subject: str | Run | Subject, inputs: Texts = None, *, runs_dir: str | None = None) -> Finding:
+@checked_arguments
+def embeddings(subject: AnyModel, inputs: Texts = None, *, runs_dir: Folder = None) -> Finding:
     """PCA, cosine similarity and effective dimension of the embeddings, compared with step 0 if it is available.
 
     Tokens are those that occur in the task's sequences (similarity: those of numbers); for a model of free text, those

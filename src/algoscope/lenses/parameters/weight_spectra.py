@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import in_cells
 from algoscope.core.panel import Axis, Panel, View
@@ -19,8 +20,7 @@ from algoscope.lenses.measures import DIRECTIONS, Measure
 from algoscope.networks.matrix_rank import counted_rank, entropy_rank, spectrum_of_product, stable_rank
 from algoscope.networks.parameters import count_parameters
 from algoscope.networks.transformer import Attention, Transformer
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 
 OF_A_HEAD = ("W_Q", "W_K", "W_V", "W_O", "QK", "OV")
@@ -67,7 +67,8 @@ class Spectrum:
         }
 
 
-def weights(subject: str | Run | Subject, *, runs_dir: str | None = None) -> Finding:
+@checked_arguments
+def weights(subject: AnyModel, *, runs_dir: Folder = None) -> Finding:
     """Singular values and ranks of every matrix, compared with step 0 if it is available.
 
     The matrices are W_E, W_pos, W_U (if not tied to W_E), each layer's W_Q, W_K, W_V, W_O, W_in, W_out (and W_gate),

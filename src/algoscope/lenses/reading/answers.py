@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, checked_arguments
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.renaming import renamed_options
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import PROBABILITY
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
@@ -28,9 +28,8 @@ ABOUT = (
 
 
 @renamed_options(n_random="n_inputs")
-def answers(
-    subject: str | Run | Subject, inputs: Texts = None, *, n_inputs: int = 200, runs_dir: str | None = None
-) -> Finding:
+@checked_arguments
+def answers(subject: AnyModel, inputs: Texts = None, *, n_inputs: Count = 200, runs_dir: Folder = None) -> Finding:
     """Decode the task's edge cases, the inputs and random ones greedily, and count how many are right.
 
     Every answer is decoded token by token, without teacher forcing.

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
@@ -16,10 +17,9 @@ from algoscope.core.sites import Key, Site
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import ADDED_LOGITS
 from algoscope.lenses.reading.logit_lens import target_and_rival
-from algoscope.runs.run_folder import Run
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
@@ -37,13 +37,14 @@ ABOUT = (
 )
 
 
+@checked_arguments
 def attribution(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     inputs: Texts,
     *,
     target: Token | None = None,
     rival: Token | None = None,
-    runs_dir: str | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Split the logit difference target - rival into the contributions of the components of the residual stream.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, checked_arguments
 from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.numbers import decimals
@@ -17,8 +18,7 @@ from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import PROBABILITY, Measure
 from algoscope.networks.evaluation import kl_divergence
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
@@ -64,14 +64,15 @@ Chosen = Int[Tensor, "pos"]
 Grid = Float[np.ndarray, "layer pos"]
 
 
+@checked_arguments
 def logit(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     inputs: Texts,
     *,
     target: Token | None = None,
     rival: Token | None = None,
-    top: int | None = None,
-    runs_dir: str | None = None,
+    top: Count | None = None,
+    runs_dir: Folder = None,
 ) -> Finding:
     """Apply the final norm and the unembedding to the residual stream after the embedding and after every block.
 

@@ -10,7 +10,6 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from algoscope.core.errors import ConfigError
 from algoscope.tasks.base import Tokens
 from algoscope.tasks.groups.binary import Binary, Operand
 from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check, named
@@ -27,7 +26,7 @@ class Group(Binary):
         table: the products by row, instead of a name.
         form: the tokens of a prompt, `a+b=`, `ab=` or `ab`.
     Raises:
-        ValidationError: for an unknown name, and for a table that is not a group.
+        ConfigError: for an unknown name, and for a table that is not a group.
 
     Example:
         >>> import algoscope as ag
@@ -42,15 +41,12 @@ class Group(Binary):
 
     @model_validator(mode="after")
     def _is_a_group(self) -> "Group":
-        try:
-            if self.table is not None:
-                if not 1 < len(self.table) <= LARGEST or {len(row) for row in self.table} != {len(self.table)}:
-                    raise ValueError(f"the table must be square, with 2 to {LARGEST:,} rows")
-                check(np.array(self.table))
-            elif len(self._products) < 2:
-                raise ValueError(f"group {self.group!r} has a single element: choose a larger one")
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+        if self.table is not None:
+            if not 1 < len(self.table) <= LARGEST or {len(row) for row in self.table} != {len(self.table)}:
+                raise ValueError(f"the table must be square, with 2 to {LARGEST:,} rows")
+            check(np.array(self.table))
+        elif len(self._products) < 2:
+            raise ValueError(f"group {self.group!r} has a single element: choose a larger one")
         return self
 
     @property

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, DivergedError, RunFolderError
 from algoscope.core.finding import Finding
 from algoscope.core.progress import Bar, Watcher
@@ -49,14 +50,15 @@ ABOUT = (
 )
 
 
+@checked_arguments
 def census(
-    runs: Sequence[str | Run],
+    runs: Sequence[str | Path | Run],
     *,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[Seed] = (),
     threshold: float = 0.1,
-    n_inputs: int = 256,
-    sample: int | None = None,
-    runs_dir: str | Path | None = None,
+    n_inputs: Count = 256,
+    sample: Count | None = None,
+    runs_dir: Folder = None,
     progress: bool = False,
 ) -> Finding:
     """Compare runs of one config that differ in their seed: outcomes, heads matched across seeds, the number of
@@ -163,7 +165,7 @@ def _measured(
 # ---------------------------------------------------------------------- which runs
 
 
-def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, progress: bool) -> list[Run]:
+def _members(runs: Sequence[str | Path | Run], seeds: Sequence[int], directory: Path, progress: bool) -> list[Run]:
     """The requested runs without repeats, by seed. All are finished and share one config."""
     by_path: dict[Path, Run] = {}
     if seeds:
@@ -180,7 +182,7 @@ def _members(runs: Sequence[str | Run], seeds: Sequence[int], directory: Path, p
         by_path = {run.path: run for run in trained.runs.values()}
     else:
         for name in runs:
-            several = _named(name, directory) if isinstance(name, str) else [name]
+            several = [name] if isinstance(name, Run) else _named(str(name), directory)
             by_path |= {run.path: run for run in several}
     members = sorted(by_path.values(), key=lambda run: (run.config.seed, run.name))
     if len(members) < 2:

@@ -7,21 +7,21 @@ every answer position is right given the right prefix.
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Count, Folder, Range, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Cell, Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
 from algoscope.networks.evaluation import margins, tokens_right
-from algoscope.runs.run_folder import Run
-from algoscope.subjects.opening import open_subject
+from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.verdicts.certification.domain import Domain, domain_of
@@ -50,15 +50,16 @@ COVERS = {
 }
 
 
+@checked_arguments
 def certify(
-    subject: str | Run | Subject,
+    subject: AnyModel,
     *,
     by: str | None = None,
-    sample: int | None = None,
-    per_class: int | None = None,
-    limit_counterexamples: int = 20,
-    n_threads: int | None = None,
-    runs_dir: str | None = None,
+    sample: Count | None = None,
+    per_class: Count | None = None,
+    limit_counterexamples: Annotated[int, Range(0)] = 20,
+    n_threads: Count | None = None,
+    runs_dir: Folder = None,
     progress: bool = False,
 ) -> Finding:
     """Count the inputs that the subject answers wrongly: every one of at most 10^8, else among draws.

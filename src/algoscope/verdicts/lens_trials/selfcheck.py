@@ -7,10 +7,11 @@ mechanism, or with the same mechanism and wrong answers.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from algoscope.core.arguments import Range, checked_arguments
 from algoscope.core.errors import AlgoscopeError, ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Panel
@@ -96,7 +97,8 @@ ABOUT = (
 )
 
 
-def selfcheck(*, copies: int = 10, progress: bool = False) -> Finding:
+@checked_arguments
+def selfcheck(*, copies: Annotated[int, Range(0)] = 10, progress: bool = False) -> Finding:
     """Test every lens on models whose mechanism is known: it must detect planted mechanisms, and no others.
 
     Each trial runs on its planted model, on `copies` shuffles of it, on `copies` random models of the same shape, and

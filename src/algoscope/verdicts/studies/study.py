@@ -1,10 +1,10 @@
 """Controlled comparisons: a recipe with one change at a time, over seeds, judged against predictions."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from algoscope.config import RunConfig, override
+from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
@@ -62,12 +62,13 @@ MEASURES: Mapping[str, type[Measuring]] = {
 }
 
 
+@checked_arguments
 def study(
     name: str | Study,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[Seed] = (0, 1, 2),
     settings: Mapping[str, Any] | None = None,
-    runs_dir: str | Path | None = None,
+    runs_dir: Folder = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> Finding:
