@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from algoscope.runs.learning_curves import read_curves
+from algoscope.runs.learning_curves import beside, read_curves
 
 
 def rows(loss, train, test, every: int = 10) -> list[dict]:
@@ -76,3 +76,37 @@ def test_the_tail_of_a_fall_while_accuracy_rises_is_no_plateau() -> None:
     found = read_curves(rows(loss, accuracy, accuracy)).facts
     assert found["plateau"]["loss"] == pytest.approx(1.3, abs=0.05)
     assert found["plateau"]["to"] <= 80
+
+
+@pytest.mark.parametrize(("ends", "to"), [(0.6, None), (0.95, 990)])
+def test_ninety_per_cent_is_said_only_of_a_run_that_got_there(ends: float, to: int | None) -> None:
+    accuracy = np.concatenate([np.full(50, 0.05), np.linspace(0.05, 0.6, 48), [ends, ends]])
+    finding = read_curves(rows(np.linspace(2, 1, 100), accuracy, accuracy))
+    assert finding["jump"]["to"] == to
+    assert ("never 90 % until 1,000" in finding.claim) == (to is None)
+    assert ("90 % at" in finding.claim) == (to is not None)
+
+
+def test_ten_per_cent_is_said_only_of_a_run_that_was_seen_there() -> None:
+    accuracy = np.linspace(0.3, 1, 100)
+    finding = read_curves(rows(np.linspace(2, 0.1, 100), accuracy, accuracy))
+    assert finding["jump"]["from"] is None
+    assert "10 %" not in finding.claim
+
+
+def test_only_a_fixed_training_set_is_memorised() -> None:
+    falling = np.concatenate([np.linspace(2.6, 0.01, 30), np.full(70, 0.01)])
+    for test in (rise(80), np.zeros(100)):
+        logged = rows(falling, rise(20), test)
+        assert "memorised" in read_curves(logged, fixed=True).claim
+        for fresh in (False, None):
+            finding = read_curves(logged, fixed=fresh)
+            assert finding["order"] == "training first"
+            assert "memorised" not in finding.claim
+            assert "training accuracy passed 90 %" in finding.claim
+
+
+def test_a_jump_that_has_not_ended_has_no_step_after_it() -> None:
+    jump = {"step": 20, "from": None, "to": None}
+    assert [beside(step, jump) for step in (10, 20, 1000)] == ["before", "during", "during"]
+    assert beside(31, {"step": 20, "from": 15, "to": 30}) == "after"

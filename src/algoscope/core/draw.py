@@ -17,7 +17,7 @@ from plotly.subplots import make_subplots
 
 from algoscope.core.errors import DrawingError
 from algoscope.core.finding import Finding
-from algoscope.core.panel import Panel, on_one_scale, span_of
+from algoscope.core.panel import Axis, Label, Panel, on_one_scale, span_of
 from algoscope.core.plots import (
     LETTER,
     LONGEST,
@@ -48,10 +48,15 @@ def facets(panel: Panel) -> list[Panel]:
     panel = replace(panel, span=span_of([panel]))
     drawn = []
     for index in product(*(range(len(axis.labels)) for axis in leading)):
-        words = [NAMED.get(axis.name, "{}").format(axis.labels[i]) for axis, i in zip(leading, index, strict=True)]
+        words = [_named(axis, axis.labels[i]) for axis, i in zip(leading, index, strict=True)]
         one = panel.select(**{axis.name: i for axis, i in zip(leading, index, strict=True)})
         drawn.append(replace(one, title=": ".join([panel.heading, " ".join(words)]) if words else panel.heading))
     return drawn
+
+
+def _named(axis: Axis, label: Label) -> str:
+    """A label as part of a title; a number of a layer or a head gets its letter, a name such as L7H0 has it."""
+    return NAMED[axis.name].format(label) if axis.name in NAMED and isinstance(label, int) else str(label)
 
 
 def figure(panel: Panel) -> go.Figure:

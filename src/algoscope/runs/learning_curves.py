@@ -1,4 +1,4 @@
-"""Learning curves: plateau, jump, and whether training inputs were memorised first.
+"""Learning curves: plateau, jump, and whether training accuracy rose first.
 
 Every statement follows from an explicit rule, given in the docstrings and captions.
 """
@@ -20,7 +20,7 @@ APART = 1.5  # "training first": the test curve rises after at least this many t
 MEMORISED = 0.9  # training accuracy at which training inputs count as learned
 ABOUT = (
     "Loss and accuracy as logged during training. If training accuracy reaches 90 % long before test accuracy reaches "
-    "50 %, the model memorised before it generalised."
+    "50 %, and the training inputs are a fixed set, the model memorised them before it generalised."
 )
 CAPTION = (
     "Loss and accuracy by training step. Loss is the cross-entropy of the right next token, in nats (0 = probability "
@@ -35,7 +35,7 @@ Values = Float[np.ndarray, "row"]
 
 
 @checked_arguments
-def read_curves(rows: Sequence[Row]) -> Finding:
+def read_curves(rows: Sequence[Row], *, fixed: bool | None = None) -> Finding:
     """Loss and accuracy by step, with the plateau, the jump, and whether training and test rose together.
 
     The jump is the first evaluation with at least half of the test inputs right. The plateau is the longest interval
@@ -44,12 +44,15 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     Args:
         rows: the logged rows of a run, as `run.metrics()` gives them: `step` with `loss` and `train_accuracy`, and at
             evaluations `test_loss` and `test_accuracy`.
+        fixed: whether the training inputs are a fixed set, which alone can be memorised, as `data.source` of the run's
+            config says; None: not known, so nothing is said of memorisation.
     Returns:
         A finding with panels `training loss` and `test loss` [step] (nats per position; 0 = probability 1),
         `training accuracy` and `test accuracy` [step] (share of whole answers right), and facts `plateau` {from, to,
         loss} or None; `jump` {step, from, to} or None, where `from` is the last evaluation before it with at most 10 %
-        right and `to` the first with 90 %; `first_perfect_step` on the test inputs or None; `order`: "together",
-        "training first" (at 90 % while the test stayed below 50 % for half as long again) or "not learned".
+        right and `to` the first with 90 % (each None where there is none); `first_perfect_step` on the test inputs or
+        None; `order`: "together", "training first" (at 90 % while the test stayed below 50 % for half as long again) or
+        "not learned".
 
     Example:
         >>> import algoscope as ag
@@ -66,7 +69,7 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     test_steps, test = _series(rows, "test_accuracy")
     _, test_loss = _series(rows, "test_loss")
     jump = find_jump(test_steps, test)
-    plateau = find_plateau(steps, loss, before=jump["from"] if jump else int(steps[-1]))
+    plateau = find_plateau(steps, loss, before=_start(jump) if jump else int(steps[-1]))
     order = training_or_together(train_steps, train, test_steps, test)
     perfect = test_steps[test >= 1.0]
     marks = []
@@ -75,7 +78,7 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     jumped = [Mark(jump["step"], f"jump: step {jump['step']:,}", "x")] if jump else []
     return Finding(
         kind="curves",
-        claim=_sentence(jump, plateau, order, int(steps[-1])),
+        claim=_sentence(jump, plateau, order, int(steps[-1]), fixed),
         about=ABOUT,
         facts={
             "steps": int(steps[-1]),
@@ -93,9 +96,9 @@ def read_curves(rows: Sequence[Row]) -> Finding:
     )
 
 
-def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
-    """Where test accuracy first reaches 0.5 (`step`), the last evaluation before it with 0.1 or less (`from`;
-    `step` where none did), and the first after it with 0.9 or more (`to`; the last where none did).
+def find_jump(steps: Steps, accuracy: Values) -> dict[str, Any] | None:
+    """Where test accuracy first reaches 0.5 (`step`), the last evaluation before it with 0.1 or less (`from`), and the
+    first after it with 0.9 or more (`to`); None for one that never happened.
 
     None when it never does. Between evaluations the step is the later one.
     """
@@ -107,9 +110,21 @@ def find_jump(steps: Steps, accuracy: Values) -> dict[str, int] | None:
     high = np.flatnonzero(accuracy[at:] >= 0.9)
     return {
         "step": int(steps[at]),
-        "from": int(steps[low[-1] if len(low) else at]),
-        "to": int(steps[at + high[0]] if len(high) else steps[-1]),
+        "from": int(steps[low[-1]]) if len(low) else None,
+        "to": int(steps[at + high[0]]) if len(high) else None,
     }
+
+
+def _start(jump: Mapping[str, Any]) -> int:
+    """The step before which nothing had risen, as far as was evaluated."""
+    return int(jump["step"] if jump["from"] is None else jump["from"])
+
+
+def beside(step: int, jump: Mapping[str, Any]) -> str:
+    """Whether a step is before, during or after a jump; one that never reached 90 % has not ended."""
+    if step < _start(jump):
+        return "before"
+    return "during" if jump["to"] is None or step <= jump["to"] else "after"
 
 
 def find_plateau(steps: Steps, loss: Values, before: int) -> dict[str, int | float] | None:
@@ -152,21 +167,30 @@ def training_or_together(
     return "together"
 
 
-def _sentence(jump: dict[str, int] | None, plateau: dict[str, int | float] | None, order: str, steps: int) -> str:
+def _sentence(
+    jump: Mapping[str, Any] | None,
+    plateau: Mapping[str, int | float] | None,
+    order: str,
+    steps: int,
+    fixed: bool | None,
+) -> str:
     parts = []
     if plateau:
         parts.append(f"the loss stayed near {plateau['loss']:.3f} from step {plateau['from']:,} to {plateau['to']:,}")
     if jump:
-        parts.append(
-            f"test accuracy passed 50 % at step {jump['step']:,} (10 % at {jump['from']:,}, 90 % at {jump['to']:,})"
-        )
-    parts.append(
-        {
-            "together": "training and test accuracy rose together",
-            "training first": "training inputs were memorised first",
-            "not learned": f"neither training nor test was learned in {steps:,} steps",
-        }[order]
-    )
+        before = [] if jump["from"] is None else [f"10 % at {jump['from']:,}"]
+        after = f"never 90 % until {steps:,}" if jump["to"] is None else f"90 % at {jump['to']:,}"
+        parts.append(f"test accuracy passed 50 % at step {jump['step']:,} ({', '.join([*before, after])})")
+    if order == "together":
+        parts.append("training and test accuracy rose together")
+    elif order == "not learned":
+        parts.append(f"neither training nor test was learned in {steps:,} steps")
+    elif fixed:
+        parts.append(f"training inputs were memorised {'first' if jump else 'and test inputs not learned'}")
+    else:
+        then = "long before" if jump else "and"
+        never = "test accuracy passed 50 %" if jump else "test accuracy never 50 %"
+        parts.append(f"training accuracy passed 90 % {then} {never}")
     return "; ".join(parts)
 
 

@@ -115,7 +115,7 @@ def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> 
     """The findings of the page by section name, in the page's order."""
     questions: dict[str, Callable[[], Finding]] = {}
     if subject.origin and (rows := subject.origin.metrics()):
-        questions["curves"] = partial(read_curves, rows)
+        questions["curves"] = partial(read_curves, rows, fixed=subject.origin.config.data.source == "fixed")
     if subject.has_task:
         questions["verdict"] = partial(kept_or_certified, subject, progress=progress)
     for name, lens in LENSES.items():

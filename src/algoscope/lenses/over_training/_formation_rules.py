@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from algoscope.core.finding import ResultTable
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at
-from algoscope.runs.learning_curves import read_curves
+from algoscope.runs.learning_curves import beside, read_curves
 from algoscope.runs.run_folder import Run
 
 ACCURATE = 0.9  # threshold of accuracies
@@ -77,9 +77,7 @@ def _beside(step: int | None, curves: Mapping[str, Any] | None) -> str | None:
     jump = curves and curves["jump"]
     if step is None or not jump:
         return None
-    if step < jump["from"]:
-        return "before"
-    return "during" if step <= jump["to"] else "after"
+    return beside(step, jump)
 
 
 def table_of(formed: Sequence[Mapping[str, Any]], curves: Mapping[str, Any] | None) -> ResultTable:
