@@ -2,11 +2,21 @@
 
 import sys
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from algoscope.core.visible import one_line, visible
+
 PIPED_EVERY = 10.0  # seconds between lines when standard error is not a terminal
+
+
+def say(line: str) -> None:
+    """A line on standard error. Where that is closed or full the line is lost: no work fails for it."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(visible(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Watcher:
@@ -27,19 +37,20 @@ class Bar(Watcher):
 
     def __init__(self, title: str, unit: str) -> None:
         self.title, self.unit, self.console = title, unit, Console(stderr=True)
-        self.live = self.console.is_terminal or self.console.is_jupyter
+        moving = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.live = moving or self.console.is_jupyter
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
         )
-        self.task = self.bar.add_task(title, total=1, unit=unit, note="", rate="")
+        self.task = self.bar.add_task(one_line(title), total=1, unit=unit, note="", rate="")
         self.began = self.printed = time.perf_counter()
         self.first: int | None = None
 
@@ -62,8 +73,4 @@ class Bar(Watcher):
         elif now - self.printed > PIPED_EVERY:
             self.printed = now
             left = (total - done) / rate if rate > 0 else float("inf")
-            print(  # noqa: T201  # plain lines where standard error is no terminal
-                f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{self.title}: {done:,}/{total:,} {self.unit}, {note}, {rate:,.0f} {self.unit}/s, {left:.0f} s left")

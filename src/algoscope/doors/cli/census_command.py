@@ -3,7 +3,7 @@
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, show_result
+from algoscope.doors.cli.common import common, complete_run, echo, show_json, show_result
 from algoscope.doors.cli.runs_commands import parse_seeds
 
 
@@ -40,13 +40,13 @@ def census(
     if out is not None:
         finding.save(out)
     if as_json:
-        click.echo(finding.to_json())
+        show_json(finding)
     else:
         for table in finding.tables:
             show_result(table)
         for outcome in ("jump", "solution"):
-            click.echo(_prediction(outcome, finding["predicted"][outcome]))
-        click.echo(finding.claim)
+            echo(_prediction(outcome, finding["predicted"][outcome]))
+        echo(finding.claim)
     return 0 if finding["holds"] else 1
 
 

@@ -3,7 +3,7 @@
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, show_json, show_result, show_table
+from algoscope.doors.cli.common import common, echo, show_json, show_result, show_table
 
 
 @click.command()
@@ -37,9 +37,9 @@ def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir
     if out is not None:
         finding.save(out)
     if as_json:
-        click.echo(finding.to_json())
+        show_json(finding)
     else:
         for table in finding.tables:
             show_result(table)
-        click.echo(f"{finding.claim}; false alarms in the last three columns")
+        echo(f"{finding.claim}; false alarms in the last three columns")
     return 0 if finding["holds"] else 1

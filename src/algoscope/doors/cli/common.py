@@ -2,20 +2,25 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from algoscope.core.finding import ResultTable
+from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.progress import say
 from algoscope.core.registry import Table
+from algoscope.core.visible import one_line, visible
 from algoscope.planted.table import PLANTED
 from algoscope.runs.paths import run_folders, runs_directory
 
-PIPED_WIDTH = 200
+WIDEST = 10**6  # characters of a table that is piped
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,16 +35,31 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
 
 
+def echo(text: object = "", err: bool = False) -> None:
+    """A line of text on standard output or standard error. Commands write their lines here and nowhere else."""
+    if err:
+        say(str(text))
+    else:
+        print(visible(text), flush=True)  # noqa: T201
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> None:
-    """A table on standard output; plain and wide where it is piped."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPED_WIDTH, no_color=True)
-    table = RichTable(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    """A table on standard output: as wide as it needs where it is piped, else as wide as the terminal, but never so
+    narrow that something is left out. Cells are data: nothing in them is markup.
+    """
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left")
+        table.add_column(Text(one_line(column)), justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else one_line(cell)) for cell in row))
+    console = Console(width=shutil.get_terminal_size().columns)
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table)
+    if console.is_terminal:
+        console.width = max(console.width, needed.minimum)
+    else:
+        console = Console(width=needed.maximum, no_color=True)
+    if title:
+        console.print(Text(one_line(title), style="italic"), soft_wrap=True)
     console.print(table)
 
 
@@ -47,11 +67,13 @@ def show_result(table: ResultTable) -> None:
     """A table of a finding, columns of numbers to the right, with an empty line after it."""
     numeric = [column for column, is_number in zip(table.columns, table.numeric, strict=True) if is_number]
     show_table(table.title, table.columns, table.texts(), numeric)
-    click.echo()
+    echo()
 
 
 def show_json(document: Any) -> None:
-    click.echo(json.dumps(document, allow_nan=False))
+    """One JSON document on standard output, in ASCII: exact in every encoding."""
+    text = document.to_json() if isinstance(document, Finding) else json.dumps(document, allow_nan=False)
+    print(text, flush=True)  # noqa: T201
 
 
 def names(table: Table[Any]) -> Callable[..., list[CompletionItem]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_table
+from algoscope.doors.cli.common import common, complete_subject, echo, names, show_json, show_table
 from algoscope.doors.cli.runs_commands import ended, next_command, parse_settings
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.table import TASKS
@@ -62,8 +62,8 @@ def import_(
     shown = [(row.what, "-" if row.value is None else str(row.value), row.how) for row in summary.imported.account]
     show_table("", ["what", "value", "how"], shown)
     for line in summary.imported.left_out:
-        click.echo(f"left out: {line}")
-    click.echo(
+        echo(f"left out: {line}")
+    echo(
         f"{run.path}: {summary.parameters:,} parameters, right on {summary.test_accuracy:.2%} of the inputs that "
         f"were tried; next: {next_command(str(run.path))}"
     )
@@ -83,7 +83,7 @@ def export(
     if as_json:
         show_json({"files": [str(path) for path in written]})
     else:
-        click.echo(f"written: {', '.join(map(str, written))}")
+        echo(f"written: {', '.join(map(str, written))}")
 
 
 @click.command()
@@ -97,7 +97,7 @@ def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: 
     if as_json:
         show_json(ended(run))
     else:
-        click.echo(
+        echo(
             f"{run.path}: {summary.parameters:,} parameters in full matrices, right on "
             f"{summary.test_accuracy:.2%} of the inputs that were tried; next: {next_command(str(run.path))}"
         )

@@ -14,7 +14,7 @@ import click
 
 from algoscope.core.finding import Finding
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, show_result
+from algoscope.doors.cli.common import common, complete_subject, echo, show_json, show_result
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
 PROVIDED = ("runs_dir", "progress", "measures", "targets")  # filled in by the command, or not expressible as text
@@ -75,7 +75,7 @@ def lens_command(name: str) -> click.Command:
         if out is not None:
             finding.save(out)
         if as_json:
-            click.echo(finding.to_json())
+            show_json(finding)
         else:
             _show(finding, out)
 
@@ -150,10 +150,10 @@ def _sentence(text: str) -> str:
 
 
 def _show(finding: Finding, out: str | None) -> None:
-    click.echo(finding.claim)
+    echo(finding.claim)
     for table in finding.tables:
         show_result(table)
     for panel in finding.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
-        click.echo(f"  {panel.name}: {shape}, {panel.unit}")
-    click.echo(f"written: {out}" if out else "figures: --out FILE.html; numbers: --json")
+        echo(f"  {panel.name}: {shape}, {panel.unit}")
+    echo(f"written: {out}" if out else "figures: --out FILE.html; numbers: --json")

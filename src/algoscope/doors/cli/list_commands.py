@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from algoscope.core.registry import Table
-from algoscope.doors.cli.common import common, names, show_json, show_table
+from algoscope.doors.cli.common import common, echo, names, show_json, show_table
 from algoscope.lenses.table import LENSES
 from algoscope.recipes.table import RECIPES
 from algoscope.tasks.table import TASKS
@@ -26,8 +26,10 @@ def recipes(recipe: str | None, as_json: bool, quiet: bool, runs_dir: str | None
     """List the recipes; with a RECIPE, print its complete config: the fields that --set takes."""
     if recipe is None:
         _list(RECIPES, as_json)
+    elif as_json:
+        show_json(RECIPES.load(recipe)().model_dump(mode="json"))
     else:
-        click.echo(RECIPES.load(recipe)().model_dump_json(indent=None if as_json else 2))
+        echo(RECIPES.load(recipe)().model_dump_json(indent=2))
 
 
 @click.command()

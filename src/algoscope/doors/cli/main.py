@@ -4,16 +4,20 @@ Standard output carries the result (with `--json` one JSON document and nothing 
 the one line of an error. Exit codes: 0 success, 1 success but a verdict does not hold, 2 bad input, 3 interrupted.
 """
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
 from algoscope.core.errors import AlgoscopeError
+from algoscope.core.progress import say
 from algoscope.core.registry import Entry, Table
 from algoscope.core.renaming import RenamedWarning
 from algoscope.version import __version__
@@ -85,37 +89,114 @@ def cli() -> None:
     """
 
 
+class OutputError(Exception):
+    """Standard output that does not take what is written to it."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.reader_left = isinstance(error, BrokenPipeError)  # as with `| head`
+
+
+class Output:
+    """Standard output whose errors are told from those of other files."""
+
+    buffer = None  # click writes here, not below
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            written: int = self.stream.write(text)
+        except OSError as error:
+            raise OutputError(error) from error
+        return written
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as error:
+            raise OutputError(error) from error
+
+
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     try:
+        check_surroundings()
+        output: Any = Output(sys.stdout)
+        with redirect_stdout(output):
+            code = _command(args)
+            output.flush()
+    except AlgoscopeError as error:
+        code = _fail(str(error), error.exit_code)
+    except OutputError as error:
+        code = 0 if error.reader_left else _fail(f"cannot write to standard output: {error}", 2)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and _is_stuck(stream):  # or Python would try again when it ends, and fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _command(args: list[str] | None) -> int:
+    """Run one command: its exit code."""
+    try:
         with warnings.catch_warnings():
+            if any(option.startswith("error") for option in sys.warnoptions):  # libraries warn where nothing is wrong
+                warnings.simplefilter("default")
             warnings.simplefilter("always", RenamedWarning)
             warnings.showwarning = partial(_warn, warnings.showwarning)
             code = cli.main(args, prog_name="algoscope", standalone_mode=False)
-        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except AlgoscopeError as error:
-        code = _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        code = 2
+        return 2
     except click.ClickException as error:
-        code = _fail(error.format_message(), 2)
+        return _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", 3)
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail("interrupted", 3)
+
+
+def check_surroundings() -> None:
+    """Make the standard streams fit for text of every kind. Raises AlgoscopeError where no command can work."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes this number, so that no file of ours does
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # stays open
+    if sys.stdout is None:
+        raise AlgoscopeError("standard output is closed: redirect it to a file or to /dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # code pages cannot show every character
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise AlgoscopeError(f"the working directory cannot be used ({error.strerror}): change to another") from error
+
+
+def _is_stuck(stream: Any) -> bool:
+    """Whether what was written to a stream cannot leave it."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _warn(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any) -> None:
     """Warnings about former names are one line on standard error; other warnings are shown as usual."""
     if issubclass(category, RenamedWarning):
-        click.echo(f"algoscope: {message}", err=True)
+        say(f"algoscope: {message}")
     else:
         otherwise(message, category, *where)
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo("algoscope: " + " ".join(message.split()), err=True)
+    say("algoscope: " + " ".join(message.split()))
     return code

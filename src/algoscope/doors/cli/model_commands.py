@@ -5,7 +5,7 @@ import click
 from algoscope.core.finding import Finding
 from algoscope.core.registry import Entry, Table
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, names, show_json, show_result, show_table
+from algoscope.doors.cli.common import common, complete_subject, echo, names, show_json, show_result, show_table
 from algoscope.recipes.table import RECIPES
 
 VERDICTS = Table(
@@ -35,7 +35,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
     else:
         show_verdict(done["verdict"])
         parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        click.echo(f"{parts}\nreport: {done['report'].resolve()}")
+        echo(f"{parts}\nreport: {done['report'].resolve()}")
     return 0 if facts["wrong"] == 0 else 1
 
 
@@ -80,9 +80,9 @@ def certify(
         progress=not quiet,
     )
     if sample is None and model.origin is not None and not VERDICTS.load("keep")(model, verdict) and not quiet:
-        click.echo("not saved: the run folder holds a stronger verdict about these weights", err=True)
+        echo("not saved: the run folder holds a stronger verdict about these weights", err=True)
     if as_json:
-        click.echo(verdict.to_json())
+        show_json(verdict)
     else:
         show_verdict(verdict)
     return 0 if verdict.facts["wrong"] == 0 else 1
@@ -96,15 +96,15 @@ def show_verdict(verdict: Finding) -> None:
         "sampled": f"a sample of the {domain['size']:,} inputs",
         "stratified": f"draws from every class of the {domain['size']:,} inputs",
     }[domain["method"]]
-    click.echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
     if "note" in facts:
-        click.echo(facts["note"])
+        echo(facts["note"])
     if facts["interval_95"]:
         low, high = facts["interval_95"]
-        click.echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
+        echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
     for table in verdict.tables:
         show_result(table)
-    click.echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
+    echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
 
 
 @click.command()
@@ -127,7 +127,7 @@ def report(
     if as_json:
         show_json({"report": str(path)})
     else:
-        click.echo(f"report: {path}")
+        echo(f"report: {path}")
 
 
 @click.command()
@@ -143,7 +143,7 @@ def generate(
     model = public.open(subject, runs_dir=runs_dir)
     answer = model.generate(text, tokens, use_cache=not no_cache)
     if not as_json:
-        click.echo(answer)
+        echo(answer)
     elif model.has_task:
         show_json({"prompt": model.task.prompt(text), "answer": answer, "expected": model.task.expected(text)})
     else:
@@ -164,6 +164,6 @@ def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     ]
     total = ("total", counts["total"], "100.0%")
     show_table("", ["component", "parameters", "share"], [*rows, total], numeric=["parameters", "share"])
-    click.echo()
+    echo()
     scale = [(row["name"], row["total"], f"{row['times']:,.4g}") for row in counts["scale"]]
     show_table("", ["scale", "parameters", "times this model"], scale, numeric=["parameters", "times this model"])

@@ -9,7 +9,7 @@ import click
 
 from algoscope.core.errors import AlgoscopeError, ConfigError, DivergedError
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, names, show_json, show_table
+from algoscope.doors.cli.common import common, complete_run, echo, names, show_json, show_table
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.paths import address, runs_directory
 
@@ -63,7 +63,7 @@ def _show_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
         show_json(done[0] if alone else done)
         return
     for row in done:
-        click.echo(
+        echo(
             f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
             f"{row['seconds']:.1f} s; next: {next_command(row['path'])}"
         )
@@ -106,13 +106,13 @@ def runs(ctx: click.Context, as_json: bool, quiet: bool, runs_dir: str | None) -
     if as_json:
         show_json(rows)
     elif not rows:
-        click.echo(f"no runs in {runs_directory(runs_dir)}: train one with `algoscope train RECIPE`")
+        echo(f"no runs in {runs_directory(runs_dir)}: train one with `algoscope train RECIPE`")
     else:
         columns = ["run", "recipe", "seed", "state", "steps", "test_accuracy", "wrong"]
         show_table("", columns, [["" if row[c] is None else row[c] for c in columns] for row in rows])
         for row in rows:
             if row["why"]:
-                click.echo(f"{row['run']}: {row['why']}", err=True)
+                echo(f"{row['run']}: {row['why']}", err=True)
 
 
 @runs.command()
@@ -148,7 +148,7 @@ def rm(name: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     if as_json:
         show_json({"removed": str(run.path)})
     else:
-        click.echo(f"removed {run.path}")
+        echo(f"removed {run.path}")
 
 
 def _listed(run: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import click
 
 from algoscope.core.registry import Entry, Table
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, names, show_result
+from algoscope.doors.cli.common import common, echo, names, show_json, show_result
 from algoscope.doors.cli.runs_commands import parse_seeds, parse_settings
 from algoscope.verdicts.studies.table import STUDIES
 
@@ -41,8 +41,8 @@ def study(
     elif out is not None:
         finding.save(out)
     if as_json:
-        click.echo(finding.to_json())
+        show_json(finding)
         return
     for table in finding.tables:
         show_result(table)
-    click.echo(finding.claim)
+    echo(finding.claim)
