@@ -100,15 +100,17 @@ class OutputError(Exception):
 class Output:
     """Standard output whose errors are told from those of other files."""
 
-    buffer = None  # click writes here, not below
-
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
-    def write(self, text: str) -> int:
+    @property
+    def buffer(self) -> "Output":
+        return Output(self.stream.buffer)
+
+    def write(self, text: str | bytes) -> int:
         try:
             written: int = self.stream.write(text)
         except OSError as error:
