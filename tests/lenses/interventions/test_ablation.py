@@ -319,3 +319,22 @@ def test_ablate_from_the_command_line(run, tmp_path: Path) -> None:
     assert said.startswith("zero, mean, resample ablation over 2 texts of 6 tokens; without ablation loss ")
     code, _, err = run("ablate", *arguments, "--kind", "zero,nought")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_nothing_is_called_most_needed_where_nothing_is_lost() -> None:
+    task = Addition(n_digits=3)
+    cfg = ModelConfig(d_vocab=task.d_vocab, n_ctx=task.n_ctx, d_model=16, d_mlp=16, n_layers=1, n_heads=2)
+    untrained = ablate(Subject("untrained", build(cfg, 0), task), n_inputs=50, per_class=5, kind="zero")
+    assert untrained["baseline"]["accuracy"] == 0
+    assert untrained.claim.endswith("most needed head or MLP: none (zero: none makes it worse)")
+
+
+def test_components_that_are_needed_alike_are_named_together() -> None:
+    parts = [{"component": name, "drop": 0.5} for name in ("L0H0", "L0H1", "L1 MLP", "L2H0", "L2H1")]
+    for tied, words in (
+        (1, "L0H0 (zero: 50.0% right when ablated)"),
+        (2, "L0H0 and L0H1 (zero: 50.0% right when ablated)"),
+        (5, "L0H0 and others alike (zero: 50.0% right when ablated)"),
+    ):
+        rows = [part if i < tied else part | {"drop": 0.1} for i, part in enumerate(parts)]
+        assert ablation.needed_most(rows, "zero", "drop", {"accuracy": 1.0}) == words

@@ -12,6 +12,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, PairingError, SubjectError, UnknownNameError, VocabularyError
 from algoscope.lenses.interventions.activation_patching import SWEEPS, patch
+from algoscope.lenses.interventions.contrast_pairs import of_the_gap
 from algoscope.networks.build import build
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.digits.addition import Addition
@@ -196,3 +197,7 @@ def test_a_run_of_patches_leaves_the_model_alone() -> None:
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     patch(model, "123+456", "128+456")
     assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())
+
+
+def test_what_goes_beyond_the_gap_is_no_percentage() -> None:
+    assert [of_the_gap(value) for value in (0.0, 0.42, 1.0, 1.3, -0.2)] == ["0%", "42%", "100%", "1.30", "-0.20"]

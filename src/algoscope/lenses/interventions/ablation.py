@@ -198,14 +198,20 @@ def _most_needed(rows: Sequence[Mapping[str, Any]], kind: str, cost: str) -> lis
     ]
 
 
+def needed_most(parts: Sequence[Mapping[str, Any]], kind: str, cost: str, base: Mapping[str, float]) -> str:
+    """Which components cost most, from those of `most_needed`: all that are tied, and none where nothing is lost."""
+    most = parts[0][cost] if parts else 0.0
+    if most <= 0:
+        return f"none ({kind}: none makes it worse)"
+    tied = [part["component"] for part in parts if part[cost] == most]
+    names = f"{tied[0]} and others alike" if len(tied) == MOST else " and ".join(tied)
+    lost = f"{base['accuracy'] - most:.1%} right when ablated" if cost == "drop" else f"+{most:.3g} nats per token"
+    return f"{names} ({kind}: {lost})"
+
+
 def _claim(facts: Mapping[str, Any], trial: Trial) -> str:
-    base, needed = facts["baseline"], []
-    for kind, parts in facts["most_needed"].items():
-        if trial.whole:
-            cost = f"{base['accuracy'] - parts[0]['drop']:.1%} right when ablated"
-        else:
-            cost = f"+{parts[0]['loss_increase']:.3g} nats per token"
-        needed.append(f"{parts[0]['component']} ({kind}: {cost})")
+    base = facts["baseline"]
+    needed = [needed_most(parts, kind, trial.cost, base) for kind, parts in facts["most_needed"].items()]
     whole = f"{base['accuracy']:.1%} right" if trial.whole else f"loss {base['loss']:.3g} nats"
     which = "" if trial.whole else f" per token, {next(iter(trial.classes))}"
     setting = f"{', '.join(facts['kinds'])} ablation over {trial.meaning}; without ablation {whole}{which}"

@@ -22,6 +22,7 @@ from algoscope.lenses.interventions.contrast_pairs import (
     effects_table,
     half_way,
     is_critical,
+    of_the_gap,
 )
 from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
@@ -285,7 +286,7 @@ def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict
 
 def _claim(best: Cell, direction: Direction, metric: str, pair: Pair) -> str:
     verb = "restores" if direction == "denoise" else "leaves"
-    return f"{pair.title}: patching {best[0]} {verb} {best[1]:.0%} of the {metric} gap"
+    return f"{pair.title}: patching {best[0]} {verb} {of_the_gap(best[1])} of the {metric} gap"
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:

@@ -174,6 +174,11 @@ def effects_table(cells: Sequence[Cell], direction: Direction, *, title: str, co
     )
 
 
+def of_the_gap(recovered: float) -> str:
+    """An effect in words: a share in per cent, and what goes beyond either run as a multiple of the gap."""
+    return f"{recovered:.0%}" if 0 <= recovered <= 1 else f"{recovered:.2f}"
+
+
 def half_way(direction: Direction) -> Mark:
     """The line from which bars are critical."""
     return Mark(HALF, "50 %", "y", "above" if direction == "denoise" else "below")

@@ -23,6 +23,7 @@ from algoscope.lenses.interventions.contrast_pairs import (
     effects_table,
     half_way,
     is_critical,
+    of_the_gap,
 )
 from algoscope.lenses.interventions.metrics import MetricName
 from algoscope.lenses.measures import RECOVERED
@@ -288,7 +289,7 @@ def _finding(
         {"sender": name, "recovered": float(value), "per_example": each.tolist()}
         for name, value, each in zip(names, values, recovered, strict=True)
     ]
-    effect = f"restores {values[best]:.0%}" if denoise else f"leaves {values[best]:.0%}"
+    effect = f"{'restores' if denoise else 'leaves'} {of_the_gap(float(values[best]))}"
     return subject.finding(
         "path_patching",
         f"{pair.title}: the path {names[best]} -> {where.name} {effect} of the {choices['metric']} gap",
