@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from transformer_lens.model_bridge import TransformerBridge
 
 import algoscope as ag
+from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, RunFolderError, SubjectError, TaskMismatchError
 from algoscope.formats.layout_reading import tensors_to_layout
 from algoscope.formats.layouts import UNGATED, weights_to_layout
+from algoscope.networks.build import build
 from algoscope.subjects.foreign import import_weights
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.groups.modular import Modular
@@ -179,11 +181,43 @@ def test_what_is_met_in_the_wild(tmp_path: Path) -> None:
     inner = {f"model.{name}": value.half() for name, value in wild.items()}
     found = read(saved({"model": inner, "config": {"lr": 0.001}, "epoch": 3}, tmp_path / "it.pth"), FORM)
     assert close(found.model(prompts), reference)
-    assert found.left_out == ("'model.' before every name", "embed.W_E_again, which is embed.W_E again")
+    assert found.left_out == (
+        "'model.' before every name",
+        "embed.W_E_again, which is embed.W_E again",
+        "'config', beside the weights",
+        "'epoch', beside the weights",
+    )
     assert not found.config.model.mlp_bias
     assert "all zero, left out" in how(found)["mlp_bias"]
     assert how(found)["dtype"] == "as saved"
     assert found.account[1].value == "float32, exactly, from float16"
+
+
+def test_what_is_not_used_of_a_config_is_said(tmp_path: Path) -> None:
+    path = save_classic(classic("layer norm, gelu"), tmp_path / "it.safetensors")
+    beside = path.with_suffix(".json")
+    plain = json.loads(beside.read_text())
+    assert read(path).left_out == ()
+    beside.write_text(json.dumps(plain | {"lr": 0.001, "logit_multiplier": 2.0}))
+    assert read(path).left_out == (
+        "lr 0.001 in it.json: no field of TransformerLens",
+        "logit_multiplier 2.0 in it.json: no field of TransformerLens",
+    )
+    assert "logit_multiplier 2.0" in ag.open(f"foreign:{path}?task=modular&p=9").note
+    beside.write_text(json.dumps({"hidden_size": 24}))
+    assert read(path, act="gelu").left_out == (
+        "it.json: no config of TransformerLens, which has d_model, n_layers and n_ctx",
+    )
+
+
+def test_stored_frequencies_count_where_they_are_not_the_usual_ones(tmp_path: Path) -> None:
+    model = build(ModelConfig(d_vocab=11, n_ctx=5, d_model=16, n_heads=2, positions="rotary"), seed=0)
+    usual = 10_000.0 ** -(torch.arange(4) / 4)
+    for frequencies in (usual, torch.tensor([1.0, 0.3, 0.2, 0.1])):
+        path = saved(model.state_dict() | {"rotary.inv_freq": frequencies}, tmp_path / "it.pt")
+        cfg = read(path, TASK | {"model.n_heads": 2}).config.model
+        assert (cfg.positions, cfg.rotary_dim, cfg.rotary_base) == ("rotary", 8, 10_000.0)
+        assert cfg.rotary_frequencies == (None if frequencies is usual else tuple(frequencies.tolist()))
 
 
 def test_a_file_without_mlp_and_with_a_tied_head(tmp_path: Path) -> None:

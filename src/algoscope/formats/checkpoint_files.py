@@ -36,6 +36,8 @@ class CheckpointFile:
     stated: StatedConfig
     dtype: str
     """The float type, and the saved one where it differs."""
+    left_out: tuple[str, ...] = ()
+    """One line for each value in the file, or beside it, that is neither a weight nor a field of a config."""
 
 
 def file_to_tensors(path: Path) -> CheckpointFile:
@@ -51,21 +53,24 @@ def file_to_tensors(path: Path) -> CheckpointFile:
     if not path.is_file():
         raise CheckpointError(f"no file at {path}")
     config: Any = None
+    left_out: list[str] = []
     if path.suffix == ".safetensors":
         weights = read_tensors(path)
     elif path.suffix in PICKLED:
-        weights, config = _tensors_in(_load(path), path)
+        weights, config = _tensors_in(_load(path), path, left_out)
     else:
         raise CheckpointError(f"{path}: weights are read from .safetensors, {', '.join(PICKLED)} files")
     by = f"the config in {path.name}"
     beside = path.with_suffix(".json")
     if config is None and beside.is_file():
         config, by = _json(beside), beside.name
+        if not is_config(config):
+            left_out.append(f"{beside.name}: no config of TransformerLens, which has d_model, n_layers and n_ctx")
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     stated = lens_config_to_fields(config, by) if is_config(config) else StatedConfig({}, by)
     converted, dtype = _of_one_type(weights, path)
-    return CheckpointFile(path, sha256, converted, stated, dtype)
+    return CheckpointFile(path, sha256, converted, stated, dtype, (*left_out, *stated.left_out))
 
 
 def _load(path: Path) -> Any:
@@ -85,13 +90,19 @@ def _load(path: Path) -> Any:
         ) from error
 
 
-def _tensors_in(loaded: Any, path: Path, config: Any = None) -> tuple[dict[str, Tensor], Any]:
-    """Named tensors, and the config saved with them."""
+def _tensors_in(loaded: Any, path: Path, left_out: list[str], config: Any = None) -> tuple[dict[str, Tensor], Any]:
+    """Named tensors, and the config saved with them; what else is beside them is added to `left_out`."""
     if isinstance(loaded, Mapping):
-        config = next((loaded[key] for key in CONFIGS if is_config(loaded.get(key))), config)
-        inside = next((loaded[key] for key in NESTED if isinstance(loaded.get(key), Mapping)), None)
-        if inside is not None:
-            return _tensors_in(inside, path, config)
+        stated = next((key for key in CONFIGS if is_config(loaded.get(key))), None)
+        config = config if stated is None else loaded[stated]
+        inside = [key for key in NESTED if isinstance(loaded.get(key), Mapping)]
+        if len(inside) > 1:
+            raise CheckpointError(
+                f"{path} has weights under {' and '.join(inside)}: save the state_dict() of one model"
+            )
+        if inside:
+            left_out += [f"{key!r}, beside the weights" for key in loaded if key not in (inside[0], stated)]
+            return _tensors_in(loaded[inside[0]], path, left_out, config)
         tensors = {str(key): value.detach() for key, value in loaded.items() if isinstance(value, Tensor)}
         if tensors and len(tensors) == len(loaded):
             return tensors, config

@@ -35,6 +35,8 @@ class StatedConfig:
     by: str
     folded: bool = False
     """Norms have no weights: they were folded into the matrices that read them."""
+    left_out: tuple[str, ...] = ()
+    """One line for each field of the file that was not used."""
 
 
 def layout_to_config(
@@ -209,7 +211,7 @@ def _is_centred(embedding: Tensor) -> bool:
 
 def _positions(account: _Account, n_ctx: int) -> None:
     buffers = account.reading.buffers
-    sines_name = next((name for name in buffers if name.endswith("rotary_sin")), None)
+    sines_name = next((name for name in buffers if name.endswith(("rotary_sin", "inv_freq"))), None)
     if "pos" in account.parts:
         learned = not account.zero("pos")
         how = f"there is a {account.name('pos')}{'' if learned else ', all zero: left out'}"
@@ -233,26 +235,31 @@ def _positions(account: _Account, n_ctx: int) -> None:
             "--set model.positions=none|rotary|alibi|sinusoidal"
         )
     masks = [value.shape[-1] for name, value in buffers.items() if name.endswith("mask") and value.numel() > 1]
+    rows = [len(buffers[sines_name])] if sines_name and sines_name.endswith("rotary_sin") else []
     if "n_ctx" in account.stated.fields:
         account.assume("n_ctx", n_ctx, "")
-    elif masks or sines_name:
-        stored = max([*masks, *([len(buffers[sines_name])] if sines_name else [])])
-        account.observe("n_ctx", stored, f"from the shape of {sines_name or 'the stored mask'}")
+    elif masks or rows:
+        account.observe("n_ctx", max([*masks, *rows]), f"from the shape of {sines_name or 'the stored mask'}")
     elif "n_ctx" not in account.chosen:
         account.rows["n_ctx"] = Inferred("n_ctx", n_ctx, "assumed: the task's (--set model.n_ctx=N)")
 
 
 def _rotary(account: _Account, sines_name: str) -> dict[str, Any]:
-    """The rotary fields of the config, from the stored sines of position 1."""
+    """The rotary fields of the config, from the stored frequencies, or the stored sines of position 1."""
     sines = account.reading.buffers[sines_name].double()
     half = sines.shape[-1] // 2
-    if len(sines) < 2 or half < 2:
+    if sines_name.endswith("inv_freq"):
+        half, angle = len(sines), sines
+        if half < 2:
+            return {"rotary_dim": 2 * half, "rotary_frequencies": tuple(angle.tolist())}
+    elif len(sines) < 2 or half < 2:
         return {"rotary_dim": sines.shape[-1]}
-    if not torch.allclose(sines[1, :half], sines[1, half:]):
+    elif not torch.allclose(sines[1, :half], sines[1, half:]):
         raise CheckpointError(
             f"{account.source}: {sines_name} rotates neighbouring entries of a head; ours rotates its halves"
         )
-    angle = sines[1, :half].asin()  # from 1 radian downwards
+    else:
+        angle = sines[1, :half].asin()  # from 1 radian downwards
     base = float(angle[-1].clamp(min=1e-12)) ** (-half / (half - 1))
     base = float(round(base)) if math.isclose(base, round(base), rel_tol=1e-4) else base
     if torch.allclose(angle, base ** (-torch.arange(half).double() / half), rtol=1e-5, atol=1e-7):

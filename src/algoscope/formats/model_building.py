@@ -70,7 +70,7 @@ def file_to_model(
     if config.model.d_vocab > base.task.d_vocab:
         unused = config.model.d_vocab - base.task.d_vocab
         account += (Inferred("unused tokens", unused, f"the task has {base.task.d_vocab}"),)
-    return ImportedModel(config, model, account, reading.left_out, file)
+    return ImportedModel(config, model, account, (*reading.left_out, *file.left_out), file)
 
 
 def settings_to_fields(

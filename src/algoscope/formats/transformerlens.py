@@ -5,6 +5,7 @@ Source: transformer-lens 3.9.0, `HookedTransformerConfig` and `TransformerBridge
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,32 @@ KNOWN: dict[str, Mapping[Any, str | None]] = {
     "act_fn": ACTIVATIONS,
     "normalization_type": NORMS,
     "positional_embedding_type": POSITIONS,
+    "attention_dir": {"causal": "", "bidirectional": ""},
 }
+_ABSENT = (False, None)
 UNKNOWN_TO_US = {
-    "attn_scores_soft_cap": (-1.0, 0.0, None), "output_logits_soft_cap": (-1.0, 0.0, None),
-    "use_local_attn": (False, None), "post_embedding_ln": (False, None), "rotary_adjacent_pairs": (False, None),
-    "use_normalization_before_and_after": (False, None), "use_NTK_by_parts_rope": (False, None),
-    "use_yarn_rope": (False, None), "rotary_scaling_factor": (1.0, None), "num_experts": (None,),
-    "scale_attn_by_inverse_layer_idx": (False, None), "use_attention_sinks": (False, None),
-    "use_logn_attn": (False, None), "rope_scaling": (None,),
-}  # fmt: skip
+    "attn_scores_soft_cap": (-1.0, 0.0, None), "output_logits_soft_cap": (-1.0, 0.0, None), "num_experts": (None,),
+    "rotary_scaling_factor": (1.0, None), "rope_scaling": (None,), "clip_qkv": (None,),
+} | dict.fromkeys((
+    "use_local_attn", "post_embedding_ln", "rotary_adjacent_pairs", "use_normalization_before_and_after",
+    "use_NTK_by_parts_rope", "use_yarn_rope", "use_dynamic_ntk_rope", "scale_attn_by_inverse_layer_idx",
+    "use_attention_sinks", "use_logn_attn", "scale_embedding", "rmsnorm_uses_offset", "load_in_4bit",
+    "quantization_method", "relative_attention_max_distance", "relative_attention_num_buckets", "per_layer_head_dim",
+    "per_layer_num_key_value_heads", "is_audio_model", "is_visual_model", "is_multimodal", "is_stateful",
+), _ABSENT)  # fmt: skip
 """Fields of its config that our model does not support, with the values at which they have no effect."""
+READ = frozenset({
+    "d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_mlp", "d_vocab", "d_vocab_out", "n_key_value_heads",
+    "attn_only", "gated_mlp", "eps", "use_qk_norm", "use_attn_scale", "attn_scale", "parallel_attn_mlp", "rotary_dim",
+    "rotary_base", "final_rms", "uses_rms_norm",
+})  # fmt: skip
+WITHOUT_EFFECT = re.compile(
+    r"device|n_devices|dtype|model_name|use_(attn_result|split_qkv_input|attn_in|hook_.*)|default_.*|tokenizer_.*|seed|"
+    r"(from_)?checkpoint.*|init.*|n_params|ungroup_.*|(original_)?architecture|layer_norm_folding|trust_remote_code|"
+    r"decoder_start_token_id|train_seq_length|NTK_.*|yarn_.*|window_size|attn_types|experts_per_token|norm_topk_prob|"
+    r"attn_implementation|rotary_base_local|tie_word_embeddings|(vision|mm)_.*"
+)
+"""Its fields that change no logits, or only those of models that are refused above."""
 
 
 def is_config(plain: Any) -> bool:
@@ -54,6 +71,12 @@ def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
     for name, harmless in UNKNOWN_TO_US.items():
         if plain.get(name, harmless[0]) not in harmless:
             raise CheckpointError(f"{by} has {name} {plain[name]}, which algoscope does not support")
+    for name in ("final_rms", "uses_rms_norm"):
+        if plain.get(name) and NORMS.get(plain.get("normalization_type", "LN")) != "RMS":
+            norm = plain.get("normalization_type", "LN")
+            raise CheckpointError(
+                f"{by} has {name} {plain[name]}, but normalization_type {norm}: norms are of one kind"
+            )
     for name, known in KNOWN.items():
         if name in plain and plain[name] not in known and not (name == "act_fn" and plain.get("attn_only")):
             raise CheckpointError(f"{by} has {name} {plain[name]!r}; known: {', '.join(map(str, known))}")
@@ -69,9 +92,41 @@ def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
     fields["causal"] = plain.get("attention_dir", "causal") == "causal"
     fields["parallel"] = bool(plain.get("parallel_attn_mlp", False))
     fields["attn_scale"] = _scale(plain)
-    if plain.get("n_heads", -1) > 0:
-        fields["n_heads"] = plain["n_heads"]
-    return StatedConfig(fields, by, folded=str(plain.get("normalization_type")).endswith("Pre"))
+    fields |= _shape(plain)
+    unused = [key for key in plain if key not in READ | KNOWN.keys() | UNKNOWN_TO_US.keys()]
+    return StatedConfig(
+        fields,
+        by,
+        folded=str(plain.get("normalization_type")).endswith("Pre"),
+        left_out=tuple(
+            f"{key} {plain[key]!r} in {by}: no field of TransformerLens"
+            for key in unused
+            if not WITHOUT_EFFECT.fullmatch(key)
+        ),
+    )
+
+
+def _shape(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes and parts that a config states, which are compared with those of the weights; -1 and None are open."""
+    heads, size = plain.get("n_heads") or -1, plain.get("d_head") or -1
+    fields: dict[str, Any] = {"qk_norm": bool(plain["use_qk_norm"])} if "use_qk_norm" in plain else {}
+    if heads > 0:
+        fields["n_heads"] = heads
+        if size > 0:
+            fields["d_head"] = None if heads * size == plain["d_model"] else size
+        if "n_key_value_heads" in plain:
+            fields["n_kv_heads"] = None if plain["n_key_value_heads"] in (None, heads) else plain["n_key_value_heads"]
+    if (tokens := plain.get("d_vocab") or -1) > 0:
+        fields["d_vocab"] = tokens
+        if (out := plain.get("d_vocab_out") or -1) > 0:
+            fields["d_vocab_out"] = None if out == tokens else out
+    if plain.get("attn_only"):
+        fields["d_mlp"] = None
+    elif plain.get("d_mlp"):
+        fields |= {"d_mlp": plain["d_mlp"]}
+        if "gated_mlp" in plain:
+            fields["gated_mlp"] = bool(plain["gated_mlp"])
+    return fields
 
 
 def _scale(plain: Mapping[str, Any]) -> float | None:

@@ -127,7 +127,9 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     layout, act = fields.pop("layout", None), fields.pop("act", None)
     masked = None if causal is None else causal == "true"
     imported = file_to_model(Path(path), task, fields, layout, act, masked)
-    return Subject(name, imported.model.to(device), imported.config.task)
+    subject = Subject(name, imported.model.to(device), imported.config.task)
+    subject.note = "; ".join(f"left out: {line}" for line in imported.file.left_out)
+    return subject
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 import algoscope as ag
 from algoscope.config import ModelConfig
-from algoscope.core.errors import ConfigError, SubjectError, UnknownNameError
+from algoscope.core.errors import CheckpointError, ConfigError, UnknownNameError
 from algoscope.core.finding import Finding
 from algoscope.networks.build import build
 from algoscope.networks.shared_prefixes import plain_logits
@@ -188,7 +188,7 @@ def test_a_tie_is_decided_as_decoding_decides_it() -> None:
 def test_logits_that_are_not_numbers_are_refused() -> None:
     subject = random_subject()
     subject.model.embed.weight[5] = float("nan")
-    with pytest.raises(SubjectError, match="not finite"):
+    with pytest.raises(CheckpointError, match="not finite"):
         certify(subject)
 
 
