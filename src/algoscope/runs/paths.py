@@ -48,6 +48,11 @@ def new_folder(name: object, directory: str | Path | None) -> Path:
     return runs_directory(directory) / checked_name(name)
 
 
+def absolute(path: object) -> Path:
+    """A path that a user gave, from the root, so that a change of the working directory does not move it."""
+    return Path(os.path.abspath(user_path(path)))  # noqa: PTH100  # links stay as they are
+
+
 def is_run(path: Path) -> bool:
     """Whether the folder holds a run, finished or not."""
     return os.path.isfile(path / CONFIG)  # noqa: PTH113  # that of Path raises for a name that is too long
@@ -91,9 +96,9 @@ def is_known(name: str, directory: Path) -> bool:
 
 def address(folder: Path) -> str:
     """How a command names a run, quoted for the shell: by name in the default directory, else by its path."""
-    path = Path(os.path.abspath(folder))  # noqa: PTH100  # links stay as they are
+    path = absolute(folder)
     try:
-        by_name = path.parent == Path(os.path.abspath(runs_directory()))  # noqa: PTH100
+        by_name = path.parent == absolute(runs_directory())
     except RunFolderError:
         by_name = False
     return shlex.quote(path.name if by_name else str(path))

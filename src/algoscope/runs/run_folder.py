@@ -27,12 +27,12 @@ from torch import Tensor
 
 from algoscope.config import RunConfig
 from algoscope.core.errors import CheckpointError, RunFolderError
-from algoscope.core.files import disk_errors, user_path, write_atomically
+from algoscope.core.files import disk_errors, write_atomically
 from algoscope.core.finding import Finding
 from algoscope.networks.transformer import Transformer
 from algoscope.runs import paths, reading
 from algoscope.runs._lock import delete, held, is_held
-from algoscope.runs.paths import CONFIG, METRICS, SUMMARY, find_run, is_run, run_folders, runs_directory
+from algoscope.runs.paths import CONFIG, METRICS, SUMMARY, absolute, find_run, is_run, run_folders, runs_directory
 from algoscope.runs.summary import RunSummary
 
 
@@ -51,7 +51,7 @@ class Run:
     """A run folder on disk, finished or not.
 
     Args:
-        path: the folder.
+        path: the folder; kept as an absolute path.
 
     Example:
         >>> from pathlib import Path
@@ -63,7 +63,7 @@ class Run:
     path: Path
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", user_path(self.path))
+        object.__setattr__(self, "path", absolute(self.path))  # the working directory may change
 
     # ------------------------------------------------------------------ finding runs
 
@@ -104,7 +104,7 @@ class Run:
         Raises:
             RunFolderError: where the run exists, for an invalid name, and for a folder that holds other files.
         """
-        run = cls(user_path(path))
+        run = cls(Path(path))
         paths.checked_name(run.path.name)
         run.refuse_if_taken()
         with disk_errors(run.path):
@@ -121,7 +121,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.path.name or self.path.resolve().name
+        return self.path.name
 
     @property
     def address(self) -> str:
@@ -269,8 +269,8 @@ class Run:
         if different := reading.first_difference(self.config, config):
             field, ours, requested = different
             raise RunFolderError(
-                f"run {self.path} has another config: {field} is {ours!r}, not {requested!r}; resume it with the "
-                f"settings it was started with, choose another --name or --runs-dir, or `algoscope runs rm {self.address}`"
+                f"run {self.path} has another config: {field} is {ours!r}, not {requested!r}; use the settings it was "
+                f"started with, choose another --name or --runs-dir, or `algoscope runs rm {self.address}`"
             )
 
     def _busy(self) -> RunFolderError:

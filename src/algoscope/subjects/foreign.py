@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from algoscope.config import RunConfig
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
@@ -28,6 +29,7 @@ N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show wh
 
 
 @checked_arguments
+@settled()
 def import_weights(
     path: str | Path,
     task: str,

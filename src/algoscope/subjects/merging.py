@@ -1,5 +1,6 @@
 """Merging: a run with low-rank updates or factors, written as a run with full matrices."""
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.networks.lora import whole
@@ -11,6 +12,7 @@ from algoscope.subjects.opening import AnyModel, open_subject
 
 
 @checked_arguments
+@settled()
 def merge(subject: AnyModel, *, name: str | None = None, runs_dir: Folder = None) -> Run:
     """Make a run of the same model with full matrices: low-rank updates added, factors multiplied.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from algoscope.config import BY_DIGIT, RunConfig
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Count, Folder, checked_arguments
 from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
@@ -62,6 +63,7 @@ class Plan:
 
 
 @checked_arguments
+@settled(gradients=True)
 def train_many(
     members: Mapping[str, RunConfig],
     *,

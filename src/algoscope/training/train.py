@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from algoscope.config import RunConfig, override
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.core.errors import AlgoscopeError, ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
@@ -24,6 +25,7 @@ from algoscope.training.model_stack import Stack
 
 
 @checked_arguments
+@settled(gradients=True)
 def train(
     recipe: str | RunConfig,
     *,
@@ -116,6 +118,7 @@ def finishing_the_step() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@settled(gradients=True)
 def train_together(
     runs: Sequence[Run], device: torch.device, watcher: Watcher, stop: threading.Event
 ) -> dict[str, AlgoscopeError]:
@@ -139,6 +142,7 @@ def train_together(
             return failed
         members = everyone
         held.enter_context(threads(members[0].config.train.threads))
+        held.enter_context(torch.autograd.set_detect_anomaly(False))  # a loss that is not finite has its own error
         stack = Stack([member.config for member in members], starts, device)
         left = [index for index, member in enumerate(members) if member.begin(stack, index)]
         while left:

@@ -147,7 +147,7 @@ def test_a_verdict_by_another_scheme_is_not_taken(found: ag.Finding, folder: Pat
 
 
 def test_a_folder_with_another_config_is_refused(found: ag.Finding, folder: Path) -> None:
-    with pytest.raises(RunFolderError, match="small-control-s0 has another config: train.batch is 32, not 16"):
+    with pytest.raises(RunFolderError, match=r"small-control-s0 has another config: train.batch is 32, not 16"):
         compared(small_study(), folder, batch=16)
 
 
