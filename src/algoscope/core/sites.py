@@ -9,8 +9,10 @@ Shapes (these axis names are used in every signature):
     d_mlp     width of the feed-forward              d_vocab    tokens in the vocabulary
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 from algoscope.core.errors import UnknownNameError
 
@@ -92,23 +94,28 @@ def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
     )
 
 
-Key = str | tuple[str, int] | tuple[str, int, str]
+Key = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Site
 
 
 def find_site(key: Key, sites: Sequence[Site]) -> Site:
-    """The one of `sites` with a name: `blocks.0.attn.hook_pattern`, `("pattern", -1)`, `("scale", 0, "ln1")`, or
-    the newer `blocks.0.hook_in`. In a gated feed-forward, `mlp.in.hook_out` is the linear factor, and
+    """The one of `sites` with a name: `blocks.0.attn.hook_pattern`, `("pattern", -1)`, `("scale", 0, "ln1")`, the
+    newer `blocks.0.hook_in`, or a site itself. In a gated feed-forward, `mlp.in.hook_out` is the linear factor, and
     `mlp.gate.hook_out` the input of the activation function.
 
     Raises UnknownNameError for an unknown name and for a layer outside the model.
     """
-    if isinstance(key, tuple):
-        kind, layer, *part = key
+    given: Any = tuple(key) if isinstance(key, list) else key
+    matches: list[Site] = []
+    if isinstance(given, tuple) and len(given) in (2, 3) and hasattr(given[1], "__index__"):
+        kind, layer, *part = given
+        layer = operator.index(layer)
         kind = f"{part[0]}_{kind}" if part and kind in ("scale", "normalized") else kind
         of_kind = [site for site in sites if site.kind == kind]
         matches = of_kind[layer : layer + 1 or None] if -len(of_kind) <= layer < len(of_kind) else []
-    else:
-        name = key.replace("mlp.gate.hook_out", "mlp.hook_pre")
+    elif isinstance(given, Site):
+        matches = [site for site in sites if site == given]
+    elif isinstance(given, str):
+        name = given.replace("mlp.gate.hook_out", "mlp.hook_pre")
         matches = [
             site for site in sites if name in (site.name, site.alias) or (site.layer is None and name == site.kind)
         ]

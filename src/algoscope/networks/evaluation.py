@@ -1,6 +1,6 @@
 """Accuracy, margin, loss and KL divergence, as functions of logits and right tokens.
 
-Losses and divergences are in nats.
+Losses and divergences are in nats; of logits in half precision they are computed in float32.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.config import TrainConfig
+from algoscope.networks.taps import precise
 from algoscope.tasks.base import Task, Tokens
 
 SMALL_VOCABULARY = 32
@@ -38,19 +39,22 @@ def answers_right(
 
 def margins(logits: Logits, targets: Targets) -> Float[Tensor, "*rows"]:
     """The right token's logit minus the largest other one; negative where another token is more likely."""
+    logits = logits.to(precise(logits.dtype))
     right = logits.gather(-1, targets[..., None])[..., 0]
     return right - logits.scatter(-1, targets[..., None], -torch.inf).amax(dim=-1)
 
 
 def cross_entropy(logits: Logits, targets: Targets) -> Float[Tensor, "*rows"]:
     """-ln P(target) of each row, as ln(1 + sum of exp(other - target)): accurate even far below 1e-16."""
+    logits = logits.to(precise(logits.dtype))
     others = (logits - logits.gather(-1, targets[..., None])).scatter(-1, targets[..., None], -torch.inf)
     return F.softplus(others.logsumexp(dim=-1), threshold=50)  # the default, 20, is inexact in float64
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> Float[Tensor, "*rows"]:
     """KL(reference || prediction), both given as logits; 0: the same prediction."""
-    log_p, log_q = reference.log_softmax(dim=-1), logits.log_softmax(dim=-1)
+    wide = torch.promote_types(precise(reference.dtype), logits.dtype)
+    log_p, log_q = (one.to(wide).log_softmax(dim=-1) for one in (reference, logits))
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 

@@ -3,25 +3,29 @@
 It is done only on request, on a copy, and every change is reported.
 """
 
+import copy
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from algoscope.networks.lora import whole
 from algoscope.networks.norms import Norm
+from algoscope.networks.taps import precise
 from algoscope.networks.transformer import Transformer
 
 
 @torch.no_grad()
 def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
-    """A copy that predicts the same probabilities, and a line for each change.
+    """A copy that predicts the same probabilities, and a line for each change; of half precision in float32.
 
     Norm weights and biases are folded into the matrices that read the normalised stream, value biases through the
     output matrix into its bias. With LayerNorm, which subtracts the mean, all matrices that write to the stream are
     centred. The unembedding is centred over the vocabulary: this subtracts the mean of the logits at each position, on
     which no probability depends. Source: the weight processing of TransformerLens, which does it by default.
     """
-    model = whole(model)
+    half = model.embed.weight.dtype != precise(model.embed.weight.dtype)
+    model = whole(copy.deepcopy(model).float() if half else model)
     cfg = model.cfg.model_copy(
         update={"attn_bias": True, "attn_out_bias": True, "mlp_bias": True, "tied_head": False, "head_bias": True}
     )

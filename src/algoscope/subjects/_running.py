@@ -1,28 +1,46 @@
 """Running a model on tokens: the part of a subject that needs no tokenizer and no task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.ambient import settled
-from algoscope.core.errors import CheckpointError, DivergedError, VocabularyError
-from algoscope.core.sites import Key, Site, find_site
+from algoscope.core.errors import CheckpointError, DivergedError, SubjectError, VocabularyError
+from algoscope.core.sites import Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.networks.taps import precise
 from algoscope.networks.transformer import Transformer
-from algoscope.subjects.cache import ActivationCache
+from algoscope.subjects._arguments import (
+    Keys,
+    MaskLike,
+    Positions,
+    TokenIds,
+    edits_of,
+    keys_of,
+    mask_of,
+    positions,
+    token_ids,
+    vocabulary_ids,
+)  # fmt: skip
+from algoscope.subjects.cache import ActivationCache, Recorder
 from algoscope.subjects.edits import Edit, Editor, some
 from algoscope.subjects.sweep import run_each
 from algoscope.tasks.base import Tokens
 
-Mask = Bool[Tensor, "batch key"] | None
+Edits = Edit | Iterable[Any]
+WIDER = {torch.float16: "float32", torch.bfloat16: "float32", torch.float32: "float64"}
 
 
 class Runner:
     """Runs a model, with recorded sites and edits. The model is never changed."""
+
+    measured = False
+    """Whether results are for measuring: in float32 where the model computes in half precision, and finite."""
 
     def __init__(self, name: str, model: Transformer) -> None:
         self.name, self.model = name, model.eval().requires_grad_(False)
@@ -54,28 +72,30 @@ class Runner:
     @settled()
     def run(
         self,
-        tokens: Tokens,
+        tokens: TokenIds,
         *,
-        record: Sequence[Key] = (),
-        edits: Sequence[Edit] = (),
-        at: slice = slice(None),
-        attention_mask: Mask = None,
+        record: Keys = (),
+        edits: Edits = (),
+        at: Positions = slice(None),
+        attention_mask: MaskLike = None,
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
         """Run the model once, with edits, and return logits and recorded activations.
 
+        Nothing is recorded for gradients; for those, call the network itself, `model.model(tokens)`.
+
         Args:
-            tokens: token ids [batch pos].
-            record: sites to record, under any of their names.
-            edits: interventions, applied in this order.
-            at: positions at which logits are computed.
-            attention_mask: [batch pos], false at padding: no query attends to it, and positions are counted from the
-                first token that is not padding.
+            tokens: token ids [batch pos], or [pos] of one input.
+            record: sites to record, under any of their names; one or several.
+            edits: interventions, applied in this order; one or several.
+            at: positions at which logits are computed: a slice, or one position.
+            attention_mask: [batch pos], false or 0 at padding: no query attends to it, and positions are counted from
+                the first token that is not padding.
         Returns:
             Logits at the positions `at`, and the recorded activations after the edits.
         Raises:
             UnknownNameError: for an unknown site.
             EditError: for an edit that cannot be applied.
-            VocabularyError: for tokens outside the vocabulary or the context.
+            VocabularyError: for tokens outside the vocabulary or the context, and for a mask that does not fit them.
 
         Example:
             >>> import algoscope as ag
@@ -84,35 +104,39 @@ class Runner:
             >>> cache["pattern", 1].shape  # [batch head query key]
             torch.Size([1, 2, 5, 5])
         """
-        self._check(tokens)
-        editor = Editor(self._located(edits), frozenset(find_site(key, self.sites) for key in record))
-        with right_sized(self._operations(tokens)):
-            logits = self.model(tokens, at=at, tap=editor, mask=attention_mask)
-        self._require_finite_logits(logits, edited=bool(edits))
-        return logits, ActivationCache(editor.values, self.sites)
+        ids = self._ids(tokens)
+        mask, located = mask_of(attention_mask, ids), self._located(edits)
+        editor = Editor(located, frozenset(find_site(key, self.sites) for key in keys_of(record)))
+        with right_sized(self._operations(ids)):
+            logits = self.model(ids, at=positions(at, ids.shape[1]), tap=editor, mask=mask)
+        self._require_finite_results(ids, mask, [edit for _, edit in located], logits, editor.values)
+        values = {site: self._result(value) for site, value in editor.values.items()}
+        return self._result(logits), ActivationCache(values, self.sites)
 
     @settled()
     def run_each(
         self,
-        tokens: Tokens,
-        edits: Sequence[Edit],
+        tokens: TokenIds,
+        edits: Edits,
         *,
-        at: slice = slice(None),
-        among: Int[Tensor, "some"] | None = None,
+        at: Positions = slice(None),
+        among: TokenIds | int | None = None,
         reduce: Callable[[Float[Tensor, "edit batch read d_vocab"]], Tensor] | None = None,
         incremental: bool = True,
+        attention_mask: MaskLike = None,
     ) -> Tensor:
         """Run the model once per edit, with that edit alone: a sweep of patches or ablations.
 
         Args:
-            tokens: token ids [batch pos].
+            tokens: token ids [batch pos], or [pos] of one input.
             edits: one run each.
-            at: positions at which logits are computed.
+            at: positions at which logits are computed: a slice, or one position.
             among: tokens whose logits are computed; None: all.
             reduce: a function of the logits of some edits that returns what is kept [edit ...], so that the logits of
                 all edits are never in memory at once.
             incremental: compute only what an edit can change; false runs the whole model for each edit, the reference
                 in tests.
+            attention_mask: [batch pos], false or 0 at padding, as for `run`.
         Returns:
             Logits [edit batch read d_vocab], or what `reduce` returns for them.
         Raises:
@@ -125,26 +149,38 @@ class Runner:
             >>> model.run_each(model.to_tokens("abcab"), edits, at=slice(-1, None)).shape
             torch.Size([4, 1, 1, 26])
         """
-        if not incremental:
-            each = []
-            for edit in some(edits):
-                logits = self.run(tokens, edits=[edit], at=at)[0][None]
-                logits = logits if among is None else logits[..., among]
-                each.append(logits if reduce is None else reduce(logits))
-            return torch.cat(each)
-        self._check(tokens)
-        located = self._located(some(edits))
-        with right_sized(self._operations(tokens) * len(edits) / 2):
-            return run_each(self.model, tokens, located, at, among, reduce)
+        ids, located = self._ids(tokens), self._located(some(edits_of(edits, Edit)))
+        mask, read = mask_of(attention_mask, ids), positions(at, ids.shape[1])
+        some_ids = vocabulary_ids(among, self.cfg.d_vocab, self.device)
+
+        def kept(logits: Float[Tensor, "edit batch read d_vocab"]) -> Tensor:
+            self._require_finite_results(ids, mask, [edit for _, edit in located], logits, {})
+            return self._result(logits) if reduce is None else reduce(self._result(logits))
+
+        if incremental:
+            with right_sized(self._operations(ids) * len(located) / 2):
+                return run_each(self.model, ids, located, read, some_ids, kept, mask)
+        each = []
+        for edit in located:
+            with right_sized(self._operations(ids)):
+                logits = self.model(ids, at=read, tap=Editor([edit]), mask=mask)[None]
+            each.append(kept(logits if some_ids is None else logits[..., some_ids]))
+        return torch.cat(each)
 
     def run_with_cache(
-        self, tokens: Tokens, names_filter: Callable[[str], bool] | None = None
+        self,
+        tokens: TokenIds,
+        names_filter: Callable[[str], bool] | Keys | None = None,
+        *,
+        attention_mask: MaskLike = None,
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
         """Run the model and record everything, as TransformerLens does.
 
         Args:
-            tokens: token ids [batch pos].
-            names_filter: which sites to record, by full name (`blocks.0.attn.hook_z`); None: all.
+            tokens: token ids [batch pos], or [pos] of one input.
+            names_filter: which sites to record: a name (`blocks.0.attn.hook_z`), several, or a function that is true of
+                their full names; None: all.
+            attention_mask: [batch pos], false or 0 at padding, as for `run`.
         Returns:
             Logits at every position, and the activations.
 
@@ -155,10 +191,14 @@ class Runner:
             >>> list(cache)
             ['blocks.0.attn.hook_z', 'blocks.1.attn.hook_z']
         """
-        names = [site.name for site in self.sites if names_filter is None or names_filter(site.name)]
-        return self.run(tokens, record=names)
+        record: Keys = [site.name for site in self.sites]
+        if callable(names_filter):
+            record = [site.name for site in self.sites if names_filter(site.name)]
+        elif names_filter is not None:
+            record = names_filter
+        return self.run(tokens, record=record, attention_mask=attention_mask)
 
-    def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos d_vocab"]:
+    def __call__(self, tokens: TokenIds) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits at every position."""
         return self.run(tokens)[0]
 
@@ -173,11 +213,15 @@ class Runner:
             >>> bool((model.unembed(cache["resid_post", -1]) == logits).all())
             True
         """
-        return self.model.to_logits(stream)
+        if stream.ndim != 3 or stream.shape[-1] != self.cfg.d_model:
+            raise SubjectError(
+                f"{self.name} unembeds a residual stream [batch pos {self.cfg.d_model}], not {tuple(stream.shape)}"
+            )
+        return self._result(self.model.to_logits(stream.to(self.model.embed.weight)))
 
     @settled()
     def generate_tokens(
-        self, prompts: Int[Tensor, "batch read"], n_new: int, *, use_cache: bool = True, attention_mask: Mask = None
+        self, prompts: TokenIds, n_new: int, *, use_cache: bool = True, attention_mask: MaskLike = None
     ) -> Int[Tensor, "batch new"]:
         """The next tokens of each prompt by greedy decoding.
 
@@ -195,18 +239,18 @@ class Runner:
             >>> model.to_string(model.generate_tokens(model.to_tokens("abcab"), 4)[0])
             'cabc'
         """
-        self._check(prompts)
+        prompts = self._ids(prompts)
         if prompts.shape[1] + n_new - 1 > self.cfg.n_ctx:
             raise VocabularyError(
                 f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
                 f"{self.cfg.n_ctx}"
             )
         cache = KeyValueCache() if use_cache and self.cfg.causal else None
-        tokens, fresh, mask = prompts, prompts, attention_mask
+        tokens, fresh, mask = prompts, prompts, mask_of(attention_mask, prompts)
         with right_sized(self._operations(prompts)):
             for _ in range(n_new):
                 logits = self.model(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
-                self._require_finite_logits(logits)
+                self._require_finite_results(tokens, mask, (), logits, {})
                 fresh = logits.argmax(dim=-1)
                 tokens = torch.cat([tokens, fresh], dim=1)
                 mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
@@ -227,43 +271,86 @@ class Runner:
                 + (f"{limit}, so use bfloat16 or float32" if small else "restore them from a backup, or train again")
             )
 
-    def _require_finite_logits(self, logits: Tensor, edited: bool = False) -> None:
-        """Raises an error where logits are not finite, other than by an edit."""
-        if logits.isfinite().all():
+    def _require_finite_results(
+        self,
+        ids: Tokens,
+        mask: Tensor | None,
+        edits: Sequence[Edit],
+        logits: Tensor,
+        values: Mapping[Site, Tensor],
+    ) -> None:
+        """Raises DivergedError where logits are not finite, other than by an edit; in measuring, also by an edit, and
+        where a recorded activation is not finite.
+        """
+        bad = not _is_finite(logits) or (self.measured and not all(map(_is_finite, _unmasked(values).values())))
+        if not bad or (edits and not self.measured):
             return
         self.require_finite()
-        if not edited:
-            kind = str(logits.dtype).removeprefix("torch.")
-            raise DivergedError(
-                f"{self.name}: its logits are not finite in {kind}, although its weights are: use to_dtype with a "
-                "wider float type, such as torch.float32"
-            )
+        kind = str(self.dtype).removeprefix("torch.")
+        wider = f": use to_dtype(torch.{WIDER[self.dtype]})" if self.dtype in WIDER else ""
+        if site := self._first_not_finite(ids, mask):
+            raise DivergedError(f"{self.name}: the activations of {_part_of(site)} are not finite in {kind}{wider}")
+        if edits:
+            raise DivergedError(f"{self.name}: its logits with {edits[0].label} are not finite in {kind}{wider}")
+        raise DivergedError(f"{self.name}: its logits are not finite in {kind}, although its weights are{wider}")
+
+    def _first_not_finite(self, ids: Tokens, mask: Tensor | None) -> Site | None:
+        """The site of the first activation that is not finite, where there is one."""
+        recorder = Recorder(frozenset(self.sites))
+        self.model(ids, mask=mask, tap=recorder)
+        bad = [site for site, value in _unmasked(recorder.values).items() if not _is_finite(value)]
+        return bad[0] if bad else None
+
+    def _result(self, value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return value.to(precise(value.dtype)) if self.measured else value
 
     def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """W_E, one row per token."""
-        return self.model.embed.weight.detach()
+        return self._result(self.model.embed.weight.detach())
 
     def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
         """W_pos, one row per position; None where position embeddings are not learned."""
-        return None if self.model.W_pos is None else self.model.W_pos.detach()
+        return None if self.model.W_pos is None else self._result(self.model.W_pos.detach())
 
     def _operations(self, tokens: Tokens) -> float:
         """Floating-point operations of one run, roughly: two for each weight and token."""
         return 2.0 * self._n_weights * tokens.numel()
 
-    def _located(self, edits: Sequence[Edit]) -> list[tuple[Site, Edit]]:
-        sites = {key: find_site(key, self.sites) for key in {edit.site for edit in edits}}
-        return [(sites[edit.site], edit) for edit in edits]
+    def _located(self, edits: Any) -> list[tuple[Site, Edit]]:
+        listed = edits_of(edits, Edit)
+        keys = [tuple(edit.site) if isinstance(edit.site, list) else edit.site for edit in listed]
+        sites = {key: find_site(key, self.sites) for key in set(keys)}
+        return [(sites[key], edit) for key, edit in zip(keys, listed, strict=True)]
 
-    def _check(self, tokens: Tokens) -> None:
-        low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
+    def _ids(self, tokens: Any) -> Tokens:
+        """Token ids [batch pos] on the model's device. Raises VocabularyError for those that the model cannot read."""
+        ids = token_ids(tokens, self.device)
+        low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
         if low < 0 or high >= self.cfg.d_vocab:
             worst = low if low < 0 else high
             raise VocabularyError(f"token {worst} is outside the {self.cfg.d_vocab} tokens of {self.name}")
-        if tokens.shape[1] > self.cfg.n_ctx:
-            raise VocabularyError(
-                f"{tokens.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}"
-            )
+        if ids.shape[1] > self.cfg.n_ctx:
+            raise VocabularyError(f"{ids.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}")
+        return ids
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all entries are finite: their sum, or where that overflows each of them."""
+    return bool(value.sum(dtype=precise(value.dtype)).isfinite() or value.isfinite().all())
+
+
+def _unmasked(values: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+    """Activations without the minus infinities of a mask."""
+    return {
+        site: value.masked_fill(value.isneginf(), 0) if site.kind == "attn_scores" else value
+        for site, value in values.items()
+    }
+
+
+def _part_of(site: Site) -> str:
+    if site.layer is not None:
+        return f"block {site.layer}"
+    return "the final norm" if site.kind.startswith("ln_final") else "the embeddings"
 
 
 def _part(name: str) -> str:

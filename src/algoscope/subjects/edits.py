@@ -78,13 +78,15 @@ class Edit(ABC):
     def coverage(self, shape: Sequence[int], kind: str) -> Coverage:
         """What the edit covers of a site of this shape. Raises EditError for limits that the site does not have."""
         limits = {limit: getattr(self, limit) for limit in LIMITS if getattr(self, limit) is not None}
-        return Coverage.of(self._label(), shape, KINDS[kind].axes, limits)
+        return Coverage.of(self.label, shape, KINDS[kind].axes, limits)
 
     def check(self, shape: Sequence[int], kind: str) -> None:
         """Raises the errors of `apply` for a site of this shape."""
         self.coverage(shape, kind)
 
-    def _label(self) -> str:
+    @property
+    def label(self) -> str:
+        """The kind of edit and its site, as `Zero at ('z', 0)`."""
         return f"{type(self).__name__} at {self.site}"
 
 
@@ -161,11 +163,11 @@ class Patch(Edit):
         if not isinstance(value, Tensor):
             array = np.array(value)
             if array.dtype.kind not in "fiub":
-                raise EditError(f"{self._label()}: {name} must be a tensor or a number, not {type(value).__name__}")
+                raise EditError(f"{self.label}: {name} must be a tensor or a number, not {type(value).__name__}")
             value = torch.from_numpy(array)
         if value.is_complex() or value.is_meta:
             what = "complex" if value.is_complex() else "on the meta device, where tensors have no numbers"
-            raise EditError(f"{self._label()}: {name} is {what}")
+            raise EditError(f"{self.label}: {name} is {what}")
         return value
 
 
@@ -176,7 +178,7 @@ class _OverInputs(Patch):
         n_axes = len(shape) - len(self.coverage(shape, kind).single)
         if not isinstance(self.value, Tensor) or self.value.ndim < max(1, n_axes):
             raise EditError(
-                f"{self._label()}: give a value with an axis for inputs, [{' '.join(KINDS[kind].axes)}]; what needs "
+                f"{self.label}: give a value with an axis for inputs, [{' '.join(KINDS[kind].axes)}]; what needs "
                 "none goes into Patch"
             )
         super().check(shape, kind)
@@ -326,11 +328,11 @@ class Rotate(Patch):
         basis = self._columns.double()
         if basis.ndim != 2 or len(basis) != shape[-1]:
             raise EditError(
-                f"{self._label()}: a basis of {len(basis)} rows does not fit {shape[-1]} units; it is [units rank]"
+                f"{self.label}: a basis of {len(basis)} rows does not fit {shape[-1]} units; it is [units rank]"
             )
         if not torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).to(basis), atol=0.01):
             raise EditError(
-                f"{self._label()}: the columns of the basis are not orthonormal; torch.linalg.qr makes them so"
+                f"{self.label}: the columns of the basis are not orthonormal; torch.linalg.qr makes them so"
             )
 
     @property

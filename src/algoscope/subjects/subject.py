@@ -22,6 +22,7 @@ from algoscope.networks.folding import fold
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
+from algoscope.subjects._arguments import TokenIds, token_ids
 from algoscope.subjects._running import Runner
 from algoscope.subjects.prompt import Prompt, labels_of
 from algoscope.subjects.text import TaskText, Text, Token, texts_of
@@ -85,7 +86,7 @@ class Subject(Runner):
         return self._task
 
     @settled()
-    def answer_logits(self, tokens: Tokens) -> Float[Tensor, "batch read d_vocab"]:
+    def answer_logits(self, tokens: TokenIds) -> Float[Tensor, "batch read d_vocab"]:
         """Teacher-forced logits at the answer positions of whole sequences.
 
         A prefix that neighbouring rows share is computed once.
@@ -101,7 +102,12 @@ class Subject(Runner):
             >>> model.answer_logits(model.task.edge_cases()).shape
             torch.Size([6, 5, 14])
         """
-        return shared_logits(self.model, tokens[:, :-1], self.task.answer_slice)
+        ids = token_ids(tokens, self.device)
+        read = self._ids(ids[:, :-1])
+        logits = shared_logits(self.model, read, self.task.answer_slice)
+        if self.measured:
+            self._require_finite_results(read, None, (), logits, {})
+        return self._result(logits)
 
     # ------------------------------------------------------------------ identity
 
@@ -123,7 +129,23 @@ class Subject(Runner):
             >>> model.with_model(copy.deepcopy(model.model), "a copy").weights_sha256 == model.weights_sha256
             True
         """
-        return Subject(name or self.name, model, self._task, self.origin, self.text)
+        other = Subject(name or self.name, model, self._task, self.origin, self.text)
+        other.measured = self.measured
+        return other
+
+    def for_measuring(self) -> "Subject":
+        """The same model, whose results are in float32 where it computes in half precision, so that sums over them are
+        accurate; one that is not finite raises DivergedError. Lenses measure it.
+
+        Example:
+            >>> import algoscope as ag, torch
+            >>> half = ag.open("planted:induction").to_dtype(torch.float16)
+            >>> half.for_measuring()(half.to_tokens("abcab")).dtype
+            torch.float32
+        """
+        other = self if self.measured else copy.copy(self)
+        other.measured = True
+        return other
 
     @settled()
     def folded(self) -> tuple["Subject", tuple[str, ...]]:

@@ -14,13 +14,13 @@ from functools import cache
 from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.core.sites import KINDS, Site
 from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.taps import NO_TAP, Tap
-from algoscope.networks.transformer import EVERYWHERE, Transformer
+from algoscope.networks.transformer import EVERYWHERE, AttentionContext, Transformer
 from algoscope.subjects.cache import Recorder
 from algoscope.subjects.edits import Edit, Patch
 
@@ -54,13 +54,14 @@ def run_each(
     at: slice,
     among: Int[Tensor, "some"] | None = None,
     reduce: Callable[[Logits], Tensor] | None = None,
+    mask: Bool[Tensor, "batch pos"] | None = None,
 ) -> Tensor:
     """Logits [edit batch read d_vocab] at the positions `at`, one run per edit; for the tokens `among` only.
 
     With `reduce`, its results for the logits of some edits [edit ...], so that all logits are never in memory at once.
-    Where memory runs out, stacks are halved.
+    `mask` is false at padding. Where memory runs out, stacks are halved.
     """
-    base = _Base(model, tokens, edits, at, among)
+    base = _Base(model, tokens, edits, at, among, mask)
     kept: dict[int, Tensor] = {}
     waiting = list(_stacks(base, edits))
     while waiting:
@@ -140,8 +141,9 @@ class _Base:
         edits: Sequence[Located],
         at: slice,
         among: Int[Tensor, "some"] | None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
     ) -> None:
-        self.model, self.among = model, among
+        self.model, self.among, self.mask = model, among, mask
         self.n_inputs, self.n_pos = tokens.shape
         self.read = range(*at.indices(self.n_pos))
         self.end = self.read[-1] + 1 if model.cfg.causal and self.read else self.n_pos  # later positions have no effect
@@ -151,7 +153,7 @@ class _Base:
             wanted |= {site, *(Site(kind, site.layer) for kind in NEEDED.get(site.kind, ()))}
         recorder = Recorder(frozenset(wanted))
         self.cache = KeyValueCache()
-        model(tokens, at=slice(0, 0), cache=self.cache, tap=recorder)
+        model(tokens, at=slice(0, 0), cache=self.cache, tap=recorder, mask=mask)
         self.values = recorder.values
 
     def differing(self, site: Site, value: Tensor) -> list[bool]:
@@ -176,7 +178,7 @@ class _Base:
             return self._unchanged(unread)[:, None].expand(-1, len(edits), -1, -1).transpose(0, 1)
         last = self.model.cfg.n_layers
         at = slice(reached[0] - start, reached[-1] + 1 - start, self.read.step)
-        context = self.model.attention_context(self.end - start, start)
+        plain = self._context(start) if self.mask is None else None
         joining: dict[tuple[int, int], list[Located]] = defaultdict(list)
         for site, edit in edits:
             joining[_joins_at(self.model, site)].append((site, edit))
@@ -186,6 +188,7 @@ class _Base:
             x = _join(x, self._entering(joining[i, ENTERING], start))
             halves: list[tuple[Rows, Rows]] = []
             if x is not None:
+                context = plain or self._context(start, x.shape[1])
                 pair = block.attend(x.flatten(0, 1), replace(context, cache=self._cache(start, x.shape[1])), rows_at)
                 halves.append((self._rows(pair[0]), self._rows(pair[1])))
             if joining[i, IN_ATTENTION]:
@@ -277,7 +280,8 @@ class _Base:
     def _in_attention(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
         tap = _RowEdits(edits, self.n_inputs)
         x = tap.spread(self.values[Site("resid_pre", layer)])
-        pair = self.model.block(layer).attend(x, self.model.attention_context(self.n_pos, tap=tap))
+        context = replace(self._context(0, len(edits), self.n_pos), tap=tap)
+        pair = self.model.block(layer).attend(x, context)
         stream, out = (self._rows(half)[:, :, start : self.end][:, :, at] for half in pair)
         return stream, out
 
@@ -285,6 +289,12 @@ class _Base:
         tap = _RowEdits(edits, self.n_inputs)
         stream, out = (tap.spread(self.values[Site(kind, layer)]) for kind in ("resid_pre", "attn_out"))
         return self._rows(self.model.block(layer).feed(stream, out, tap))[:, :, start : self.end][:, :, at]
+
+    def _context(self, start: int, n_edits: int = 1, end: int | None = None) -> AttentionContext:
+        """What attention reads beside the stream, for the positions that are computed, each input once per edit."""
+        end = self.end if end is None else end
+        mask = None if self.mask is None else self.mask[:, :end].repeat_interleave(n_edits, dim=0)
+        return self.model.attention_context(end - start, start, mask)
 
     def _cache(self, start: int, n_edits: int) -> KeyValueCache | None:
         """Keys and values of the base run at the positions before `start`."""
