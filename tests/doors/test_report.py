@@ -9,8 +9,12 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import algoscope as ag
+from algoscope.config import ModelConfig
 from algoscope.core.errors import SubjectError
+from algoscope.networks.build import build
 from algoscope.runs.run_folder import Run
+from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Numbers
 from hf_models import save
 
 SECTIONS = ["trained", "curves", "verdict", "answers", "attention", "logit", "attribution", "patch", "roles", "ablate"]
@@ -181,3 +185,12 @@ def test_a_sentence_goes_through_every_lens_on_one_page(chromium: Browser, tmp_p
 def test_a_model_of_free_text_needs_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match=r"reads free text: give a prompt.*--clean"):
         ag.report("planted:induction", tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("d_vocab", [1, 2, 3, 4])
+def test_a_model_of_a_few_tokens_has_a_report_which_says_what_it_leaves_out(d_vocab: int, tmp_path: Path) -> None:
+    cfg = ModelConfig(d_vocab=d_vocab, n_ctx=8, d_model=8, n_heads=2)
+    model = Subject("few", build(cfg, 0), text=Numbers(d_vocab))
+    page = ag.report(model, tmp_path / "page.html", clean=f"0 {d_vocab - 1}").read_text()
+    refused = "Left out: few has a context of 8 and 1 tokens: too few to repeat a block of two"
+    assert (refused in page) == (d_vocab == 1)

@@ -1,5 +1,7 @@
 """Each lens on weights whose mechanism is known, and on random ones where there is nothing to find."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,16 @@ def test_no_circle_is_found_in_random_embeddings() -> None:
         finding = ag.lenses.embeddings(subject_of(shape(), seed))
         assert finding.facts["effective_dimension"]["token"]["after"] > 6
         assert finding["token explained variance"].values[0][:2].sum() < 0.5
+
+
+def test_one_token_and_one_dimension_are_drawn_as_points_without_variance(tmp_path: Path) -> None:
+    found = ag.lenses.embeddings("planted:induction", "a")
+    assert found["effective_dimension"]["token"]["after"] == 0
+    assert np.array_equal(found["token PCA"].values, np.zeros((1, 1, 2)))
+    found.to_json()
+    thin = subject_of(shape(d_model=1, n_heads=1, d_head=2, n_layers=1, d_mlp=None))
+    assert ag.lenses.embeddings(thin)["effective_dimension"]["token"]["after"] == pytest.approx(1)
+    ag.lenses.embeddings(thin).save(tmp_path / "thin.html")
 
 
 def test_principal_components_are_those_of_the_covariance() -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import algoscope as ag
+from algoscope.config import ModelConfig
 from algoscope.core.errors import AlgoscopeError, ConfigError, VocabularyError
 from algoscope.core.finding import Finding
+from algoscope.networks.build import build
 from algoscope.planted.models import shuffled
 from algoscope.planted.table import PLANTED
 from algoscope.subjects.huggingface import convert
@@ -252,6 +254,18 @@ def test_tokens_of_a_tokenizer_are_named_by_their_text(tmp_path: Path) -> None:
     found = ag.lenses.logit(model, ["The capital of"], target=" Paris", rival=" is")
     assert (set(found["target"]), set(found["rival"])) == ({" Paris"}, {" is"})
     assert "".join(found["tokens"]) == "The capital of"
+
+
+@pytest.mark.parametrize("d_vocab", [1, 2, 3, 4])
+def test_of_a_vocabulary_of_fewer_than_five_tokens_all_are_listed(d_vocab: int) -> None:
+    cfg = ModelConfig(d_vocab=d_vocab, n_ctx=8, d_model=8, n_heads=2)
+    model = Subject("few", build(cfg, 0), text=Numbers(d_vocab))
+    found = ag.lenses.logit(model, f"0 {d_vocab - 1} 0")
+    assert [len(listed) for layer in found["top"] for listed in layer] == [d_vocab] * 9
+    assert sum(one["probability"] for one in found["top"][0][0]) == pytest.approx(1)
+    found.to_json()
+    with pytest.raises(ConfigError, match=f"top is 5: choose from 1 to the {d_vocab} tokens"):
+        ag.lenses.logit(model, "0", top=5)
 
 
 @pytest.mark.parametrize(

@@ -84,16 +84,19 @@ def report(
     with disk_errors(path):  # before the work, not after it
         path.parent.mkdir(parents=True, exist_ok=True)
     questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)
-    findings: dict[str, Finding] = {}
+    findings, refused = dict[str, Finding](), dict[str, Finding]()
     with Bar(f"report on {subject.name}", "sections") if progress else Watcher() as bar:
         for done, (name, question) in enumerate(questions.items()):
             bar.advance(done, len(questions), name)
-            findings[name] = question()
+            try:
+                findings[name] = question()
+            except SubjectError as error:  # such as a vocabulary too small for what a lens draws
+                refused[name] = Finding(name, f"left out: {error}")
     if origin:
         for finding in findings.values():
             origin.keep(finding)
     with in_folder.lock() if in_folder else nullcontext():  # a run that was removed meanwhile is not made again
-        write_atomically(path, render(subject, findings))
+        write_atomically(path, render(subject, findings | refused))
     return path
 
 

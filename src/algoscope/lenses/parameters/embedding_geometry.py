@@ -132,17 +132,21 @@ def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[in
 def principal_components(
     vectors: Vectors,
 ) -> tuple[Float[np.ndarray, "point component"], Float[np.ndarray, "component"]]:
-    """Coordinates of the centred vectors on their principal components, and each component's share of the variance."""
+    """Coordinates of the centred vectors on their principal components, and each component's share of the variance.
+
+    There are two components at least; those of vectors that are all alike, such as of a single one, are zero.
+    """
     centred = vectors - vectors.mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    variance = s**2
-    return u * s, variance / variance.sum()
+    lacking = (0, max(2 - len(s), 0))
+    variance = np.pad(s**2, lacking)
+    return np.pad(u * s, ((0, 0), lacking)), variance / (variance.sum() or 1)
 
 
 def effective_dimension(vectors: Vectors) -> float:
-    """Participation ratio of the variances: 1 = all points on a line, n = n directions equally."""
-    share = principal_components(vectors)[1]
-    return float(1 / (share**2).sum())
+    """Participation ratio of the variances: 0 = one point, 1 = all points on a line, n = n directions equally."""
+    squares = float((principal_components(vectors)[1] ** 2).sum())
+    return 1 / squares if squares else 0.0
 
 
 def cosine_similarity(vectors: Vectors) -> Float[np.ndarray, "point other"]:
