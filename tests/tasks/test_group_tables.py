@@ -9,7 +9,7 @@ import torch
 from algoscope.config import parse_config
 from algoscope.core.errors import ConfigError
 from algoscope.tasks.groups.group import Group
-from algoscope.tasks.groups.group_tables import check, logarithms, named
+from algoscope.tasks.groups.group_tables import check, logarithms, named, neutral
 from algoscope.tasks.groups.modular import Modular
 
 NAMES = {"C2": 2, "C12": 12, "D5": 10, "S3": 6, "S4": 24, "A4": 12, "A5": 60, "Q8": 8, "C2xC4": 8, "S3xC2": 12}
@@ -58,7 +58,7 @@ def test_what_is_no_group_here_is_named(name: str) -> None:
 def test_the_laws_are_checked() -> None:
     for table, words in [
         ([[0, 1], [1, 2]], "outside 0 to 1"),
-        ([[1, 0], [0, 1]], "not the identity"),
+        ([[1, 1], [0, 0]], "no element of the table is the identity"),
         ([[0, 1], [1, 1]], "twice"),
         ([[0, 1, 2, 3, 4], [1, 0, 3, 4, 2], [2, 4, 0, 1, 3], [3, 2, 4, 0, 1], [4, 3, 1, 2, 0]], "not associative"),
     ]:
@@ -127,3 +127,13 @@ def test_a_config_names_a_group_that_is_none(fields: dict, words: str) -> None:
         parse_config({"recipe": "x", "task": {"kind": "group", **fields}, "model": {}, "data": {}, "optim": {},
                       "train": {"steps": 1, "batch": 1}})  # fmt: skip
     assert "\n" not in str(raised.value)
+
+
+def test_the_identity_of_a_table_may_be_any_element() -> None:
+    order = np.random.default_rng(0).permutation(6)
+    table = np.empty((6, 6), dtype=int)
+    table[np.ix_(order, order)] = order[named("S3")]  # element g of S3 is called order[g]
+    check(table)
+    structure = Group(group="renamed", table=tuple(map(tuple, table.tolist()))).structure()
+    assert neutral(table) == order[0] != 0
+    assert (table[np.arange(6), structure.inverse] == order[0]).all()

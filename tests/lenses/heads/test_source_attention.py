@@ -239,6 +239,18 @@ def test_models_that_normalise_queries_and_keys_are_not_split() -> None:
     assert all("score_parts" not in head for head in found["heads"])
 
 
+def test_weak_heads_that_carry_the_answer_together_are_found_by_their_effect() -> None:
+    """Each has a third of its attention on the source, below the threshold: what they carry decides."""
+    subject = by_hand(Reversal(), n_heads=3, share=1 / 3)
+    subject.model.blocks[0].attn.q.weight.data *= 1.5 / SHARP
+    found = source_attention(subject, n_inputs=500, n_pairs=200)
+    assert max(head["share"] for head in found["heads"]) < 0.5
+    assert not any(row["aligned"] for row in found["positions"])
+    assert all(set(row["heads"]) == {"L0H0", "L0H1", "L0H2"} for row in found["positions"])
+    assert (found["causal"], found["verdict"]) == ("carried", "by position alone")
+    assert "L0H0" in found.claim
+
+
 # ---------------------------------------------------------------------- nothing to find
 
 

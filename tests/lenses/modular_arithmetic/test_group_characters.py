@@ -116,3 +116,28 @@ def test_norms_do_not_depend_on_the_basis_within_a_representation():
     other = type(found)(found.table, found.noun, turned, found.parts)
     np.testing.assert_allclose(other.norms(matrix), found.norms(matrix), atol=1e-12)
     assert (found.norms(matrix) ** 2).sum() == pytest.approx((matrix**2).sum())
+
+
+@pytest.mark.parametrize("name", ["S3", "C12", "Q8", "A4"])
+def test_the_parts_do_not_depend_on_which_element_is_called_0(name):
+    """The same group with its elements renamed has the same characters and subspaces, with the columns renamed."""
+    table = named(name)
+    n = len(table)
+    order = np.random.default_rng(3).permutation(n)
+    renamed = np.empty_like(table)
+    renamed[np.ix_(order, order)] = order[table]
+    assert order[0] != 0
+    plain, other = representations(table), representations(renamed)
+    rounded = [
+        sorted(tuple(np.round(row, 6) + 0) for row in characters)
+        for characters in (irreducible_characters(table), irreducible_characters(renamed)[:, order])
+    ]
+    np.testing.assert_allclose(*rounded, atol=1e-6)
+    assert sorted(part.size for part in plain.parts) == sorted(part.size for part in other.parts)
+    by_character = {tuple(np.round(part.normalised, 6) + 0): part for part in plain.parts}
+    for part in other.parts:
+        assert part.normalised[order[0]] == pytest.approx(1)
+        same = by_character[tuple(np.round(part.normalised[order], 6) + 0)]
+        rows, others = plain.basis[same.rows], other.basis[part.rows][:, order]
+        np.testing.assert_allclose(rows.T @ rows, others.T @ others, atol=1e-9)
+    np.testing.assert_array_equal(other.quotients[np.ix_(order, order)], order[plain.quotients])

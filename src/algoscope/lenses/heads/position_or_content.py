@@ -14,6 +14,7 @@ from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
 PARTS = ("position-position", "position-content", "content-position", "content-content")  # of the query, of the key
+ABOVE = 0.1  # of the way from chance to all attention: heads that are tested together where none is aligned
 SIDES = ("both", "query", "key")  # contents exchanged with another input's
 
 
@@ -116,6 +117,22 @@ def _products(
     return torch.stack([score - sum(three), *three])
 
 
+def candidates(
+    share: Float[np.ndarray, "layer head query"], chance: Float[np.ndarray, "query"], threshold: float
+) -> list[list[tuple[int, int]]]:
+    """For each position the heads that are aligned there, best first; where none is, those clearly above chance, which
+    may carry the answer together, or the best.
+    """
+    heads = []
+    for values, even in zip(np.moveaxis(share, -1, 0), chance, strict=True):
+        order = np.argsort(-values, axis=None, kind="stable").tolist()
+        places = [divmod(flat, values.shape[1]) for flat in order]
+        aligned = [place for place in places if values[place] >= threshold]
+        above = [place for place in places if values[place] >= even + ABOVE * (1 - even)]
+        heads.append(aligned or above or places[:1])
+    return heads
+
+
 def interchange(
     subject: Subject, tokens: Tokens, query: int, heads: Sequence[tuple[int, int]]
 ) -> dict[str, float | None]:
@@ -130,7 +147,7 @@ def interchange(
         Patch(
             ("z", layer),
             value=cache["z", layer].roll(1, dims=0),
-            head=tuple(head for place, head in heads if place == layer),
+            head=tuple(sorted(head for place, head in heads if place == layer)),
             pos=query,
         )
         for layer in layers

@@ -10,9 +10,10 @@ mean over the positions. Over pairs of inputs, contents exchanged and positions 
   sum of four products. The share of each in the variation of the score over the visible keys; they add up to 1.
   `share_by_position` is the share on the source with the first product alone. Not for models that normalise queries
   and keys.
-- `kept`, `follows`: at each answer position all heads that are aligned there (the best where none is) give the output
-  that they have in the other input. Of the pairs whose right tokens differ there, the share still right (1 = these
-  heads are not needed) and the share that gives the other input's right token (1 = the answer is what they carry).
+- `kept`, `follows`: at each answer position all heads that are aligned there (where none is, those clearly above
+  chance) give the output that they have in the other input. Of the pairs whose right tokens differ there, the share
+  still right (1 = these heads are not needed) and the share that gives the other input's right token (1 = the answer is
+  what they carry).
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from algoscope.lenses.heads.position_or_content import (
     PARTS,
     SIDES,
     AnswerSources,
+    candidates,
     interchange,
     pattern_change,
     patterns,
@@ -77,7 +79,8 @@ def source_attention(
     answer.
 
     A head is aligned at an answer position where its share of attention on the source is at least `threshold`. The
-    verdict is `not aligned` unless some head is aligned at every answer position; `by position alone` where at most
+    verdict is `not aligned` unless some head is aligned at every answer position, or heads with less attention than
+    that carry the answer together; `by position alone` where at most
     `same` of the aligned heads' attention goes elsewhere when the contents of queries and keys are another input's;
     else `by content too`. The causal verdict is `carried` where at least 0.9 of the answers follow the output of the
     aligned heads on another input at every position; `needed` where at most 0.1 stay right of 0.9 that were; else
@@ -190,16 +193,6 @@ def _targets(tokens: Tokens, queries: list[int]) -> Int[Tensor, "batch query"]:
     return tokens[:, [query + 1 for query in queries]]
 
 
-def _aligned(share: Float[np.ndarray, "layer head query"], threshold: float) -> list[list[tuple[int, int]]]:
-    """For each position the heads that are aligned there, best first; the best where none is."""
-    aligned = []
-    for values in np.moveaxis(share, -1, 0):
-        order = np.argsort(-values, axis=None, kind="stable").tolist()
-        places = [divmod(flat, values.shape[1]) for flat in order]
-        aligned.append([place for place in places if values[place] >= threshold] or places[:1])
-    return aligned
-
-
 # ---------------------------------------------------------------------- facts and claim
 
 
@@ -212,8 +205,8 @@ def _positions(
     threshold: float,
 ) -> list[dict[str, Any]]:
     """The facts of each answer position; `share` is that of its best head, `change` the largest of its heads."""
-    positions = []
-    for i, (query, heads) in enumerate(zip(sources.queries, _aligned(mean.share, threshold), strict=True)):
+    positions, chance = [], np.asarray(sources.chance)
+    for i, (query, heads) in enumerate(zip(sources.queries, candidates(mean.share, chance, threshold), strict=True)):
         share = float(mean.share[(*heads[0], i)])
         positions.append(
             {
@@ -254,7 +247,7 @@ def _heads(
 
 
 def _verdict(positions: Sequence[Mapping[str, Any]], same: float) -> str:
-    if not all(position["aligned"] for position in positions):
+    if not all(position["aligned"] for position in positions) and _causal(positions) != "carried":
         return "not aligned"
     return "by position alone" if all(position["change"] <= same for position in positions) else "by content too"
 
@@ -273,7 +266,8 @@ def _claim(facts: Mapping[str, Any]) -> str:
     covered, positions = facts["covered"], facts["positions"]
     every = "all" if covered["method"] == "exhaustive" else "a random"
     n_aligned = sum(position["aligned"] for position in positions)
-    heads = list(dict.fromkeys(name for position in positions for name in position["heads"] if position["aligned"]))
+    carried = facts["causal"] == "carried"
+    heads = list(dict.fromkeys(h for row in positions for h in row["heads"] if row["aligned"] or carried))
     share = np.mean([position["share"] for position in positions])
     claim = f"{n_aligned} of {len(positions)} answer positions have a head on their source" + (
         f" ({', '.join(heads)})" if heads else ""

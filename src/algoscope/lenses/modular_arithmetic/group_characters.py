@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from algoscope.lenses.modular_arithmetic.fourier_basis import fourier_basis
-from algoscope.tasks.groups.group_tables import Structure
+from algoscope.tasks.groups.group_tables import Structure, inverses, neutral
 
 EXACT = 1e-9  # how far characters may be from orthogonal
 ATTEMPTS = 8  # random combinations of class sums; one with two nearly equal eigenvalues is discarded
@@ -39,7 +39,7 @@ class Component:
     @property
     def normalised(self) -> Float[np.ndarray, "n"]:
         """The character divided by its value at the neutral element, so that it is 1 there: cos(2 pi k g / n)."""
-        return self.character / self.character[0]
+        return self.character / self.character.max()  # no value is larger than the degree, which it has there
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Components:
     @cached_property
     def quotients(self) -> Int[np.ndarray, "n n"]:
         """g c^-1 for elements g and c."""
-        return self.table[:, np.argmin(self.table, axis=1)]
+        return self.table[:, inverses(self.table)]
 
     def rows_of(self, labels: tuple[int | str, ...]) -> Float[np.ndarray, "dimension n"]:
         """The basis rows of the components with these labels."""
@@ -129,19 +129,19 @@ def frequencies(n: int) -> Components:
 
 
 def representations(table: Int[np.ndarray, "n n"]) -> Components:
-    """The components for any group by its table, element 0 neutral; sorted by degree, the trivial one first.
+    """The components for any group by its table, with any neutral element; sorted by degree, the trivial one first.
 
     The projector on the component of an irreducible representation of degree d with character chi is
     (d / n) chi(g h^-1); those of conjugate characters are added.
     """
     n = len(table)
-    characters = _real_characters(irreducible_characters(table))
-    quotients = table[:, np.argmin(table, axis=1)]
+    characters = _real_characters(irreducible_characters(table), neutral(table))
+    quotients = table[:, inverses(table)]
     numbered = sum(i * degree / n * character[quotients] for i, (degree, character) in enumerate(characters))
     _, vectors = np.linalg.eigh(numbered)  # the i-th component has the eigenvalue i
     parts, start, seen = list[Component](), 0, dict[int, int]()
     for degree, character in characters:
-        size = round(degree * float(character[0]))
+        size = round(degree * float(character.max()))
         number = seen[degree] = seen.get(degree, -1) + 1
         parts.append(Component(f"{degree}{_letters(number)}", degree, character, slice(start, start + size)))
         start += size
@@ -155,8 +155,7 @@ def irreducible_characters(table: Int[np.ndarray, "n n"]) -> Complex[np.ndarray,
     that is Hermitian in the basis of class sums of unit length has the same eigenvectors. Checked: orthogonal to 1e-9,
     integer degrees, whose squares sum to n.
     """
-    n = len(table)
-    inverse = np.argmin(table, axis=1)
+    n, inverse, one = len(table), inverses(table), neutral(table)
     conjugates = table[table, inverse[:, None]]  # [x g]: x g x^-1
     members, class_of, sizes = np.unique(conjugates.min(axis=0), return_inverse=True, return_counts=True)
     in_class = (class_of[:, None] == np.arange(len(members))).astype(float)
@@ -167,33 +166,33 @@ def irreducible_characters(table: Int[np.ndarray, "n n"]) -> Complex[np.ndarray,
         times = weight[class_of[table[inverse][:, members]]].T @ in_class  # the combination times each class sum
         _, vectors = np.linalg.eigh(times * length[:, None] / length)
         values = vectors / length[:, None]
-        at_neutral = values[class_of[0]]
+        at_neutral = values[class_of[one]]
         if (np.abs(at_neutral) > EXACT).all():
             characters = np.sqrt(n) * (values * (np.abs(at_neutral) / at_neutral)).T[:, class_of]
-            if _are_characters(characters):
-                return characters[_order(characters)]
+            if _are_characters(characters, one):
+                return characters[_order(characters, one)]
     raise AssertionError(f"no characters found for a group of {n} elements")
 
 
-def _are_characters(values: Complex[np.ndarray, "character n"]) -> bool:
+def _are_characters(values: Complex[np.ndarray, "character n"], one: int) -> bool:
     n = values.shape[1]
-    degrees = values[:, 0].real
+    degrees = values[:, one].real
     whole = np.abs(degrees - degrees.round()).max() < EXACT * n and round(float((degrees**2).sum())) == n
     return whole and bool(np.abs(values @ values.conj().T / n - np.eye(len(values))).max() < EXACT)
 
 
-def _order(values: Complex[np.ndarray, "character n"]) -> list[int]:
+def _order(values: Complex[np.ndarray, "character n"], one: int) -> list[int]:
     """By degree, then by values, the largest first, so that the trivial character comes before all others."""
-    keys = [tuple(np.round([row[0].real, *-row.real, *-row.imag], 6)) for row in values]
+    keys = [tuple(np.round([row[one].real, *-row.real, *-row.imag], 6)) for row in values]
     return sorted(range(len(values)), key=lambda i: keys[i])
 
 
-def _real_characters(values: Complex[np.ndarray, "character n"]) -> list[tuple[int, Float[np.ndarray, "n"]]]:
+def _real_characters(values: Complex[np.ndarray, "character n"], one: int) -> list[tuple[int, Float[np.ndarray, "n"]]]:
     """Degree and character of each component: conjugate characters are added."""
     alike = np.abs(values @ values.T) / values.shape[1] > 0.5  # <chi, conjugate of the other> is 1 or 0
     partners = alike.argmax(axis=1)
     return [
-        (round(float(row[0].real)), row.real if partner == i else 2 * row.real)
+        (round(float(row[one].real)), row.real if partner == i else 2 * row.real)
         for i, (row, partner) in enumerate(zip(values, partners, strict=True))
         if i <= partner
     ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from algoscope.lenses.modular_arithmetic.group_characters import Component, Components
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, portions
 from algoscope.networks.evaluation import cross_entropy, tokens_right
+from algoscope.tasks.groups.group_tables import neutral
 
 MOST_KEYS = 20  # of more, components are not named or measured one by one
 OnPairs = Float[Tensor, "n n width"]
@@ -152,7 +153,8 @@ def bound_of(logits: OnPairs, pairs: Pairs, components: Components, fit: Fit, ke
     alpha = {part.label: value for part, value in zip(components.parts, fit.alpha, strict=True)}
     fitted = sum((alpha[part.label] * part.normalised for part in keys), start=np.zeros(components.order))
     ideal = torch.from_numpy(fitted[components.quotients]).to(logits)  # [product answer]
-    margin = float((fitted[0] - fitted[1:]).min())
+    one = neutral(components.table)
+    margin = float((fitted[one] - np.delete(fitted, one)).min())
     others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
     others[pairs.answer] = False
     ranges, rises, other_margins = list[Tensor](), list[Tensor](), list[Tensor]()

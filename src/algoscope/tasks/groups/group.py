@@ -16,7 +16,7 @@ from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check
 
 
 class Group(Binary):
-    """The product of two elements of a finite group; element 0 is the identity, and every element is one token.
+    """The product of two elements of a finite group, every element a token; in named groups 0 is the identity.
 
     Its classes: `commutes` (is a * b the same as b * a?) and `order` (which operand has the larger number?).
 

@@ -1,4 +1,6 @@
-"""Finite groups as tables: `table[g, h]` is the product of the elements g and h; element 0 is the identity."""
+"""Finite groups as tables: `table[g, h]` is the product of the elements g and h. In groups by name element 0 is the
+identity.
+"""
 
 import itertools
 import re
@@ -34,7 +36,7 @@ class Structure:
     @cached_property
     def inverse(self) -> Int[np.ndarray, "n"]:
         """The inverse of each element."""
-        return np.argmin(self.table, axis=1)
+        return inverses(self.table)
 
     @property
     def is_cyclic_sum(self) -> bool:
@@ -103,14 +105,24 @@ def _one(factor: str, name: str) -> Int[np.ndarray, "n n"]:
     raise ConfigError(f"unknown group {factor!r}" + (f" (in {name!r})" if factor != name else "") + f": {KNOWN}")
 
 
+def neutral(table: Int[np.ndarray, "n n"]) -> int:
+    """The neutral element, which need not be 0."""
+    return int((table == np.arange(len(table))).all(axis=1).argmax())
+
+
+def inverses(table: Int[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
+    """The inverse of each element."""
+    return (table == neutral(table)).argmax(axis=1)
+
+
 def check(table: Int[np.ndarray, "n n"]) -> None:
-    """Raises ValueError, naming the first axiom that fails, where the table is no group with identity 0."""
+    """Raises ValueError, naming the first axiom that fails, where the table is no group."""
     n = len(table)
     number = np.arange(n)
     if table.min() < 0 or table.max() >= n:
         raise ValueError(f"the table has entries outside 0 to {n - 1}")
-    if (table[0] != number).any() or (table[:, 0] != number).any():
-        raise ValueError("element 0 of the table is not the identity: row 0 and column 0 must be 0, 1, 2, ...")
+    if not ((table == number).all(axis=1) & (number == table.T).all(axis=1)).any():
+        raise ValueError("no element of the table is the identity: its row and its column must be 0, 1, 2, ...")
     if (np.sort(table, axis=1) != number).any() or (np.sort(table, axis=0) != number[:, None]).any():
         raise ValueError("a row or column of the table has an element twice: there are no inverses")
     for g in range(n):
