@@ -24,7 +24,7 @@ from algoscope.lenses.interventions.contrast_pairs import (
     is_critical,
     of_the_gap,
 )
-from algoscope.lenses.interventions.metrics import MetricName
+from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -72,7 +72,7 @@ def patch(
     *,
     sites: Sequence[Sweep] = USUAL,
     direction: Direction = "denoise",
-    metric: MetricName = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     target: Token | None = None,
     rival: Token | None = None,
     runs_dir: Folder = None,
@@ -96,7 +96,8 @@ def patch(
             ones those are made that the model has.
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
-            divergence from the clean run in nats, or whether the target is the top token.
+            divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
+            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input.
         target: one token in place of the clean input's answer.
         rival: one token in place of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
@@ -126,20 +127,19 @@ def patch(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     sites = _available(subject, sites)
-    pair = Pair(subject, clean, corrupt, target, rival)
+    pair = Pair(subject, clean, corrupt, target, rival, metric)
     (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
         subject.run(tokens, record=_recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
     )
-    scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
+    scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
     base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
-    return _finding(pair, scale, direction, metric, *_swept(sites, values, base, pair, scale))
+    return _finding(pair, scale, direction, *_swept(sites, values, base, pair, scale))
 
 
 def _finding(
     pair: Pair,
     scale: Scale,
     direction: Direction,
-    metric: MetricName,
     panels: Sequence[Panel],
     examples: dict[str, Float[np.ndarray, "_pair *_cell"]],
     raw: dict[str, list[Any]],
@@ -147,10 +147,10 @@ def _finding(
     cells = by_effect(((_named(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
     return pair.subject.finding(
         "patch",
-        _claim(cells[0], direction, metric, pair),
+        _claim(cells[0], direction, scale.name, pair),
         {
             **pair.facts,
-            "metric": metric,
+            "metric": scale.name,
             "direction": direction,
             "baselines": scale.baselines,
             "critical": [

@@ -10,7 +10,7 @@ from torch import Tensor
 from algoscope.core.errors import PairingError, SubjectError
 from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
-from algoscope.lenses.interventions.metrics import METRICS, PAIRWISE, Metric, MetricName, Reading
+from algoscope.lenses.interventions.metrics import PAIRWISE, MetricName, OwnMetric, Reading, measure_of, named
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
@@ -28,11 +28,18 @@ class Pair:
 
     With a task, both sequences contain the right answers up to the first position at which these differ, and the metric
     compares the right tokens there. Without a task it is read at the last position and compares the model's own
-    predictions there in the two runs, or the tokens `target` and `rival`.
+    predictions there in the two runs, or the tokens `target` and `rival`. A metric of the user's own is a function of
+    the logits of every position.
     """
 
     def __init__(
-        self, subject: Subject, clean: Texts, corrupt: Texts, target: Token | None, rival: Token | None
+        self,
+        subject: Subject,
+        clean: Texts,
+        corrupt: Texts,
+        target: Token | None,
+        rival: Token | None,
+        metric: MetricName | OwnMetric,
     ) -> None:
         if not subject.cfg.causal:
             raise SubjectError(f"{subject.name} is not causal: it would see the answer")
@@ -49,6 +56,9 @@ class Pair:
         for name, token in (("target", target), ("rival", rival)):
             if token is not None:
                 setattr(self, name, torch.full_like(self.target, subject.to_single_token(token)))
+        self.metric = metric
+        if not isinstance(metric, str):
+            self.read = slice(None)
 
     def _of_a_task(self) -> None:
         task, start = self.subject.task, self.subject.task.prompt_length
@@ -107,8 +117,10 @@ class Pair:
             "rival": self.subject.to_str_tokens(self.rival),
         }
 
-    def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "*edit batch d_vocab"]:
-        """The logits at each pair's own reading position."""
+    def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "... d_vocab"]:
+        """The logits that the metric reads: at each pair's own reading position, or everywhere."""
+        if not isinstance(self.metric, str):
+            return logits
         return logits[..., torch.arange(len(self.clean), device=logits.device), self._place, :]
 
     def reading(
@@ -123,10 +135,10 @@ class Scale:
     Raises PairingError if the metric does not separate the two runs: a tiny gap would only amplify noise.
     """
 
-    def __init__(self, name: MetricName, pair: Pair, reading: Reading) -> None:
-        self.measure: Metric = METRICS[name]
+    def __init__(self, pair: Pair, reading: Reading) -> None:
+        self.name, self.measure = named(pair.metric), measure_of(pair.metric)
         self.among: Int[Tensor, "some"] | None = None
-        if name in PAIRWISE:
+        if pair.metric in PAIRWISE:
             self.among = torch.cat([reading.target, reading.rival]).unique()
             target, rival = (torch.searchsorted(self.among, token) for token in (reading.target, reading.rival))
             reading = Reading(reading.clean[:, self.among], reading.corrupt[:, self.among], target, rival)
@@ -136,7 +148,7 @@ class Scale:
         if bool((self.gap.abs() < SMALLEST_GAP).any()):
             worst = int(self.gap.abs().argmin())
             raise PairingError(
-                f"{name} does not separate {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
+                f"{self.name} does not separate {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
                 f"{float(self.gap[worst]):.2g}): choose another pair, another metric, or a target and a rival"
             )
 
@@ -145,7 +157,7 @@ class Scale:
         """The metric of the two runs, means over the pairs."""
         return {"clean": float(self.top.mean()), "corrupt": float(self.bottom.mean())}
 
-    def of(self, logits: Float[Tensor, "edit batch d_vocab"]) -> Float[Tensor, "edit batch"]:
+    def of(self, logits: Float[Tensor, "edit batch *pos d_vocab"]) -> Float[Tensor, "edit batch"]:
         """The metric of many runs, from the logits of the tokens `among` (all where it is None)."""
         return torch.stack([self.measure(one, self.reading) for one in logits])
 

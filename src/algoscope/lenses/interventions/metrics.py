@@ -1,15 +1,18 @@
-"""Metrics: functions of the logits at one position, for each input."""
+"""Metrics: functions of the logits at one position, for each input; or one of the user's own, of all positions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from algoscope.core.arguments import Form
+from algoscope.core.errors import ArgumentError
 from algoscope.networks.evaluation import kl_divergence, tokens_right
 
-Logits = Float[Tensor, "batch d_vocab"]
+Logits = Float[Tensor, "batch *pos d_vocab"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,38 @@ METRICS: dict[MetricName, Metric] = {
     "kl": kl,
     "exact_match": exact_match,
 }
+OwnMetric = Callable[[Float[Tensor, "batch pos d_vocab"]], Any]
+AnyMetric = Annotated[
+    MetricName | OwnMetric,
+    Form(f"one of {', '.join(METRICS)}, or a function of logits [batch pos d_vocab] that returns a number per input"),
+]
 PAIRWISE: tuple[MetricName, ...] = ("logit_diff",)  # those that use only the logits of target and rival
+
+
+def named(metric: MetricName | OwnMetric) -> str:
+    """The name of a metric in facts and sentences."""
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "<lambda>")
+    return "custom metric" if name == "<lambda>" else name
+
+
+def measure_of(metric: MetricName | OwnMetric) -> Metric:
+    """A metric by name, or a function of the user's own, whose results are checked."""
+    if isinstance(metric, str):
+        return METRICS[metric]
+
+    def checked(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
+        must = f"{named(metric)} gets logits [batch pos d_vocab], here {list(logits.shape)}, and must return"
+        try:
+            values = torch.as_tensor(metric(logits.clone()), device=logits.device).detach()
+        except Exception as error:
+            raise ArgumentError(f"{must} a number per input; it failed with {type(error).__name__}: {error}") from error
+        if values.numel() != len(logits) or values.is_complex():
+            raise ArgumentError(f"{must} a number per input, {len(logits)}, not a result of {list(values.shape)}")
+        if not values.isfinite().all():
+            raise ArgumentError(f"{must} finite numbers, not {values.flatten().tolist()}")
+        return values.reshape(len(logits)).to(logits.dtype)
+
+    return checked
 
 
 def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:

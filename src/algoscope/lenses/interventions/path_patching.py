@@ -25,7 +25,7 @@ from algoscope.lenses.interventions.contrast_pairs import (
     is_critical,
     of_the_gap,
 )
-from algoscope.lenses.interventions.metrics import MetricName
+from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
@@ -58,7 +58,7 @@ def path_patching(
     receiver: str = "logits",
     mlps: Mlps = "frozen",
     direction: Direction = "denoise",
-    metric: MetricName = "logit_diff",
+    metric: AnyMetric = "logit_diff",
     target: Token | None = None,
     rival: Token | None = None,
     runs_dir: Folder = None,
@@ -82,7 +82,8 @@ def path_patching(
             count.
         direction: which run is the base: the corrupt one (denoise) or the clean (noise).
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
-            divergence from the clean run in nats, or whether the target is the top token.
+            divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
+            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input.
         target: one token in place of the clean input's answer.
         rival: one token in place of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
@@ -112,11 +113,11 @@ def path_patching(
     subject = open_subject(subject, runs_dir=runs_dir)
     where = Receiver.parse(subject, receiver)
     senders = where.senders(subject)
-    pair = Pair(subject, clean, corrupt, target, rival)
+    pair = Pair(subject, clean, corrupt, target, rival, metric)
     (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
         subject.run(tokens, record=_recorded(subject, where), at=pair.read) for tokens in (pair.clean, pair.corrupt)
     )
-    scale = Scale(metric, pair, pair.reading(clean_logits, corrupt_logits))
+    scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
     denoise = direction == "denoise"
     tokens, base, other = (
         (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
@@ -127,7 +128,7 @@ def path_patching(
         values = inputs_of(subject, where, chunk, tokens, base, other, pair.read)
         patched.append(_answers(subject, where, values, tokens, pair, scale))
     recovered = scale.recovered(torch.cat(patched)).double().cpu().numpy()  # [sender batch]
-    choices: dict[str, str] = {"mlps": mlps, "direction": direction, "metric": metric}
+    choices: dict[str, str] = {"mlps": mlps, "direction": direction, "metric": scale.name}
     return _finding(subject, where, senders, recovered, pair, scale, direction, choices)
 
 
