@@ -7,7 +7,7 @@ from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, Form, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
-from algoscope.runs.paths import is_run, runs_directory
+from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.stored import run_subject
 from algoscope.subjects.subject import Subject
@@ -60,7 +60,7 @@ def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str = "cpu"
     if isinstance(name, Run):
         return run_subject(f"run:{name.name}", name, None, name.config.task, device)
     if isinstance(name, Path):
-        name = f"{'run' if is_run(name) else 'hf' if name.is_dir() else 'file'}:{name}"
+        name = f"{'run' if (name / 'checkpoints').is_dir() else 'hf' if name.is_dir() else 'file'}:{name}"
     form, _, rest = name.partition(":")
     if form not in FORMS or not rest:
         known = ", ".join(entry.summary for entry in FORMS.values())

@@ -4,12 +4,14 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Annotated
 
+from algoscope.core.arguments import Form
 from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task
 
-Texts = str | Sequence[str] | None
-Token = str | int
+Texts = Annotated[str | Sequence[str] | None, Form("a text, or a list of texts")]
+Token = Annotated[str | int, Form("one token: a text that is one token, or its id")]
 """One token: a text that is one token, or its id."""
 
 ESCAPED = frozenset("nrtxuU\\")  # what follows the backslash of an escape

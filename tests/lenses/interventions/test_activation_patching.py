@@ -201,3 +201,59 @@ def test_a_run_of_patches_leaves_the_model_alone() -> None:
 
 def test_what_goes_beyond_the_gap_is_no_percentage() -> None:
     assert [of_the_gap(value) for value in (0.0, 0.42, 1.0, 1.3, -0.2)] == ["0%", "42%", "100%", "1.30", "-0.20"]
+
+
+def test_a_metric_of_one_s_own_reads_whole_runs_as_the_built_in_one_reads_its_position() -> None:
+    subject, cleans, corrupts = random_subject(), ["123+456", "200+300"], ["128+456", "200+301"]
+    rows = torch.arange(2)
+    right, wrong = (torch.tensor([int(subject.task.expected(text)[0]) for text in side]) for side in (cleans, corrupts))
+
+    def units(logits: torch.Tensor) -> torch.Tensor:
+        assert logits.shape == (2, 12, 14)
+        return logits[rows, 7, right] - logits[rows, 7, wrong]
+
+    built_in = patch(subject, cleans, corrupts, sites=["resid_pre", "head"])
+    own = patch(subject, cleans, corrupts, sites=["resid_pre", "head"], metric=units)
+    assert (own["metric"], built_in["metric"]) == ("units", "logit_diff")
+    assert own["baselines"] == pytest.approx(built_in["baselines"])
+    for name in ("resid_pre", "head"):
+        np.testing.assert_allclose(own[name].values, built_in[name].values, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", [lambda logits: logits[0, 7, 9], lambda logits: logits[0, 7, 9:10].tolist()])
+def test_for_one_input_a_single_number_will_do(metric) -> None:
+    found = patch(random_subject(), "123+456", "128+456", sites=["resid_pre"], metric=metric)
+    assert found["metric"] == "custom metric"
+    assert found["resid_pre"].values[0, 2] == pytest.approx(1)
+
+
+def test_a_metric_that_changes_its_logits_changes_nothing_else() -> None:
+    def careless(logits: torch.Tensor) -> torch.Tensor:
+        return logits.mul_(2)[:, 7, 9]
+
+    careful = patch(random_subject(), "123+456", "128+456", sites=["head"], metric=lambda logits: 2 * logits[:, 7, 9])
+    assert patch(random_subject(), "123+456", "128+456", sites=["head"], metric=careless)["raw"] == careful["raw"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (lambda logits: logits[:, 99], r"custom metric gets logits .*, here \[2, 12, 14\], .* IndexError"),
+        (lambda logits: None, "failed with"),
+        (lambda logits: logits.mean(), r"a number per input, 2, not a result of \[\]"),
+        (lambda logits: logits[:, -1], r"not a result of \[2, 14\]"),
+        (lambda logits: logits[:, 0, 0].log() * torch.nan, "finite"),
+        (lambda logits: logits[:, 0, 0] * 0, "custom metric does not separate"),
+        ("logit_dif", "did you mean 'logit_diff'"),
+        (5, "metric takes one of logit_diff, .* or a function of logits"),
+        (None, "not None"),
+    ],
+)
+def test_a_metric_that_is_none_is_one_line(metric, words: str) -> None:
+    with pytest.raises(ag.AlgoscopeError, match=rf"^[^\n]*{words}[^\n]*$"):
+        patch(random_subject(), ["123+456", "200+300"], ["128+456", "200+301"], metric=metric)
+
+
+@pytest.mark.parametrize("target", ["5", 5, np.int64(5), torch.tensor(5)])
+def test_a_target_is_a_text_or_its_number(target) -> None:
+    assert patch(random_subject(), "123+456", "128+456", sites=["head"], target=target)["target"] == ["5"]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.arguments import Folder, checked_arguments
-from algoscope.core.errors import ConfigError
+from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
@@ -126,6 +126,8 @@ def _tokens(subject: Subject, inputs: Sequence[str]) -> tuple[list[int], list[in
     if not inputs and n > MOST_TOKENS:
         raise ConfigError(f"{subject.name} has {n:,} tokens, too many to draw: choose some with --input TEXT")
     rows = sorted({number for text in inputs for number in subject.text.encode(text)}) if inputs else list(range(n))
+    if not rows:
+        raise VocabularyError(f"there are no tokens in {', '.join(map(repr, inputs))}: give a text that has some")
     return rows, list(range(len(rows)))
 
 
