@@ -46,7 +46,11 @@ CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**_LLAMA),
     "llama 3": LlamaConfig(**_LLAMA, rope_parameters=_LLAMA3_ROPE, tie_word_embeddings=True, attention_bias=True),
     "mistral": MistralConfig(**_LLAMA, sliding_window=None),
+    "mistral, windows": MistralConfig(**_LLAMA, sliding_window=5),
     "qwen2": Qwen2Config(**_LLAMA),
+    "qwen2, windows in some blocks": Qwen2Config(
+        **_LLAMA, use_sliding_window=True, sliding_window=7, max_window_layers=1
+    ),
     "qwen3": Qwen3Config(**_LLAMA, head_dim=10),
 }  # fmt: skip
 

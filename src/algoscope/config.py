@@ -66,6 +66,9 @@ class ModelConfig(Section):
     )
     rotary_magnitude: float = Field(1.0, description="factor of the rotated entries")
     causal: bool = True
+    windows: tuple[Positive | None, ...] | None = Field(
+        None, description="for each block the last keys that a query sees, its own included (None: all); None: all"
+    )
     parallel: bool = Field(False, description="attention and feed-forward both read resid_pre")
     attn_bias: bool = False
     attn_out_bias: bool | None = Field(None, description="None: as attn_bias")
@@ -124,6 +127,8 @@ class ModelConfig(Section):
             raise ValueError("a tied head has no bias: set tied_head to false or head_bias to false")
         if self.rank is not None and self.rank > self.full_rank:
             raise ValueError(f"rank {self.rank} is above {self.full_rank}, the smaller side of a matrix of the blocks")
+        if self.windows is not None and (len(self.windows) != self.n_layers or not self.causal):
+            raise ValueError(f"windows has {len(self.windows)} values for {self.n_layers} blocks, or no causal mask")
         frequencies = self.rotary_frequencies
         if frequencies is not None and len(frequencies) != self.rotary_size // 2:
             raise ValueError(f"rotary_frequencies has {len(frequencies)} values for {self.rotary_size // 2} pairs")

@@ -154,6 +154,40 @@ def test_keys_without_effect_are_no_obstacle(tmp_path: Path) -> None:
     assert differs(folder) < 1e-5
 
 
+# ---------------------------------------------------------------------- sliding windows
+
+_NAMED = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+def _from(block: int, used: bool = True) -> dict[str, Any]:
+    return {"use_sliding_window": used, "sliding_window": 9, "max_window_layers": block, "layer_types": None}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "windows"),
+    [
+        ("mistral", {"sliding_window": 16}, (16, 16, 16)),
+        ("mistral", {"sliding_window": 64}, None),
+        ("qwen2", _from(2), (None, None, 9)),
+        ("qwen2", _from(28), None),
+        ("qwen2", _from(0, used=False), None),
+        ("qwen3", _from(0) | {"layer_types": _NAMED}, (9, None, 9)),
+    ],
+)
+def test_each_block_sees_what_its_window_shows_and_the_context_is_whole(
+    family: str, changes: dict[str, Any], windows: tuple[int | None, ...] | None, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "model", family, with_tokenizer=False)
+    edit(folder / "config.json", **changes)
+    model = ag.open(f"hf:{folder}")
+    assert (model.cfg.windows, model.cfg.n_ctx) == (windows, 64)
+    assert differs(folder) < 1e-5
+    if windows:
+        for target, to in (("huggingface", "out"), ("transformerlens", "out.safetensors")):
+            with pytest.raises(SubjectError, match="sliding windows|are normed"):
+                ag.export(model, target, tmp_path / to)
+
+
 # ---------------------------------------------------------------------- rotary positions
 
 

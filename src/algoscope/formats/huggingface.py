@@ -77,6 +77,7 @@ def _neither(cfg: ModelConfig) -> dict[str, bool]:
         "its blocks are parallel": cfg.parallel,
         "its softmax has one added to the denominator": cfg.softmax_plus_one,
         "its queries and keys are normed": cfg.qk_norm,
+        "its blocks have sliding windows": cfg.windows is not None,
     }
 
 

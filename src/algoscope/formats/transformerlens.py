@@ -249,6 +249,7 @@ def _check(model: Transformer, naming: str) -> None:
     cannot = {
         "adds one to the softmax's denominator": cfg.softmax_plus_one,
         "multiplies scores by 0": cfg.attn_scale == 0.0,
+        "has sliding windows": cfg.windows is not None,
         "has rotary frequencies of its own": cfg.positions == "rotary" and not regular,
         "has ALiBi's slopes without a causal mask": cfg.positions == "alibi" and not cfg.causal,
         "has biases inside a gated feed-forward": cfg.gated_mlp and biased("w_in.bias", "w_linear.bias"),

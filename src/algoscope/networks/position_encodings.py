@@ -48,9 +48,10 @@ def attention_bias(
     mask: Bool[Tensor, "batch key"] | None,
     cfg: ModelConfig,
     dtype: torch.dtype,
+    window: int | None = None,
 ) -> Float[Tensor, "#batch #head query key"] | None:
     """The bias of the scaled scores for queries at these positions: minus infinity at masked keys (causal mask,
-    padding), and ALiBi's slope times distance. None where there is no bias.
+    sliding window, padding), and ALiBi's slope times distance. None where there is no bias.
     """
     alibi = cfg.positions == "alibi"
     if not cfg.causal and not alibi and mask is None:
@@ -62,6 +63,8 @@ def attention_bias(
         bias = -ahead.abs() * 2 ** (-8 * heads / cfg.n_heads)[None, :, None, None]
     if cfg.causal:
         bias = bias.masked_fill(ahead > 0, -torch.inf)
+    if window is not None:  # the query and the keys just before it
+        bias = bias.masked_fill(ahead <= -window, -torch.inf)
     if mask is not None:  # padding attends to itself, so that its own row is not empty
         bias = bias.masked_fill(~mask[:, None, None, :] & (ahead != 0), -torch.inf)
     return bias

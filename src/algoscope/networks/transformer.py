@@ -12,7 +12,7 @@ Axis names in the shapes are explained in `core.sites`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -44,17 +44,18 @@ ADDED = (*LEARNED, "sinusoidal")
 class AttentionContext:
     """The inputs of every block in one forward pass, other than the residual stream."""
 
-    bias: Float[Tensor, "#batch #head query key"] | None
-    """Added to the scaled scores: the mask (0 or minus infinity) and ALiBi's slopes."""
+    biases: Mapping[int | None, Float[Tensor, "#batch #head query key"] | None]
+    """Added to the scaled scores, for each sliding window: the mask (0 or minus infinity) and ALiBi's slopes."""
     angles: Float[Tensor, "*batch pos 1 pair 2"] | None
     """Cosine and sine of the rotary angle of each pair of entries."""
     cache: KeyValueCache | None = None
     """The key-value cache of the preceding tokens, which this pass extends."""
     tap: Tap = NO_TAP
 
-    def bias_at(self, at: slice) -> Float[Tensor, "#batch #head read key"] | None:
-        """The bias for queries at these positions."""
-        return None if self.bias is None else self.bias[..., at, :]
+    def bias_at(self, at: slice, window: int | None) -> Float[Tensor, "#batch #head read key"] | None:
+        """The bias for queries at these positions, in a block with this window."""
+        bias = self.biases[window]
+        return None if bias is None else bias[..., at, :]
 
 
 class Attention(nn.Module):
@@ -64,6 +65,7 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg, self.layer, self.d_head = cfg, layer, cfg.head_size
         self.scale = 1 / math.sqrt(self.d_head) if cfg.attn_scale is None else cfg.attn_scale
+        self.window = None if cfg.windows is None else cfg.windows[layer]
         self.q = linear(cfg.d_model, cfg.n_heads * self.d_head, cfg.attn_bias, cfg.rank)
         self.k = linear(cfg.d_model, cfg.kv_heads * self.d_head, cfg.attn_bias, cfg.rank)
         self.v = linear(cfg.d_model, cfg.kv_heads * self.d_head, cfg.attn_bias, cfg.rank)
@@ -88,7 +90,7 @@ class Attention(nn.Module):
             k = tap("rot_k", layer, rotate(k, context.angles))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch head pos d_head]
         attended = AttendedKeys(k, v) if context.cache is None else context.cache.extend(layer, k, v)
-        scores = scale_and_bias(attended.scores(q), self.scale, context.bias_at(at))
+        scores = scale_and_bias(attended.scores(q), self.scale, context.bias_at(at, self.window))
         scores = tap_rounded(tap, "attn_scores", layer, scores, x.dtype)
         pattern = tap("pattern", layer, softmax_over_keys(scores, self.cfg.softmax_plus_one).to(x.dtype))
         z = tap("z", layer, attended.mix(pattern).transpose(1, 2))
@@ -337,8 +339,11 @@ class Transformer(nn.Module):
         if self.cfg.positions == "rotary":
             angles = rotary_angles(self._counted(n_new, first, mask), self.cfg, dtype)
         query = torch.arange(first, first + n_new, device=device)
-        bias = attention_bias(query, first + n_new, mask, self.cfg, precise(dtype))
-        return AttentionContext(bias, angles, cache, tap)
+        biases = {
+            window: attention_bias(query, first + n_new, mask, self.cfg, precise(dtype), window)
+            for window in set(self.cfg.windows or (None,))
+        }
+        return AttentionContext(biases, angles, cache, tap)
 
     def _counted(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None

@@ -157,14 +157,18 @@ def family_of(model_type: str | None, name: str) -> Family:
     return FAMILIES[model_type]
 
 
-def window_of(config: PretrainedConfig, name: str) -> int | None:
-    """The sliding window, where any block has one."""
-    window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
+def windows_of(config: PretrainedConfig, name: str) -> tuple[int | None, ...] | None:
+    """The sliding window of each block; None where no block has one that is shorter than the context."""
     if config.model_type not in ("mistral", "qwen2", "qwen3"):
         return None
-    if kinds - {"full_attention", "sliding_attention"}:
-        raise SubjectError(f"{name}: its config has layer_types {sorted(kinds)}, which algoscope does not represent")
-    return window if config.model_type == "mistral" or "sliding_attention" in kinds else None
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers  # Mistral's
+    if set(kinds) - {"full_attention", "sliding_attention"}:
+        raise SubjectError(f"{name}: its config has layer_types={kinds!r}, which algoscope does not represent")
+    window = config.sliding_window
+    if window is None or window >= config.max_position_embeddings:
+        return None
+    windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return windows if any(windows) else None
 
 
 def _renamed(state: Weights, there: str, here: str, parts: Mapping[str, str]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from algoscope.config import ModelConfig
 from algoscope.core.errors import CheckpointError, SubjectError
 from algoscope.core.files import user_path
 from algoscope.networks.transformer import Transformer
-from algoscope.subjects._hf_families import ACTIVATIONS, FAMILIES, check_config, family_of, rotary_fields, window_of
+from algoscope.subjects._hf_families import ACTIVATIONS, FAMILIES, check_config, family_of, rotary_fields, windows_of
 from algoscope.subjects.hf_tokenizer import find_tokenizer
 from algoscope.subjects.subject import Subject
 
@@ -85,7 +85,7 @@ def convert(source: Any, name: str = "the model") -> Transformer:
         ours: getattr(config, theirs, None) for ours, theirs in family.fields.items()
     }
     shape["act_fn"] = ACTIVATIONS[shape["act_fn"]]
-    shape["n_ctx"] = min(shape["n_ctx"], window_of(config, name) or shape["n_ctx"])
+    shape["windows"] = windows_of(config, name)
     shape["d_mlp"] = shape["d_mlp"] or 4 * shape["d_model"]  # GPT-2's n_inner may be None
     if not getattr(config, "scale_attn_weights", True):
         shape["attn_scale"] = 1.0
