@@ -632,6 +632,9 @@ def test_every_checkpoint_has_the_scores_that_the_lens_gives_it(copying_run) -> 
             best = max(head[name] for head in one["heads"])
             assert found["series"][name][place] == pytest.approx(best, abs=1e-6)
         assert found["series"]["gain"][place] == pytest.approx(one["losses"]["gain"], abs=1e-6)
+        assert found["counted_gain"][place] == pytest.approx(one["losses"]["counted_gain"], abs=1e-6)
+    assert (found["gains_from"] is None) == (found["counted_gain"][-1] < 0.1)
+    assert not any(cell is None or cell == "None" for row in found.tables[0].rows for cell in row)
     held = {row["step"]: row["test_loss"] for row in copying_run.metrics() if "test_loss" in row}
     assert dict(zip(found["curves"]["held out"]["steps"], found["curves"]["held out"]["loss"], strict=True)) == held
     json.loads(found.to_json())

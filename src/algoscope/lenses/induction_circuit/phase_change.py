@@ -12,7 +12,7 @@ from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.heads.head_panels import ATTENTION
-from algoscope.lenses.induction_circuit.head_ablations import Losses, scores_and_nats
+from algoscope.lenses.induction_circuit.head_ablations import LEAST_GAIN, Losses, scores_and_nats
 from algoscope.lenses.induction_circuit.head_scores import Rows, repeated_rows
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.over_training.checkpoint_series import Series, Steps, formed_at, over_checkpoints
@@ -29,6 +29,7 @@ ABOUT = (
     "tokens that earlier ones determine, and undetermined tokens. Induction heads form in a phase change: the score "
     "rises and the loss falls within few steps (Olsson et al., arXiv 2209.11895)."
 )
+GAIN = "gain of a previous occurrence, nats"
 LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's metrics
 
 
@@ -59,7 +60,9 @@ def induction_phase(
         A finding with a panel [step] for each series and each logged loss. Facts: `steps`; `series`, by name
         `induction`, `previous-token`, `duplicate-token` (mean attention, 0 to 1), the losses `determined` (of
         predictions that a previous occurrence determines) and `undetermined`, and their difference `gain`, in nats;
-        `formed`, for each score the first checkpoint from which on it stays at or above the threshold, or null;
+        `counted_gain`, that below the loss of a uniform guess where undetermined predictions are worse than one;
+        `gains_from`, the first checkpoint from which on it stays at 0.1 nats or above, whatever the heads attend to, or
+        null; `formed`, for each score the first checkpoint from which on it stays at or above the threshold, or null;
         `curves`, the losses logged in training; `window`, the fewest steps `from` .. `to` in which the held-out loss
         falls by `share` of its whole `fall`, counted below that of a uniform guess among the tokens used, which is used
         as the loss at step 0: a model with large initial weights falls to it before it has learned anything. Null if
@@ -88,19 +91,27 @@ def induction_phase(
     keep = f"phase n_inputs={n_inputs} length={length} seed={seed}"
     steps, series = over_checkpoints(subject, lambda model: measures(model, rows), keep=keep)
     formed = {name: formed_at(steps, series[name], threshold) for name in SCORES}
+    counted = np.minimum(series["undetermined"], math.log(rows.n_tokens)) - series["determined"]
+    gains_from = formed_at(steps, counted, LEAST_GAIN)
     curves = _curves(run, int(steps[-1]))
     window = _window(subject, curves["held out"], share)
     facts = {
         "steps": steps.tolist(),
         "series": {name: values.tolist() for name, values in series.items()},
         "curves": {name: {"steps": at.tolist(), "loss": loss.tolist()} for name, (at, loss) in curves.items()},
+        "counted_gain": counted.tolist(),
+        "gains_from": gains_from,
         "formed": formed,
         "threshold": threshold,
         "window": window,
         "inputs": {"n": len(rows.tokens), "meaning": rows.meaning, "seed": seed},
     }
     panels = _panels(steps, series, curves, formed, window, threshold)
-    claim, tables = _claim(formed, series, window, threshold), [_table(formed, series, window, threshold)]
+    claim = _claim(formed, series, window, threshold)
+    claim += f"; a previous occurrence gains {counted[-1]:.3g} nats a token at the end, " + (
+        f"{LEAST_GAIN:g} or more " + ("at no checkpoint to the end" if gains_from is None else f"from {gains_from:,}")
+    )
+    tables = [_table(formed, series, window, threshold, gains_from, float(counted[-1]))]
     return subject.finding("induction_phase", claim, facts, panels, about=ABOUT, tables=tables, seed=seed)
 
 
@@ -227,21 +238,29 @@ def _panels(
 
 
 def _table(
-    formed: Mapping[str, int | None], series: Series, window: Mapping[str, Any] | None, threshold: float
+    formed: Mapping[str, int | None],
+    series: Series,
+    window: Mapping[str, Any] | None,
+    threshold: float,
+    gains_from: int | None,
+    gain: float,
 ) -> ResultTable:
-    rows = [(name, step, None, round(float(series[name][-1]), 3)) for name, step in formed.items()]
+    ends = {name: float(series[name][-1]) for name in formed} | {GAIN: gain}
+    steps = {**formed, GAIN: gains_from}
+    rows = [(name, "never" if steps[name] is None else steps[name], "", round(end, 3)) for name, end in ends.items()]
     fall = (
         ()
         if window is None
-        else ((f"{window['share']:.0%} of the fall of the loss", window["from"], window["to"], None),)
+        else ((f"{window['share']:.0%} of the fall of the loss", window["from"], window["to"], ""),)
     )
     return ResultTable(
         "Formation by step",
         ("series", "from step", "to step", "at the end"),
         (*rows, *fall),
-        f"For each score, the first checkpoint from which on the best head stays at {threshold:g} or above (empty: "
-        "none), and its score at the last checkpoint; for the held-out loss, the fewest steps that contain most of "
-        "its fall.",
+        f"For each score, the first checkpoint from which on the best head stays at {threshold:g} or above, and its "
+        "score at the last checkpoint; the same for what a previous occurrence gains below the loss of an "
+        f"undetermined prediction or a uniform guess, from {LEAST_GAIN:g} nats on; for the held-out loss, the fewest "
+        "steps that contain most of its fall.",
     )
 
 
