@@ -119,8 +119,46 @@ def test_a_whole_run_is_returned_as_it_is(tmp_path: Path) -> None:
 
 def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     small(tmp_path)
-    with pytest.raises(RunFolderError, match="another config"):
+    with pytest.raises(RunFolderError, match=r"another config: optim\.lr is 0\.\d+, not 0\.5; .*runs rm"):
         small(tmp_path, resume=True, lr=0.5)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_resuming_another_recipe_or_config_is_refused(finished: bool, tmp_path: Path, run) -> None:
+    started = small(tmp_path)
+    if not finished:
+        (started.path / "run.json").unlink()
+    where = {"name": "run", "runs_dir": tmp_path, "resume": True, "progress": False}
+    with pytest.raises(RunFolderError, match="recipe is 'add3', not 'grok59'"):
+        ag.train("grok59", **where)
+    with pytest.raises(RunFolderError, match="another config: seed is 0, not 1"):
+        ag.train(started.config.model_copy(update={"seed": 1}), **where)
+    with pytest.raises(RunFolderError, match=r"optim\.weight_decay is"):
+        ag.train(ag.override(started.config, {"optim.weight_decay": 0.5}), **where)
+    with pytest.raises(RunFolderError, match="another config"):
+        ag.train_many({"run": ag.override(started.config, {"recipe": "mine"})}, runs_dir=tmp_path, resume=True)
+    code, out, err = run("train", "grok59", "--name", "run", "--runs-dir", tmp_path, "--resume", "--json")
+    assert (code, out, "recipe is 'add3', not 'grok59'" in err) == (2, "", True)
+    assert hash_of(ag.train("add3", **where)) == hash_of(started)  # the recipe alone: with the settings it has
+    assert hash_of(ag.train(started.config, **where)) == hash_of(started)
+
+
+def test_a_population_in_which_one_member_does_not_fit_makes_no_run(tmp_path: Path) -> None:
+    config = small(tmp_path, "last").config
+    members = {"first": config, "last": ag.override(config, {"lr": 0.5})}
+    with pytest.raises(RunFolderError, match=r"last has another config: optim\.lr"):
+        ag.train_many(members, runs_dir=tmp_path, resume=True, progress=False)
+    assert not (tmp_path / "first").exists()
+
+
+def test_a_run_without_the_metrics_that_its_end_depends_on_is_not_continued(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 36)
+        with pytest.raises(Interrupted):
+            small(tmp_path)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"no metrics of step 30: restore metrics\.jsonl, or `algoscope runs rm"):
+        small(tmp_path, resume=True)
 
 
 def test_nan_loss_keeps_the_last_good_checkpoint_and_names_the_step(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ Weights = Mapping[str, Tensor]
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of JSON that is not ours
 
 
+LOGGED = ("loss", "train_accuracy", "lr", "examples", "seconds")  # numbers of every row of metrics
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises CheckpointError where it is missing, truncated or of another format."""
     if not path.is_file():
@@ -65,7 +68,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            int(row["step"])
+            _ = int(row["step"]), *(float(row[name]) for name in LOGGED)
         except DAMAGED as error:
             if number == len(lines):
                 break

@@ -46,7 +46,7 @@ def weights_hash(weights: reading.Weights) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """A run folder on disk, finished or not.
 
@@ -62,8 +62,8 @@ class Run:
 
     path: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", absolute(self.path))  # the working directory may change
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", absolute(path))  # the working directory may change
 
     # ------------------------------------------------------------------ finding runs
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.config import BY_DIGIT, RunConfig
-from algoscope.core.errors import DivergedError
+from algoscope.core.errors import DivergedError, RunFolderError
 from algoscope.data import batches, held_out
 from algoscope.networks.digit_positions import random_position_ids
 from algoscope.networks.evaluation import answers_right, evaluate
@@ -62,7 +62,7 @@ class Member:
         model.load_state_dict(load_model(self.config, weights, self.run.path).state_dict())
         self.run.cut_metrics(after=self.step)
         self.run.cut_checkpoints(keep=lambda step: step <= self.step)
-        rows = self.run.metrics()
+        rows = self._logged_until(self.step - self.step % self.config.train.log_every)
         self.seconds = rows[-1]["seconds"] if rows else 0.0
         for row in rows:
             self._adjust_schedule(row)
@@ -178,12 +178,22 @@ class Member:
 
     # ------------------------------------------------------------------ the folder
 
+    def _logged_until(self, step: int) -> list[dict[str, Any]]:
+        """The logged metrics; decay and end of a run depend on them. Raises RunFolderError where a row is missing."""
+        rows = self.run.metrics()
+        if step and (not rows or rows[-1]["step"] < step):
+            raise RunFolderError(
+                f"{self.run.path} has no metrics of step {step}: restore metrics.jsonl, or `algoscope runs rm "
+                f"{self.run.address}` and train again"
+            )
+        return rows
+
     def _is_scheduled(self, step: int) -> bool:
         """Whether an uninterrupted run keeps a checkpoint of this step; others are deleted after the next one."""
         return step == self.schedule.end or is_checkpoint(step, self.config.train.checkpoint_every)
 
     def _finish(self, stack: Stack, index: int) -> None:
-        last, weights = self.run.metrics()[-1], stack.weights(index)
+        last, weights = self._logged_until(self.step)[-1], stack.weights(index)
         summary = RunSummary.of(
             self.config,
             steps=self.step,

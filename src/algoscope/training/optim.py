@@ -230,9 +230,10 @@ class Optimisers:
         """Load what `state` gave. Raises CheckpointError for the state of another version."""
         for name, optimiser in self.members.items():
             mine = {key.partition(".")[2]: t for key, t in state.items() if key.startswith(f"{name}.")}
-            if set(mine) != set(optimiser.state(member)):
+            if {key: t.shape for key, t in mine.items()} != {k: t.shape for k, t in optimiser.state(member).items()}:
+                shown = ", ".join(f"{key} {list(t.shape)}" for key, t in sorted(state.items()))
                 raise CheckpointError(
-                    f"the optimiser's state has {', '.join(sorted(state))}, which this version does not read; "
+                    f"the optimiser's state has {shown}, which does not fit this version or this model; "
                     "train the run again under another --name"
                 )
             optimiser.load(member, mine)

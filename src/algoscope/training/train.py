@@ -3,7 +3,7 @@
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -144,7 +144,7 @@ def train_together(
         held.enter_context(threads(members[0].config.train.threads))
         held.enter_context(torch.autograd.set_detect_anomaly(False))  # a loss that is not finite has its own error
         stack = Stack([member.config for member in members], starts, device)
-        left = [index for index, member in enumerate(members) if member.begin(stack, index)]
+        left = _indices(members, failed, lambda index: members[index].begin(stack, index))
         while left:
             if len(left) < len(members):
                 members, stack = [members[index] for index in left], stack.only(left)
@@ -162,15 +162,24 @@ def _advance(members: Sequence[Member], stack: Stack, failed: dict[str, Algoscop
         torch.stack([batch.tokens for batch in batches]), batches[0].at, batches[0].position_ids
     )
     stack.step([member.share() for member in members])
+    return _indices(
+        members,
+        failed,
+        lambda index: members[index].after_step(stack, index, batches[index], losses[index], logits[index]),
+    )
+
+
+def _indices(
+    members: Sequence[Member], failed: dict[str, AlgoscopeError], has_steps_left: Callable[[int], bool]
+) -> list[int]:
+    """The indices of the members with steps left; the error of one leaves the others."""
     left = []
     for index, member in enumerate(members):
         try:
-            has_steps_left = member.after_step(stack, index, batches[index], losses[index], logits[index])
+            if has_steps_left(index):
+                left.append(index)
         except AlgoscopeError as error:
             failed[member.run.name] = error
-            continue
-        if has_steps_left:
-            left.append(index)
     return left
 
 

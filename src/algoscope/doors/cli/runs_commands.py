@@ -171,5 +171,5 @@ def describe(run: Any) -> dict[str, Any]:
         "state": "finished" if summary else "training" if run.is_training else f"stopped at {run.newest_step or 0}",
         "steps": summary.steps if summary else run.newest_step or 0,
         "test_accuracy": summary.test_accuracy if summary else None,
-        "wrong": verdict.facts["wrong"] if verdict else None,
+        "wrong": verdict.facts.get("wrong") if verdict else None,
     }
