@@ -60,6 +60,12 @@ def test_a_panel_whose_labels_do_not_fit_is_refused() -> None:
         Panel("p", (Axis("x", (1, 2)),), np.zeros(3), "u", view="bars")
 
 
+def test_a_head_with_a_name_of_its_own_gets_no_second_letter() -> None:
+    axes = (Axis("head", ("L7H0", "L7H1")), Axis("query", (0, 1)), Axis("key", (0, 1)))
+    panel = Panel("attention", axes, np.zeros((2, 2, 2)), "share of attention")
+    assert [facet.heading for facet in facets(panel)] == ["attention: L7H0", "attention: L7H1"]
+
+
 def test_leading_axes_become_facets_side_by_side() -> None:
     axes = (Axis("layer", (0, 1)), Axis("head", (0, 1, 2)), Axis("query", ("a", "b")), Axis("key", ("a", "b")))
     panel = Panel("attention", axes, np.arange(24.0).reshape(2, 3, 2, 2), "share", view="heatmap", beside="x")
