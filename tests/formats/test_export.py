@@ -134,11 +134,14 @@ def test_files_say_where_they_come_from(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- Hugging Face
 
 
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
 @pytest.mark.parametrize("kind", ["the usual", "gpt2", "llama", "no positions"])
 def test_hugging_face_loads_it(kind: str, tmp_path: Path) -> None:
     ours = subject(kind)
     written = export(ours, "huggingface", tmp_path / "it")
-    assert {path.name for path in written} == {"config.json", "model.safetensors"}
+    assert {path.name for path in written} == {"config.json", "model.safetensors", *TOKENIZER}
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "it", output_loading_info=True)
     assert not any(report.values())
     with torch.no_grad():

@@ -184,7 +184,7 @@ def test_each_block_sees_what_its_window_shows_and_the_context_is_whole(
     assert differs(folder) < 1e-5
     if windows:
         for target, to in (("huggingface", "out"), ("transformerlens", "out.safetensors")):
-            with pytest.raises(SubjectError, match="sliding windows|are normed"):
+            with pytest.raises(SubjectError, match=r"sliding windows|are normed"):
                 ag.export(model, target, tmp_path / to)
 
 

@@ -40,7 +40,8 @@ def export(
 ) -> tuple[Path, ...]:
     """Export a model to the format of another tool, with the same logits.
 
-    The metadata has the subject's name, the hash of its weights, its task and its vocabulary.
+    The metadata has the subject's name, the hash of its weights, its task and its vocabulary. A folder for
+    `huggingface` has its tokenizer too, which is the vocabulary of a task; other formats have none of free text.
 
     Args:
         subject: a model, by name or opened.
@@ -79,9 +80,18 @@ def export(
     opened = open_subject(subject, runs_dir=runs_dir)
     options = {"naming": naming or "legacy"} if to == "transformerlens" else {}
     written: Mapping[Path, bytes | str] = write(whole(opened.model), out, _facts(opened), **options)
+    if to == "huggingface":
+        written = {**written, **{out / name: content for name, content in _text_files(opened).items()}}
     for path, content in written.items():
         write_atomically(path, content)
     return tuple(written)
+
+
+def _text_files(subject: Subject) -> dict[str, bytes | str]:
+    """The tokenizer of a folder of Hugging Face, where there is one, and the tokens that end a text."""
+    ends = sorted(subject.text.end_tokens)
+    settings: dict[str, bytes | str] = {"generation_config.json": json.dumps({"eos_token_id": ends})} if ends else {}
+    return subject.text.files(subject.cfg.d_vocab) | settings
 
 
 def _facts(subject: Subject) -> dict[str, str]:

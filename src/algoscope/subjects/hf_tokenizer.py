@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
@@ -65,6 +66,8 @@ class TokenizerText(Text):
         ids = self._ids(text)
         ids = ids[: len(ids) - self._n_after]
         beyond = next((number for number in ids if number >= self.d_vocab), None)
+        if beyond is not None and beyond == self.tokenizer.unk_token_id:
+            raise VocabularyError(f"{text!r} has a part that is not in the vocabulary of the tokenizer")
         if beyond is not None:
             raise VocabularyError(
                 f"{self._pieces[beyond]!r} is token {beyond} of the tokenizer, but the model has only {self.d_vocab}: "
@@ -83,6 +86,11 @@ class TokenizerText(Text):
             return list(self.tokenizer(text, add_special_tokens=with_special, verbose=False)["input_ids"])
         except Exception as error:  # such as a word that is not in a vocabulary without a token for unknown ones
             raise VocabularyError(f"the tokenizer cannot read {text!r}: {_reason(error)}") from error
+
+    def files(self, d_vocab: int) -> dict[str, bytes | str]:
+        with tempfile.TemporaryDirectory() as folder:
+            self.tokenizer.save_pretrained(folder)
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
     def find(self, text: str) -> list[int]:
         ids = self._ids(text, with_special=False)

@@ -325,7 +325,8 @@ class Subject(Runner):
 
         Args:
             text: an input of the task (`123+456`); without a task, any text.
-            n_new: number of tokens; None: with a task up to and including the end-of-sequence, for free text 20.
+            n_new: number of tokens; None: with a task up to and including the end-of-sequence, for free text 20, or as
+                many as the context holds.
             use_cache: use a key-value cache; false recomputes every position, with the same result.
         Raises:
             VocabularyError: for a text that is no input of the task, or that has characters outside the vocabulary.
@@ -350,7 +351,7 @@ class Subject(Runner):
         task = self._task
         prompts, mask = self.pad([task.prompt(text) if task else text for text in texts_of(texts)])
         if n_new is None:
-            n_new = task.n_ctx - prompts.shape[1] if task else FREE_TOKENS
+            n_new = (task.n_ctx if task else min(self.cfg.n_ctx + 1, prompts.shape[1] + FREE_TOKENS)) - prompts.shape[1]
         new = self.generate_tokens(prompts, n_new, use_cache=use_cache, attention_mask=None if mask.all() else mask)
         return [
             self.text.decode(self._until_end(row), after=prompt[own].tolist())

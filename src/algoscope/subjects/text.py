@@ -1,5 +1,6 @@
 """Tokenizers: the vocabulary of a task, single letters, token ids; those of other tools are `hf_tokenizer`."""
 
+import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -85,9 +86,42 @@ class Text(ABC):
         """The label of one token, `<471>` for one beyond the tokenizer."""
         return self.labels[number] if number < len(self.labels) else f"<{number}>"
 
+    def files(self, d_vocab: int) -> dict[str, bytes | str]:
+        """The tokenizer as files that `transformers` reads, by name, for a model of `d_vocab` tokens; empty where texts
+        are token ids.
+        """
+        return {}
+
     def find(self, text: str) -> list[int]:
         """The one token of this label or text; where there is none, all tokens of the text."""
         return [self.labels.index(text)] if text in self.labels else self.encode(text)
+
+
+def word_level(vocabulary: Sequence[str], pattern: str, ends: frozenset[int], d_vocab: int) -> dict[str, bytes | str]:
+    """The files of a tokenizer of Hugging Face that cuts a text at every match of a pattern and joins without spaces.
+
+    What is not in the vocabulary becomes a token that the model does not have, so that it is an error there.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    unknown = "<UNKNOWN>"
+    words = {word: i for i, word in enumerate(vocabulary)} | {unknown: d_vocab}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": end, "content": vocabulary[end], **flags} for end in sorted(ends)],
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+        "decoder": {"type": "Fuse"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": unknown},
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "unk_token": unknown,
+        "eos_token": next((vocabulary[end] for end in ends), None),
+    }
+    return {
+        "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(config, ensure_ascii=False),
+    }
 
 
 class TaskText(Text):
@@ -106,6 +140,9 @@ class TaskText(Text):
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         return self.task.decode(ids)
+
+    def files(self, d_vocab: int) -> dict[str, bytes | str]:
+        return word_level(self.task.vocabulary, self.task.token_pattern.pattern, self.end_tokens, d_vocab)
 
 
 class Letters(Text):
@@ -127,6 +164,9 @@ class Letters(Text):
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
         return "".join(self.alphabet[i] for i in ids)
+
+    def files(self, d_vocab: int) -> dict[str, bytes | str]:
+        return word_level(self.alphabet, ".", self.end_tokens, d_vocab)
 
 
 class Numbers(Text):

@@ -292,7 +292,8 @@ class Task(Section, ABC):
     # ------------------------------------------------------------------ text
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
+    def token_pattern(self) -> re.Pattern[str]:
+        """The next token of a text."""
         longest_first = sorted(self.vocabulary, key=len, reverse=True)
         ends = {token: r"(?![0-9])" if self.whole_numbers and token.isdecimal() else "" for token in longest_first}
         return re.compile("|".join(re.escape(token) + end for token, end in ends.items()))
@@ -311,7 +312,7 @@ class Task(Section, ABC):
         """
         ids, at = [], 0
         while at < len(text):
-            match = self._pattern.match(text, at)
+            match = self.token_pattern.match(text, at)
             if match is None:
                 unknown = re.findall("[0-9]+|." if self.whole_numbers else ".", text[at:], flags=re.DOTALL)[0]
                 raise VocabularyError(

@@ -79,11 +79,14 @@ def export(
     subject: str, to: str, out: str, naming: str | None, as_json: bool, quiet: bool, runs_dir: str | None
 ) -> None:
     """Write SUBJECT in another tool's format, with the same logits."""
-    written: tuple[Path, ...] = public.export(subject, to, out, naming=naming, runs_dir=runs_dir)
+    model = public.open(subject, runs_dir=runs_dir)
+    written: tuple[Path, ...] = public.export(model, to, out, naming=naming)
+    names_tokens = any(path.name.startswith("tokenizer") for path in written) if to == "huggingface" else model.has_task
     if as_json:
         show_json({"files": [str(path) for path in written]})
     else:
-        echo(f"written: {', '.join(map(str, written))}")
+        left = "" if names_tokens else "; its tokenizer is not among them"
+        echo(f"written: {', '.join(map(str, written))}{left}")
 
 
 @click.command()
