@@ -1,4 +1,4 @@
-"""Confidence intervals for accuracy from a sample of inputs; they hold for any sample size."""
+"""Confidence intervals for the share of wrong inputs, from a sample; they hold for any sample size."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -25,16 +25,28 @@ def clopper_pearson(wrong: Counts, checked: Counts, miss: float | Shares = MISS)
     return np.where(wrong == 0, 0.0, low), np.where(right == 0, 1.0, high)
 
 
-def stratified_accuracy(sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int]) -> float:
-    """The accuracy estimated from draws within classes: each class's share of right answers, weighted by its size."""
+def stratified_wrong(sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int]) -> Fraction:
+    """The share of wrong inputs estimated from draws within classes: each class's share, weighted by its size."""
     missed = sum(Fraction(size * n_wrong, n) for size, n, n_wrong in zip(sizes, checked, wrong, strict=True))
-    return float(1 - missed / sum(sizes))
+    return Fraction(missed, sum(sizes))
 
 
-def stratified_interval(
+def stratified_accuracy(sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int]) -> float:
+    """The same for right answers."""
+    return float(1 - stratified_wrong(sizes, checked, wrong))
+
+
+def stratified_interval(sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int]) -> list[float]:
+    """`stratified_bounds` of the accuracy."""
+    low, high = stratified_bounds(sizes, checked, wrong)
+    return [1 - high, 1 - low]
+
+
+def stratified_bounds(
     sizes: Sequence[int], checked: Sequence[int], wrong: Sequence[int], miss: float = MISS
-) -> list[float]:
-    """Bounds on the accuracy over the whole domain, from independent draws within classes, or every input of a class.
+) -> tuple[float, float]:
+    """Bounds on the share of wrong inputs in the whole domain, from independent draws within classes, or every input of
+    a class.
 
     Classes that were checked exhaustively enter exactly. For the others two intervals are computed. Each misses with
     probability `miss`/2 at most, so both hold with probability 1 - `miss`; their intersection is returned.
@@ -54,15 +66,12 @@ def stratified_interval(
     known = float(sum(Fraction(k, total) for k, done in zip(wrong, exhaustive, strict=True) if done))
     drawn = ~np.array(exhaustive)
     if not drawn.any():
-        return [1 - known, 1 - known]
+        return known, known
     weight = np.array([size / total for size in sizes])[drawn]
     n, k = np.array(checked)[drawn], np.array(wrong)[drawn]
     low, high = clopper_pearson(k, n, miss / 2 * (weight / n) / (weight / n).sum())
     fewest, most = _pooled(weight, n, int(k.sum()), miss / 2)
-    return [
-        1 - min(known + min(float(weight @ high), most), 1.0),
-        1 - known - max(float(weight @ low), fewest),
-    ]
+    return known + max(float(weight @ low), fewest), min(known + min(float(weight @ high), most), 1.0)
 
 
 def _pooled(weight: Shares, n: Counts, n_wrong: int, miss: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -15,6 +15,12 @@ from algoscope.core.sections import Section
 
 Tokens = Int[Tensor, "batch pos"]
 LISTED = 40  # longest vocabulary that an error lists in full
+
+
+def spans(n: int) -> Iterator[range]:
+    """The ranges of neighbours among n classes, but for the one that has them all."""
+    for first in range(n):
+        yield from (range(first, end) for end in range(first + 1, n + 1) if end - first < n)
 
 
 class Task(Section, ABC):
@@ -262,6 +268,19 @@ class Task(Section, ABC):
             >>> ag.Reversal(length=3).class_names("palindrome")
             {'other': 'reads differently backwards', 'palindrome': 'reads the same backwards'}
         """
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        """Sets of classes that a few words describe, with these words, which follow "where".
+
+        A class without a phrase of its own is described by `class_names`.
+
+        Example:
+            >>> import algoscope as ag
+            >>> {tuple(kinds): words for words, kinds in ag.Addition(n_digits=5).class_phrases("chain")}[3, 4, 5]
+            'a carry runs through two or more columns of nine'
+        """
+        self._check_scheme(by)
+        yield from ()
 
     @abstractmethod
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:

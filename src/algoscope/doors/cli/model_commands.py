@@ -96,12 +96,17 @@ def show_verdict(verdict: Finding) -> None:
         "sampled": f"a sample of the {domain['size']:,} inputs",
         "stratified": f"draws from every class of the {domain['size']:,} inputs",
     }[domain["method"]]
-    echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
+    if facts["wrong"] and domain["method"] == "stratified":
+        echo(verdict.claim)
+    else:
+        echo(f"{facts['wrong']:,} wrong of {domain['checked']:,} ({scope}), accuracy {facts['accuracy']:.6%}")
     if "note" in facts:
         echo(facts["note"])
     if facts["interval_95"]:
         low, high = facts["interval_95"]
         echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
+    if facts["wrong"] and domain["method"] != "stratified":
+        echo(facts["where"]["words"])
     for table in verdict.tables:
         show_result(table)
     echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")

@@ -1,19 +1,33 @@
 """n-digit addition: the prompt `123+456=`, then the sum, units first (`9750<EOS>`) or last (`0579<EOS>`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from algoscope.tasks.base import Tokens
+from algoscope.tasks.base import Tokens, spans
 from algoscope.tasks.capabilities import Repeating, Staged, Stratified, WholeNumbers
-from algoscope.tasks.digits.carry_classes import chain_member, chain_sizes, pattern_member, pattern_sizes
-from algoscope.tasks.digits.column_arithmetic import ColumnArithmetic
+from algoscope.tasks.digits.carry_classes import (
+    chain_member,
+    chain_sizes,
+    chains_of_patterns,
+    pattern_member,
+    pattern_sizes,
+)
+from algoscope.tasks.digits.column_arithmetic import NAMES, ColumnArithmetic
 
 REPEAT = 0.9  # in a repeated draw, the probability that a column has the digits of the one below it
+SUMS = {  # of a column, by its first and last letter of s, 9, c
+    (0, 0): "less than nine",
+    (0, 1): "nine or less",
+    (1, 1): "nine",
+    (1, 2): "nine or more",
+    (2, 2): "ten or more",
+}
 PATTERNS = 12  # largest number of columns whose 3^n patterns are listed
 
 
@@ -89,6 +103,20 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
         meaning = {"s": "below nine", "9": "nine", "c": "ten or more"}
         letters = map("".join, product("s9c", repeat=self.n_digits))
         return {name: "columns sum to " + ", ".join(meaning[letter] for letter in name) for name in letters}
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        """Of patterns: those of some carry chains, and those with some sums in one column."""
+        if by == "chain":
+            yield from super().class_phrases(by)
+            return
+        self._check_scheme(by)
+        chains = chains_of_patterns(self.n_digits)
+        for span in spans(self.n_digits + 1):
+            yield self._chains(span[0], span[-1]), np.flatnonzero(np.isin(chains, span)).tolist()
+        for column, letters in product(range(self.n_digits), spans(3)):
+            name = NAMES[column] if column < len(NAMES) else f"10^{column}"
+            at = np.isin(np.arange(3**self.n_digits) // 3**column % 3, letters)
+            yield f"the {name} column sums to {SUMS[letters[0], letters[-1]]}", np.flatnonzero(at).tolist()
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)

@@ -40,6 +40,15 @@ def pattern_sizes(n: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def chains_of_patterns(n: int) -> States:
+    """The class S0, S1, ... Sn of each word of letters, in the order of `pattern_sizes`."""
+    word, state = np.arange(3**n), np.zeros(3**n, dtype=int)
+    for column in range(n):
+        climbed = np.stack([_climb(state, letter, n) for letter in range(3)])
+        state = climbed[word // 3**column % 3, word]
+    return state % (n + 1)
+
+
 def chain_member(n: int, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> tuple[Digits, Digits]:
     """The digits of the two operands of sum number `rank` among those of class `kinds`: each has one rank."""
     kind, rows = kinds.cpu().numpy(), np.arange(len(rank))

@@ -2,7 +2,7 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from algoscope.core.errors import TaskMismatchError, VocabularyError
-from algoscope.tasks.base import Task, Tokens
+from algoscope.core.numbers import how_many, in_words
+from algoscope.tasks.base import Task, Tokens, spans
 
 SIGN, EQUALS, EOS, PAD = 10, 11, 12, 13  # all signs have one token id, so that weights of one task run on another
 HARD_COLUMN = 0.5  # in a hard draw, the probability that a column is forced
@@ -232,6 +233,29 @@ class ColumnArithmetic(Task):
             through = f"{run} column{'s' * (run > 1)} of {self.passing}"
             names[f"S{run + 1}"] = f"a {self.carry} runs through {through}"
         return names
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        self._check_scheme(by)
+        for kinds in spans(self.n_digits + 1):
+            yield self._chains(kinds[0], kinds[-1]), kinds
+
+    def _chains(self, first: int, last: int) -> str:
+        """Where the classes S`first` to S`last` are."""
+        carry, most = self.carry, self.n_digits - 1
+        column = f"a column of {self.passing}"
+        if last == 0:
+            return f"no column {self.carries}"
+        if first <= 1 and last > most:
+            return f"any column {self.carries}"
+        if first <= 1:
+            longer = (
+                column if last == 1 else f"more than {in_words(last - 1)} column{'s' * (last > 2)} of {self.passing}"
+            )
+            some = "" if first == 0 else f"a column {self.carries}, but "
+            return f"{some}no {carry} runs through {longer}"
+        which = f"a {carry}" if last > most else f"the longest {carry}"
+        through = how_many(first - 1, last - 1, 0, most)
+        return f"{which} runs through {through} column{'s' * (through != 'one')} of {self.passing}"
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """`chain`: the largest number of columns that pass a carry (borrow) on directly above one that generates it,

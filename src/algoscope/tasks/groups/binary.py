@@ -2,7 +2,7 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -178,3 +178,8 @@ class Binary(Task):
     def class_names(self, by: str) -> Mapping[str, str]:
         self._check_scheme(by)
         return {"less": "a < b", "equal": "a = b", "greater": "a > b"}
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        yield from super().class_phrases(by)
+        if by == "order":
+            yield from (("a <= b", (0, 1)), ("a >= b", (1, 2)), ("a and b differ", (0, 2)))

@@ -1,6 +1,6 @@
 """Arithmetic modulo p: the prompt `57+80=`, then the answer as one token, `24`. Each number 0 to p - 1 is one token."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -82,6 +82,12 @@ class Modular(Binary):
         result = f"a {self.operation} b"
         wraps = "below 0" if self.operation == "-" else f"{self.p} or more"
         return {"plain": f"{result} is the answer", "wraps": f"{result} is {wraps}: it is reduced modulo {self.p}"}
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        yield from super().class_phrases(by)
+        if by == "wrap":
+            yield f"a {self.operation} b is not reduced modulo {self.p}", (0,)
+            yield f"a {self.operation} b is reduced modulo {self.p}", (1,)
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         return self.variables(tokens)["wraps"][:, 0] if by == "wrap" else super().classes(tokens, by)

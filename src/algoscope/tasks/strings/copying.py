@@ -1,7 +1,7 @@
 """Copying: a short random pattern, repeated to the end of the sequence, `abcabcabc...`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from string import ascii_lowercase
 from typing import ClassVar, Literal
@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from algoscope.core.errors import ConfigError, VocabularyError
-from algoscope.tasks.base import Task, Tokens
+from algoscope.core.numbers import how_many
+from algoscope.tasks.base import Task, Tokens, spans
 from algoscope.tasks.strings.letters import Letters, draw_letters
 
 LARGEST = 2**24  # largest domain over which losses are summed
@@ -310,6 +311,20 @@ class Copying(Task):
             more = {f"C{n}": f"the last {n} letters determine the next" for n in range(2, self.longest)}
             return dict(list((few | more).items())[: self.longest])
         return {f"P{d}": "one letter throughout" if d == 1 else f"repeats {d} letters" for d in self._periods}
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        yield from super().class_phrases(by)
+        numbers = self._periods if by == "period" else range(self.longest)  # of letters
+        for kinds in spans(len(numbers)):
+            first, last = numbers[kinds[0]], numbers[kinds[-1]]
+            alike = last == numbers[0] and last <= 1
+            number = how_many(first, last, numbers[0], numbers[-1])
+            if alike:
+                yield "the sequence is one letter throughout", kinds
+            elif by == "period":
+                yield f"the sequence repeats {number} letters", kinds
+            else:
+                yield f"{number} letter{' determines' if last == 1 else 's determine'} the next", kinds
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)

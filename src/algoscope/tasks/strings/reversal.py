@@ -1,7 +1,7 @@
 """Reversal: the prompt `abcde|`, then the letters in reverse order, `edcba<EOS>`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from algoscope.core.errors import VocabularyError
-from algoscope.tasks.base import Task, Tokens
+from algoscope.core.numbers import how_many
+from algoscope.tasks.base import Task, Tokens, spans
 from algoscope.tasks.strings.letters import Letters, draw_letters
 
 SEPARATOR, EOS, PAD = "|", "<EOS>", "<PAD>"
@@ -159,6 +160,17 @@ class Reversal(Task):
             return {"other": "reads differently backwards", "palindrome": "reads the same backwards"}
         most = min(self.length, len(self.alphabet))
         return {"D1": "one letter throughout"} | {f"D{n}": f"{n} different letters" for n in range(2, most + 1)}
+
+    def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
+        yield from super().class_phrases(by)
+        if by == "palindrome":
+            yield "the input reads differently backwards", (0,)
+            yield "the input reads the same backwards", (1,)
+            return
+        most = len(self.class_names(by))
+        for kinds in spans(most):
+            alike, number = kinds[-1] == 0, how_many(kinds[0] + 1, kinds[-1] + 1, 1, most)
+            yield "the input is one letter throughout" if alike else f"the input has {number} different letters", kinds
 
     def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)

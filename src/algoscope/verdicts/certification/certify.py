@@ -16,23 +16,22 @@ from torch import Tensor
 
 from algoscope.core.arguments import Count, Folder, Range, checked_arguments
 from algoscope.core.errors import SubjectError
-from algoscope.core.finding import Cell, Finding, ResultTable
-from algoscope.core.panel import Axis, Panel
+from algoscope.core.finding import Finding
+from algoscope.core.numbers import percent
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
 from algoscope.networks.evaluation import margins, tokens_right
 from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
+from algoscope.verdicts.certification._verdict_tables import BINS, class_panel, margin_panel, result_tables
+from algoscope.verdicts.certification._where import where_it_fails
 from algoscope.verdicts.certification.domain import Domain, domain_of
 
 ROWS = 25_000  # inputs in one batch of a worker
 ROWS_OF_STRATA = 2_500  # random draws rarely share a prefix: smaller batches stay in the CPU cache
 AGAIN = 2048  # inputs of smallest margin, and as many others, recomputed in float64
 EDGE = "edge"  # row of the edge cases, which a stratified verdict checks in addition to its draws
-SHOWN = 100  # classes in a panel or a table; of more, those of lowest accuracy
-BINS = np.arange(-20.0, 60.5, 0.5)  # of the margins, in logits; the outer bins include all values beyond
-ENDS = ("low", "high")
 ABOUT = (
     "Greedy decoding gives the right answer exactly when every answer token is right given the right tokens before "
     "it, so one teacher-forced forward pass decides each input. The margin of an input is the smallest, over its "
@@ -69,17 +68,20 @@ def certify(
         by: the scheme that sorts inputs into classes; by default the task's first.
         sample: check this many uniform draws instead of every input.
         per_class: check this many uniform draws of every class, or the whole class if it has no more.
-        limit_counterexamples: how many wrong inputs are reported.
+        limit_counterexamples: how many wrong inputs are reported, from every class where there are any.
         n_threads: batches processed in parallel; by default the number of idle cores.
         runs_dir: where the runs are; by default `$ALGOSCOPE_RUNS`, else `./runs`.
         progress: show a bar on standard error.
     Returns:
         A finding with the facts of `certify --json`. `wrong` is counted over `domain.checked` of `domain.size` inputs,
-        and `by_class` by the scheme. `domain.method` is `exhaustive`; `sampled`; or `stratified`, where the domain is
+        and `by_class` by the scheme, each class with its exact `weight` in the domain where that is known.
+        `wrong_share` is the `share` of the domain that is wrong, with its `interval_95` where not all was checked.
+        `where` says in which classes: `words`, the `sets` of classes with significantly more errors, and the `others`
+        (see `where_it_fails`). `domain.method` is `exhaustive`; `sampled`; or `stratified`, where the domain is
         too large and the task counts its classes, or `per_class` is given. Each class then has its exact `size`, the
         row `edge` holds the task's edge cases, checked as well, and `accuracy` is estimated with the exact weights of
         the classes. `interval_95` is the 95 % interval of the accuracy where not all was checked: by Clopper and
-        Pearson, of a stratified verdict by `stratified_interval`. `by_position` counts, for each token of the answer,
+        Pearson, of a stratified verdict by `stratified_bounds`. `by_position` counts, for each token of the answer,
         the inputs for which it is `wrong` given the right tokens before it, and those for which it is the
         `first_wrong`. `min_margin` is the smallest margin (logit of the right token minus the largest other one),
         negative where the model is wrong; `float_error` the largest difference to float64 logits, over the 2,048 inputs
@@ -117,9 +119,9 @@ def certify(
         if len(edge_cases):
             count.add(*judged(subject, edge_cases), torch.full((len(edge_cases),), len(names) - 1))
         error = float_error(subject, torch.cat([count.hardest, *count.others]))
-        counterexamples = [_shown(subject, row[None]) for row in torch.cat(count.wrong_rows)]
+        counterexamples = [_shown(subject, row[None]) for row in count.counterexamples]
     seconds = time.perf_counter() - began
-    return _finding(subject, domain, names, count, error, counterexamples, seconds)
+    return _finding(subject, domain, by, names, count, error, counterexamples, seconds)
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
@@ -159,7 +161,9 @@ class _Count:
         self.histogram = np.zeros(len(BINS) - 1, dtype=int)
         self.hardest, self.hardest_margins = torch.zeros(0, task.n_ctx, dtype=torch.long), torch.zeros(0)
         self.others: list[Tokens] = []
-        self.wrong_rows: list[Tokens] = [self.hardest]
+        self.wrong_rows: list[Tokens] = []  # the first of all, and the first of each class
+        self.wrong_order: list[tuple[int, int]] = []  # of each row: its number in its class, its class
+        self.of_class = -(-limit // n_classes)
 
     def add(
         self,
@@ -182,10 +186,26 @@ class _Count:
             self.wrong_at += wrong_at.sum(dim=0)
             first = wrong_at[wrong].long().argmax(dim=1)
             self.first_wrong_at += torch.bincount(first, minlength=len(self.first_wrong_at))
+            self._keep_wrong(tokens[wrong], kinds[wrong])
             self.wrong_of += torch.bincount(kinds[wrong], minlength=len(self.wrong_of))
-            room = max(0, self.limit - self.wrong)
-            self.wrong_rows.append(tokens[wrong.nonzero()[:room, 0]])
             self.wrong += n_wrong
+
+    def _keep_wrong(self, tokens: Tokens, kinds: Int[Tensor, "batch"]) -> None:
+        order = kinds.argsort(stable=True)
+        in_order, number = kinds[order], torch.empty_like(kinds)
+        number[order] = torch.arange(len(kinds)) - torch.searchsorted(in_order, in_order) + self.wrong_of[in_order]
+        first = torch.arange(len(kinds)) < self.limit - self.wrong
+        varied = number < self.of_class
+        keep = first | (varied & (varied.cumsum(0) <= 3 * self.limit - len(self.wrong_order)))
+        self.wrong_rows.append(tokens[keep])
+        self.wrong_order += zip(number[keep].tolist(), kinds[keep].tolist(), strict=True)
+
+    @property
+    def counterexamples(self) -> Tokens:
+        """At most `limit` wrong inputs: the first of each class, then the second ones, and so on."""
+        rows = torch.cat([self.hardest[:0], *self.wrong_rows])
+        order = sorted(range(len(rows)), key=self.wrong_order.__getitem__)
+        return rows[order[: self.limit]]
 
 
 def _shown(subject: Subject, row: Tokens) -> dict[str, str]:
@@ -202,6 +222,7 @@ def _shown(subject: Subject, row: Tokens) -> dict[str, str]:
 def _finding(
     subject: Subject,
     domain: Domain,
+    by: str,
     names: Mapping[str, str],
     count: _Count,
     error: float,
@@ -213,13 +234,11 @@ def _finding(
     n_classes = len(names) - (EDGE in names)
     in_class = wrong_of[:n_classes]
     sizes = [*domain.sizes(checked_of[:n_classes]), None]
+    weights = [None if size is None else size / domain.size for size in sizes]
     intervals = [*domain.class_intervals(checked_of[:n_classes], in_class), None]
-    by_class = [
-        {"class": name, "meaning": meaning, "size": size, "checked": checked, "wrong": wrong, "interval_95": interval}
-        for (name, meaning), size, checked, wrong, interval in zip(
-            names.items(), sizes, checked_of, wrong_of, intervals, strict=False
-        )
-    ]
+    columns = names, names.values(), sizes, weights, checked_of, wrong_of, intervals
+    fields = ("class", "meaning", "size", "weight", "checked", "wrong", "interval_95")
+    by_class = [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=False)]
     n_checked = domain.checked + n_edge_cases
     facts: dict[str, Any] = {
         "task": subject.task.kind,
@@ -229,6 +248,8 @@ def _finding(
         "wrong": count.wrong,
         "accuracy": domain.accuracy(in_class),
         "interval_95": domain.interval(in_class),
+        "wrong_share": {"share": domain.wrong_share(in_class), "interval_95": domain.wrong_interval(in_class)},
+        "where": where_it_fails(subject.task, by, by_class[:n_classes], domain.method),
         "by_class": by_class,
         "by_position": _by_position(subject.task, count),
         "min_margin": count.min_margin,
@@ -239,16 +260,34 @@ def _finding(
     }
     if subject.note:
         facts["note"] = subject.note
-    scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain.method]
     return subject.finding(
         "certify",
-        f"{count.wrong:,} wrong of {n_checked:,} inputs ({scope} of the {domain.size:,} there are)",
+        _claim(facts),
         facts,
-        (_class_panel(facts), _margin_panel(count)),
+        (class_panel(facts), margin_panel(count.histogram)),
         about=f"{COVERS[domain.method].format(size=domain.size)} {ABOUT}",
         tables=result_tables(facts),
         seconds=seconds,
     )
+
+
+def _claim(facts: Mapping[str, Any]) -> str:
+    """How many or how much is wrong, and where."""
+    domain, wrong, where = facts["domain"], facts["wrong"], facts["where"]["words"]
+    scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain["method"]]
+    counted = f"{wrong:,} wrong of {domain['checked']:,} inputs ({scope} of the {domain['size']:,} there are)"
+    if not wrong or domain["method"] == "exhaustive":
+        return f"{counted}: {where}" if wrong else counted
+    share, (low, high) = facts["wrong_share"]["share"], facts["wrong_share"]["interval_95"]
+    interval = f"95 % interval: {percent(low)} to {percent(high)}"
+    if domain["method"] == "sampled":
+        return f"{counted}, {percent(share)} ({interval}): {where}"
+    edge = facts["by_class"][-1]
+    if edge["class"] == EDGE and edge["wrong"]:
+        cases = f"{edge['wrong']:,} of the task's {edge['checked']:,} edge cases wrong"
+        where = f"{where}; {cases}" if where else f"no error in the draws, but {cases}"
+    scope = f"draws from every class of the {domain['size']:,} inputs"
+    return f"wrong on {percent(share)} of the domain ({interval}; {scope}): {where}"
 
 
 def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
@@ -257,115 +296,3 @@ def _by_position(task: Task, count: _Count) -> list[dict[str, Any]]:
         {"position": task.prompt_length + i, "meaning": name, "wrong": wrong, "first_wrong": first}
         for i, (name, wrong, first) in enumerate(counts)
     ]
-
-
-# ---------------------------------------------------------------------- tables and panels
-
-
-def result_tables(facts: Mapping[str, Any]) -> tuple[ResultTable, ...]:
-    """The tables of a verdict: accuracy and margins, classes, positions, counterexamples."""
-    positions = ResultTable(
-        title="by token of the answer",
-        columns=("position", "token", "wrong", "first wrong"),
-        rows=tuple((row["position"], row["meaning"], row["wrong"], row["first_wrong"]) for row in facts["by_position"]),
-        caption="Errors by answer token. `wrong` counts the inputs whose token is wrong given the right tokens before "
-        "it (teacher forcing), `first wrong` those whose first error it is; these add up to all wrong inputs.",
-    )
-    tables = [_accuracy_table(facts), _class_table(facts), positions]
-    if shown := facts["counterexamples"]:
-        tables.append(
-            ResultTable(
-                title=f"{len(shown)} of {facts['wrong']:,} counterexamples",
-                columns=("input", "right answer", "model's answer"),
-                rows=tuple((row["input"], row["expected"], row["got"]) for row in shown),
-                caption="Inputs whose greedy answer is wrong.",
-            )
-        )
-    return tuple(tables)
-
-
-def _accuracy_table(facts: Mapping[str, Any]) -> ResultTable:
-    bounds = zip(ENDS, facts["interval_95"] or (), strict=False)
-    rows = (
-        ("accuracy", f"{facts['accuracy']:.6%}"),
-        *((f"95 % interval: {end}", f"{bound:.6%}") for end, bound in bounds),
-        ("smallest margin (logits)", f"{facts['min_margin']:.4g}"),
-        ("float error (logits)", f"{facts['float_error']:.2g}"),
-        ("rounding", _rounding(facts)),
-    )
-    return ResultTable("accuracy and margins", ("quantity", "value"), rows)
-
-
-def _rounding(facts: Mapping[str, Any]) -> str:
-    """Whether rounding can change an answer, in words."""
-    if facts["robust"]:
-        return "rounding can change no answer"
-    if facts["wrong"]:
-        return "margin negative: some answers are wrong"
-    return "margin within twice the float error: rounding could change an answer"
-
-
-def _class_table(facts: Mapping[str, Any]) -> ResultTable:
-    """The classes, with sizes and intervals where not all was checked; of very many, those with a wrong answer."""
-    rows = [row for row in facts["by_class"] if row["checked"]]
-    wrong = [row for row in rows if row["wrong"]]
-    title, shown = "by class of input", rows
-    if len(rows) > SHOWN:
-        shown, least = wrong[:SHOWN], min(row["checked"] for row in rows)
-        title = f"{len(rows):,} classes, at least {least:,} inputs of each; {len(wrong):,} with wrong answers"
-    bounded = any(row["interval_95"] for row in rows)
-    columns = ("class", "meaning", *(("inputs",) if bounded else ()), "checked", "wrong", "accuracy")
-    cells: list[tuple[Cell, ...]] = []
-    for row in shown:
-        size, ends = ((row["size"],), row["interval_95"] or (None, None)) if bounded else ((), ())
-        accuracy = f"{1 - row['wrong'] / row['checked']:.4%}"
-        bounds = (None if end is None else f"{end:.4%}" for end in ends)
-        cells.append((row["class"], row["meaning"], *size, row["checked"], row["wrong"], accuracy, *bounds))
-    return ResultTable(
-        title=title,
-        columns=(*columns, *((f"95 % interval: {end}" for end in ENDS) if bounded else ())),
-        rows=tuple(cells),
-        caption="Wrong answers by class of input."
-        + (" `inputs` is the exact size of a class; its interval bounds the accuracy over all of it." * bounded),
-    )
-
-
-def _class_panel(facts: Mapping[str, Any]) -> Panel:
-    seen = [row for row in facts["by_class"] if row["checked"]]
-    title, drawn = "accuracy by class of input", "The number after a class is the number of inputs checked."
-    if len(seen) > SHOWN:
-        drawn += f" Only the {SHOWN} classes of lowest accuracy, of {len(seen):,}, are drawn."
-        seen = sorted(seen, key=lambda row: -row["wrong"] / row["checked"])[:SHOWN]
-        title += f", the {SHOWN} lowest"
-    return Panel(
-        name="accuracy",
-        title=title,
-        axes=(Axis("class", tuple(f"{row['class']} ({row['checked']:,})" for row in seen), "class (inputs checked)"),),
-        values=np.array([1 - row["wrong"] / row["checked"] for row in seen]),
-        unit="share of inputs right",
-        zero="every input of the class wrong",
-        one="every input of the class right",
-        view="bars",
-        scale="unit",
-        caption="Accuracy by class of input. Each bar is the share of the checked inputs of a class whose greedy "
-        f"answer is right in every token. {drawn} The table explains the classes.",
-    )
-
-
-def _margin_panel(count: _Count) -> Panel:
-    used = count.histogram.nonzero()[0]
-    low, high = int(used[0]), int(used[-1]) + 1
-    centres = (BINS[:-1] + 0.25)[low:high].tolist()
-    return Panel(
-        name="margins",
-        title="distribution of the margin",
-        axes=(Axis("margin", tuple(centres), "margin: right token minus the largest other (logits)"),),
-        values=count.histogram[low:high].astype(float),
-        unit="inputs",
-        zero="no input has this margin",
-        view="bars",
-        caption="Distribution of the margin over the checked inputs. The margin of an input is the smallest over its "
-        "answer tokens of the right token's logit minus the largest other one. Inputs right of 0 are answered "
-        "correctly; at a margin of 1 the right token is e = 2.7 times as probable as the next. Values beyond "
-        f"{BINS[0]:g} and {BINS[-1]:g} are counted in the outermost bars.",
-    )

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 
 from algoscope.core.errors import ConfigError
-from algoscope.core.intervals import clopper_pearson, stratified_accuracy, stratified_interval
+from algoscope.core.intervals import (
+    clopper_pearson,
+    stratified_accuracy,
+    stratified_bounds,
+    stratified_interval,
+    stratified_wrong,
+)
 from algoscope.data import seeded
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.capabilities import Stratified, uniform_below
@@ -42,8 +48,11 @@ class Domain:
                 yield tokens[self.task.keys(tokens).sort().indices]
 
     def draw(self, start: int, n: int, generator: torch.Generator) -> Tokens:
-        """The inputs of a sample from number `start` on."""
-        return self.task.sample(n, generator)
+        """The inputs of a sample from number `start` on: uniform, also where the task itself draws otherwise."""
+        if self.task.uniform:
+            return self.task.sample(n, generator)
+        index = uniform_below(np.full(n, self.size, dtype=object), generator)
+        return self.task.at(torch.from_numpy(index.astype(np.int64)).to(generator.device))
 
     def edge_cases(self, device: torch.device) -> Tokens:
         """The task's edge cases, where they are checked as well."""
@@ -58,6 +67,16 @@ class Domain:
         if self.method == "exhaustive":
             return None
         return _accuracies([sum(wrong_of)], [self.checked])[0]
+
+    def wrong_share(self, wrong_of: Sequence[int]) -> float:
+        """The share of the domain that is wrong, exact or estimated. Unlike 1 - accuracy it keeps tiny shares."""
+        return sum(wrong_of) / self.checked
+
+    def wrong_interval(self, wrong_of: Sequence[int]) -> list[float] | None:
+        """95 % bounds on that share; None when every input was counted."""
+        if self.method == "exhaustive":
+            return None
+        return [float(end[0]) for end in clopper_pearson(np.array([sum(wrong_of)]), np.array([self.checked]))]
 
     def class_intervals(self, checked_of: Sequence[int], wrong_of: Sequence[int]) -> list[list[float] | None]:
         """The same for each class; None for a class that was checked completely, or not at all."""
@@ -112,6 +131,12 @@ class Strata(Domain):
 
     def interval(self, wrong_of: Sequence[int]) -> list[float] | None:
         return stratified_interval(self.class_sizes, self.draws, wrong_of)
+
+    def wrong_share(self, wrong_of: Sequence[int]) -> float:
+        return float(stratified_wrong(self.class_sizes, self.draws, wrong_of))
+
+    def wrong_interval(self, wrong_of: Sequence[int]) -> list[float] | None:
+        return list(stratified_bounds(self.class_sizes, self.draws, wrong_of))
 
     def class_intervals(self, checked_of: Sequence[int], wrong_of: Sequence[int]) -> list[list[float] | None]:
         bounds = super().class_intervals(checked_of, wrong_of)

@@ -59,7 +59,7 @@ def scheme_of(verdict: Finding, task: Task) -> str | None:
 def _kept(subject: Subject) -> Finding | None:
     """The stored verdict about these weights; one by an earlier version, with fewer facts, is ignored."""
     kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
-    if kept is None or "by_position" not in kept.facts or scheme_of(kept, subject.task) is None:
+    if kept is None or "where" not in kept.facts or scheme_of(kept, subject.task) is None:
         return None
     return kept
 
