@@ -1,5 +1,6 @@
 """Subjects: names of the field, pure runs, generation with and without a cache."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,11 +8,13 @@ from hypothesis import strategies as st
 
 import algoscope as ag
 from algoscope.config import ModelConfig
-from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
+from algoscope.core.errors import AlgoscopeError, TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.networks.build import build
 from algoscope.runs.run_folder import weights_hash
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import as_label, distinct
 from algoscope.tasks.digits.addition import Addition
+from algoscope.tasks.strings.reversal import Reversal
 
 TASK = Addition(n_digits=2)
 
@@ -74,6 +77,76 @@ def test_a_bare_string_is_one_text() -> None:
     subject = subject_of()
     assert subject.to_tokens("12+34").shape == subject.pad("12+34")[0].shape == (1, 5)
     assert subject.generate_many("12+34") == [subject.generate("12+34")]
+
+
+@pytest.mark.parametrize(
+    "tokens", [[1, 10, 2], (1, 10, 2), np.array([1, 10, 2]), torch.tensor([1, 10, 2]), torch.tensor([[1, 10, 2]])]
+)
+def test_token_ids_of_one_input_are_read_in_every_form(tokens) -> None:
+    subject = subject_of()
+    assert subject.to_string(tokens) == "".join(subject.to_str_tokens(tokens)) == "1+2"
+    assert subject.token_labels(tokens) == ("1_0", "+_1", "2_2")
+    assert subject.to_str_tokens("1+2") == ["1", "+", "2"]
+    assert subject.to_string(10) == subject.to_string(torch.tensor(10)) == "+"
+    assert subject.to_string([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([14], "token 14 is outside the 14 tokens"),
+        ([1, -1], "token -1 is outside"),
+        (torch.ones(2, 3).long(), r"one input are needed, not \[2, 3\]"),
+        (torch.ones(3), "whole numbers"),
+        ("1+2", r"not a text: give model.to_tokens"),
+    ],
+)
+def test_what_is_no_token_of_one_input_is_one_line(tokens, words: str) -> None:
+    with pytest.raises(VocabularyError, match=words):
+        subject_of().to_string(tokens)
+
+
+@pytest.mark.parametrize("name", ["to_tokens", "pad", "generate", "generate_many", "lay_out"])
+@pytest.mark.parametrize("text", [5, b"1+2", ["1+2", 5], None, []])
+def test_what_is_no_text_is_one_line(name: str, text) -> None:
+    with pytest.raises(AlgoscopeError) as raised:
+        getattr(subject_of(), name)(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("n_new", [-1, 2.5, "3", True])
+def test_a_number_of_new_tokens_is_a_whole_number(n_new) -> None:
+    with pytest.raises(AlgoscopeError, match="n_new"):
+        subject_of().generate("1+2", n_new)
+    assert subject_of().generate("1+2", np.int64(2)) == subject_of().generate("1+2", 2)
+
+
+@pytest.mark.parametrize("token", ["+", 10, np.int64(10), torch.tensor(10)])
+def test_one_token_is_a_text_or_a_number_of_any_kind(token) -> None:
+    subject = subject_of()
+    assert subject.to_single_token(token) == 10
+    assert set(ag.lenses.logit(subject, "1+2", target=token)["target"]) == {"+"}
+    with pytest.raises(AlgoscopeError, match="token takes .*, not True"):
+        subject.to_single_token(True)
+
+
+def test_labels_of_a_task_show_what_its_letters_hide() -> None:
+    task = Reversal(alphabet="a\x1b\u202e\u0301\u200b\ufe0f", length=2)
+    subject = Subject("hidden", build(ModelConfig(d_vocab=task.d_vocab, n_ctx=task.n_ctx), 0), task)
+    labels = subject.to_str_tokens(range(task.d_vocab))
+    assert labels[:6] == ["a", "\\x1b", "\\u202e", "\\u0301", "\\u200b", "\\ufe0f"]
+    assert [subject.to_single_token(label) for label in labels] == [*range(task.d_vocab)]
+    assert subject.to_string([0, 1]) == "a\x1b", "text is what it is"
+
+
+@given(texts=st.lists(st.text(st.sampled_from("ab\\nxu\n\x00\u202e\u0301\u200bé 京"), max_size=4), unique=True))
+def test_different_texts_have_different_labels_of_one_visible_line(texts: list[str]) -> None:
+    labels = distinct(texts)
+    assert len(set(labels)) == len(texts)
+    assert all(label and label.isprintable() for label in labels)
+    assert len({as_label(text) for text in texts}) == len(texts)
+    doubled = distinct([*texts, *texts])
+    assert len(set(doubled)) == 2 * len(texts)
 
 
 def test_text_that_does_not_fit_is_named() -> None:

@@ -4,17 +4,16 @@ There is one class for runs, planted models and models of other tools, all conve
 """
 
 import copy
-import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.ambient import settled
-from algoscope.core.errors import TaskMismatchError, VocabularyError
+from algoscope.core.arguments import MOST, Range, checked_arguments
+from algoscope.core.errors import TaskMismatchError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.networks.digit_positions import at_width_of
@@ -23,15 +22,16 @@ from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.subjects._arguments import TokenIds, token_ids
-from algoscope.subjects._running import Runner
-from algoscope.subjects.prompt import Prompt, labels_of
-from algoscope.subjects.text import TaskText, Text, Token, texts_of
-from algoscope.tasks.base import Task, Tokens
+from algoscope.subjects._reading import Reader
+from algoscope.subjects.prompt import Prompt
+from algoscope.subjects.text import TaskText, Text, Texts, texts_of
+from algoscope.tasks.base import Task
 
+NewTokens = Annotated[int | None, Range(0, MOST)]
 FREE_TOKENS = 20  # default number of tokens that a model of free text generates
 
 
-class Subject(Runner):
+class Subject(Reader):
     """A model under study, with its config, its task and its tokenizer. No method changes the model.
 
     `algoscope.open` opens one by name; every lens takes a name or a subject. Tokens are integers [batch pos], logits
@@ -223,104 +223,8 @@ class Subject(Runner):
 
     # ------------------------------------------------------------------ text
 
-    def to_tokens(self, text: str | Sequence[str]) -> Tokens:
-        """Token ids [batch pos] of one text or of several of equal length, as the model's tokenizer makes them.
-
-        What the tokenizer puts before every text (BOS) is there, what it puts after it (EOS) is not, as predictions are
-        read at the end of a text. No chat template is applied: write its text, or give ids to `run`.
-
-        Raises:
-            VocabularyError: for text outside the vocabulary.
-            TaskMismatchError: for texts of different lengths (see `pad`).
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.open("planted:carry-adder").to_tokens("12+3").tolist()
-            [[1, 2, 10, 3]]
-        """
-        rows = [self.text.encode(one) for one in texts_of(text)]
-        if len({len(row) for row in rows}) > 1:
-            raise TaskMismatchError(f"the texts have different lengths in tokens: {[len(row) for row in rows]}")
-        if not rows or not rows[0]:
-            raise VocabularyError(f"there are no tokens in {next(iter(texts_of(text)), '')!r}: write a text with some")
-        return torch.tensor(rows, device=self.device)
-
-    def pad(self, texts: str | Sequence[str]) -> tuple[Tokens, Bool[Tensor, "batch pos"]]:
-        """Token ids of texts of any lengths, padded on the left, and the mask that is false at the padding.
-
-        Example:
-            >>> import algoscope as ag
-            >>> tokens, mask = ag.open("planted:induction").pad(["abc", "a"])
-            >>> tokens.tolist(), mask.tolist()
-            ([[0, 1, 2], [0, 0, 0]], [[True, True, True], [False, False, True]])
-        """
-        rows = [self.to_tokens(text)[0] for text in texts_of(texts)]
-        longest = max(map(len, rows))
-        tokens = torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows])
-        length = torch.tensor([[len(row)] for row in rows], device=self.device)
-        return tokens, torch.arange(longest, device=self.device) >= longest - length
-
-    def to_string(self, tokens: Int[Tensor, "pos"]) -> str:
-        """The text of token ids.
-
-        Example:
-            >>> import algoscope as ag, torch
-            >>> ag.open("planted:carry-adder").to_string(torch.tensor([1, 2, 10, 3, 12]))
-            '12+3<EOS>'
-        """
-        return self.text.decode(tokens.tolist())
-
-    def to_str_tokens(self, tokens: Int[Tensor, "pos"]) -> list[str]:
-        """The text of each token.
-
-        Example:
-            >>> import algoscope as ag, torch
-            >>> ag.open("planted:carry-adder").to_str_tokens(torch.tensor([1, 10, 12]))
-            ['1', '+', '<EOS>']
-        """
-        return [self.text.token(i) for i in tokens.tolist()]
-
-    def to_single_token(self, token: Token) -> int:
-        """The id of one token, given as its text (`" Paris"`), its label, or its id.
-
-        Of a Hugging Face tokenizer also as its piece (`▁Paris`, `<0x0A>`), or as `<471>`. What the tokenizer puts
-        before or after a text is left off.
-
-        Raises:
-            VocabularyError: for a text that is not one token, and for an id outside the vocabulary.
-
-        Example:
-            >>> import algoscope as ag
-            >>> model = ag.open("planted:carry-adder")
-            >>> model.to_single_token("+"), model.to_single_token(10)
-            (10, 10)
-        """
-        if isinstance(token, str):
-            ids = self.text.find(token)
-            if len(ids) != 1:
-                labels = [self.text.token(i) for i in ids]
-                raise VocabularyError(f"{token!r} is {len(ids)} tokens of {self.name}, not one: {labels}")
-            token = ids[0]
-        try:
-            number = -1 if isinstance(token, bool) else operator.index(token)
-        except TypeError:
-            raise VocabularyError(f"{token!r} is no token: write its text, or its id as a whole number") from None
-        if not 0 <= number < self.cfg.n_logits:
-            raise VocabularyError(f"token {token} is outside the {self.cfg.n_logits} tokens of {self.name}")
-        return number
-
-    def token_labels(self, tokens: Int[Tensor, "pos"]) -> tuple[str, ...]:
-        """Labels of positions for the axes of figures: `token_position`.
-
-        Example:
-            >>> import algoscope as ag
-            >>> model = ag.open("planted:induction")
-            >>> model.token_labels(model.to_tokens("ab")[0])
-            ('a_0', 'b_1')
-        """
-        return labels_of(self.to_str_tokens(tokens))
-
-    def generate(self, text: str, n_new: int | None = None, *, use_cache: bool = True) -> str:
+    @checked_arguments
+    def generate(self, text: str, n_new: NewTokens = None, *, use_cache: bool = True) -> str:
         """The model's continuation of a prompt by greedy decoding.
 
         Args:
@@ -338,9 +242,8 @@ class Subject(Runner):
         """
         return self.generate_many([text], n_new, use_cache=use_cache)[0]
 
-    def generate_many(
-        self, texts: str | Sequence[str], n_new: int | None = None, *, use_cache: bool = True
-    ) -> list[str]:
+    @checked_arguments
+    def generate_many(self, texts: Texts, n_new: NewTokens = None, *, use_cache: bool = True) -> list[str]:
         """Like `generate`, for prompts of any lengths in one batch.
 
         Example:
@@ -362,6 +265,7 @@ class Subject(Runner):
         ends = (i for i, number in enumerate(row, start=1) if number in self.text.end_tokens)
         return row[: next(ends, None)]
 
+    @checked_arguments
     def lay_out(self, text: str) -> Prompt:
         """The tokens that a lens runs on for a text: with a task, the prompt followed by the model's greedy answer.
 

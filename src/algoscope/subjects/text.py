@@ -28,7 +28,7 @@ def texts_of(inputs: Texts) -> tuple[str, ...]:
     return (inputs,) if isinstance(inputs, str) else tuple(inputs)
 
 
-def visible(text: str) -> str:
+def as_label(text: str) -> str:
     """A text on one line that shows every character: those that cannot be seen are escaped, as Python writes them.
 
     Different texts stay different: a backslash that would look like the start of an escape is doubled.
@@ -51,7 +51,7 @@ def distinct(texts: Iterable[str]) -> tuple[str, ...]:
     """Labels of tokens 0, 1, ...: visible, none empty, none twice; where two are alike the id is added to the later."""
     labels: dict[str, int] = {}
     for number, text in enumerate(texts):
-        label = visible(text) or f"<{number}>"
+        label = as_label(text) or f"<{number}>"
         while label in labels:
             label += f"<{number}>"
         labels[label] = number
