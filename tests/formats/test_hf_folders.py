@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig
 
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, CheckpointError, SubjectError
-from hf_models import CONFIGS, D_VOCAB, save
+from algoscope.subjects.hf_tokenizer import TokenizerText
+from hf_models import CONFIGS, D_VOCAB, make, save
 
 TOKENS = torch.randint(D_VOCAB, (2, 60), generator=torch.Generator().manual_seed(0))
 
@@ -199,6 +200,34 @@ def test_neox_rotates_what_the_library_rotates_odd_numbers_and_none_included(n_h
     assert differs(tmp_path / "model") < 1e-5
 
 
+# ---------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize("where", ["generation_config.json", "config.json"])
+def test_a_text_ends_at_any_end_token_of_the_folder(where: str, tmp_path: Path) -> None:
+    source = make("llama")
+    folder = save(tmp_path / "model", "llama")
+    prompt = ag.open(f"hf:{folder}").to_tokens("The capital of France")
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    free = source.generate(prompt, eos_token_id=None, **options)[0, prompt.shape[1] :]
+    (folder / "generation_config.json").unlink()
+    for ends in ([1, int(free[2])], int(free[0]), [int(free[5]), int(free[1])]):
+        edit(folder / where, eos_token_id=ends)
+        library = AutoModelForCausalLM.from_pretrained(folder)
+        theirs = library.generate(prompt, **options)[0, prompt.shape[1] :]
+        model = ag.open(f"hf:{folder}")
+        assert model.generate("The capital of France", 8) == model.to_string(theirs), ends
+
+
+def test_settings_of_generation_that_are_not_used_are_said(run, tmp_path: Path) -> None:
+    folder = save(tmp_path / "model")
+    assert ag.open(f"hf:{folder}").note == ""
+    edit(folder / "generation_config.json", repetition_penalty=1.3, do_sample=True, max_length=50)
+    note = "decoded greedily, without the do_sample=True, repetition_penalty=1.3 of its generation_config.json"
+    assert ag.open(f"hf:{folder}").note == note
+    assert run("generate", f"hf:{folder}", "The")[2].endswith(note + "\n")
+
+
 # ---------------------------------------------------------------------- code
 
 CODE = "import pathlib\npathlib.Path('it_ran').touch()\nclass C: ...\n"
@@ -217,6 +246,10 @@ class Mischief:
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Mischief()}, folder / "pytorch_model.bin")
+
+
+def tokenizer_of_its_own(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["x.C", None]})
 
 
 ASKS: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -238,6 +271,7 @@ ASKS: dict[str, tuple[Callable[[Path], None], str]] = {
     "not even a map": (lambda folder: edit(folder / "config.json", auto_map=["x.C"]), "asks to run code"),
     "a pickle": (pickled, "need code to be run, which is never done"),
     "generation": (custom_generate, ""),
+    "a tokenizer": (tokenizer_of_its_own, ""),
     "a pipeline": (lambda folder: edit(folder / "config.json", custom_pipelines={"text": {"impl": "x.C"}}), ""),
 }  # fmt: skip
 
@@ -256,7 +290,8 @@ def test_no_code_is_run_and_nobody_is_asked(
     if words:
         refused(Path("model"), words, AlgoscopeError)
     else:
-        ag.open("hf:model").generate("The", 2)
+        model = ag.open("hf:model")
+        model.generate("The" if isinstance(model.text, TokenizerText) else "5", 2)
     assert not Path("it_ran").exists()
     assert capsys.readouterr() == ("", "")
 

@@ -19,7 +19,7 @@ from algoscope.formats.huggingface import GPT2_PARTS, LLAMA_PARTS
 Weights = Mapping[str, Tensor]
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu",
-    "swish": "silu",
+    "swish": "silu", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_python": "gelu",
 }  # fmt: skip
 ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the input
 
@@ -109,7 +109,7 @@ WITHOUT_EFFECT = re.compile(
     r"num_labels|id2label|label2id|problem_type|task_specific_params|finetuning_task|custom_pipelines|return_dict|"
     r"use_cache|torchscript|use_bfloat16|prefix|n_ctx|n_special|predict_special_tokens|(model_)?max_length|"
     r"(max_)?seq(uence)?_length|gradient_checkpointing|chunk_size_feed_forward|pretraining_tp|reorder_and_upcast_attn|"
-    r"is_decoder|is_llama_config|transformers\.js_config"
+    r"is_decoder|is_llama_config|use_memory_efficient_attention|transformers\.js_config"
 )
 """Keys of configs that change no logits in float32: they concern training, generation, or how things are computed."""
 NEUTRAL: tuple[Any, ...] = (None, False, 0, 1.0, "", [], {})

@@ -25,6 +25,13 @@ from algoscope.subjects.hf_tokenizer import find_tokenizer
 from algoscope.subjects.subject import Subject
 
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
+DECODING = frozenset({
+    "do_sample", "num_beams", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
+    "sequence_bias", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
+    "forced_eos_token_id", "min_length", "min_new_tokens", "exponential_decay_length_penalty", "guidance_scale",
+    "penalty_alpha", "dola_layers", "watermarking_config", "token_healing", "stop_strings", "max_time",
+})  # fmt: skip
+"""Settings of generation that change which tokens are written."""
 COMPARED, TOLERANCE = 16, 1e-3  # tokens whose logits are compared with the library's; largest difference, as a share
 
 
@@ -55,7 +62,9 @@ def open_hf(name: str, rest: str, directory: Path, device: str) -> Subject:
         model = convert(source, name)
         _compare(source, model, name)
         text = find_tokenizer(rest, config, offline)
-    return Subject(name, model.to(device), text=text)
+    subject = Subject(name, model.to(device), text=text)
+    subject.note = _unused_settings(source.generation_config)
+    return subject
 
 
 def _check_weights(report: Mapping[str, Any], name: str) -> None:
@@ -171,6 +180,13 @@ def _refuse_others(name: str, plain: Mapping[str, Any]) -> None:
     if plain.get("quantization_config"):
         raise SubjectError(f"{name} is quantised: write its weights as floats first, with `dequantize` of transformers")
     family_of(plain.get("model_type"), name)
+
+
+def _unused_settings(settings: Any) -> str:
+    """A note on the settings of generation that would change a text and are not used; end tokens are."""
+    unused = {key: value for key, value in settings.to_diff_dict().items() if key in DECODING and value}
+    listed = ", ".join(f"{key}={value}" for key, value in sorted(unused.items()))
+    return f"decoded greedily, without the {listed} of its generation_config.json" if listed else ""
 
 
 def _some(names: Iterable[str]) -> str:

@@ -147,6 +147,8 @@ def generate(
     """Generate the answer to the prompt TEXT (such as 123+456), or a continuation, token by token."""
     model = public.open(subject, runs_dir=runs_dir)
     answer = model.generate(text, tokens, use_cache=not no_cache)
+    if model.note and not quiet:
+        echo(model.note, err=True)
     if not as_json:
         echo(answer)
     elif model.has_task:
