@@ -303,3 +303,4 @@ def test_the_reason_is_that_of_this_folder(tmp_path: Path) -> None:
         refused(folder, words)
     (folder / "config.json").unlink()
     refused(folder, r"it has no config\.json")
+    refused(folder / "model.safetensors", "is a file: give the folder that it is in")

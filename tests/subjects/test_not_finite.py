@@ -11,6 +11,7 @@ import algoscope as ag
 from algoscope.config import ModelConfig
 from algoscope.core.errors import AlgoscopeError, CheckpointError, DivergedError
 from algoscope.networks.build import build
+from algoscope.recipes.table import RECIPES
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Letters
 from hf_models import save
@@ -118,3 +119,33 @@ def test_large_weights_are_finite() -> None:
     model = in_code()
     model.model.embed.weight.data.fill_(3e38)  # their sum is not a float32
     model.require_finite()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "words"),
+    [
+        ([torch.float16], "of the type float16 and float32: write all as one of float32, float64, bfloat16, float16"),
+        ([torch.int32], "of the type float32 and int32"),
+        ([torch.complex64], "of the type complex64 and float32"),
+        ([torch.float8_e4m3fn] * 99, "of the type float8_e4m3fn:"),
+    ],
+)
+def test_weights_of_several_types_or_of_none_that_computes_are_refused(
+    dtypes: list[torch.dtype], words: str, tmp_path: Path
+) -> None:
+    run = ag.Run.create(tmp_path / "mixed", RECIPES.load("add3")())
+    weights = build(run.config.model, seed=0).state_dict()
+    weights |= {name: value.to(dtype) for (name, value), dtype in zip(list(weights.items())[1:], dtypes, strict=False)}
+    if len(dtypes) > 1:
+        weights["embed.weight"] = weights["embed.weight"].to(dtypes[0])
+    run.save_checkpoint(1, weights, {})
+    refused(lambda: ag.open(f"run:{run.path}"), words)
+
+
+def test_the_smallest_floats_of_other_tools_are_converted(tmp_path: Path) -> None:
+    ag.export("planted:pizza", "transformerlens", tmp_path / "it.safetensors")
+    weights = {name: value.to(torch.float8_e4m3fn) for name, value in load_file(tmp_path / "it.safetensors").items()}
+    save_file(weights, tmp_path / "it.safetensors")
+    model = ag.open(f"foreign:{tmp_path / 'it.safetensors'}?task=modular&p=59&form=ab")
+    assert model.dtype == torch.float32
+    assert torch.equal(model.token_embedding(), weights["embed.W_E"].float())

@@ -117,7 +117,7 @@ def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, T
     if not floats:
         raise CheckpointError(f"{path} has no floating-point tensor")
     for name, value in floats.items():
-        if not value.isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
+        if not value.double().isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
             raise CheckpointError(f"{path}: {name} has a value that is not finite")
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
     wanted = torch.float64 if "float64" in dtypes else torch.float32

@@ -20,6 +20,7 @@ from algoscope.networks.transformer import Transformer
 from algoscope.runs.summary import RunSummary
 
 Weights = Mapping[str, Tensor]
+FLOATS = ("float32", "float64", "bfloat16", "float16")
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of JSON that is not ours
 
 
@@ -131,6 +132,11 @@ def load_model(config: RunConfig, weights: Weights, origin: Path) -> Transformer
         if weights[name].shape != expected[name].shape:
             got, wanted = list(weights[name].shape), list(expected[name].shape)
             raise CheckpointError(f"{origin}: {name!r} has shape {got}, the config expects {wanted}")
+    kinds = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})
+    if len(kinds) != 1 or kinds[0] not in FLOATS:
+        raise CheckpointError(
+            f"{origin} has weights of the type {' and '.join(kinds)}: write all as one of {', '.join(FLOATS)}"
+        )
     model.load_state_dict(dict(weights), assign=True)
     return model
 

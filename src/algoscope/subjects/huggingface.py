@@ -140,6 +140,8 @@ def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
     """The config, and whether it was loaded offline: from a folder or the local cache, which are tried first."""
     forbidden = any(os.environ.get(switch, "0").lower() in ("1", "true", "yes", "on") for switch in SWITCHES)
     here = Path(rest).exists()
+    if Path(rest).is_file():
+        raise SubjectError(f"{name} is a file: give the folder that it is in, with its config.json")
     attempts = [True] if here or rest.startswith((".", "/", "~")) or forbidden else [True, False]
     for offline in attempts:
         try:
