@@ -352,7 +352,17 @@ class Task(Section, ABC):
             >>> ag.Addition(n_digits=3).decode([1, 2, 10, 12])
             '12+<EOS>'
         """
-        return "".join(self.vocabulary[i] for i in ids)
+        return "".join(map(self.token, ids))
+
+    def token(self, number: int) -> str:
+        """A token as it is written; one beyond the vocabulary, which a model with more logits may give, as `<59>`.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.Modular(p=5).token(4), ag.Modular(p=5).token(59)
+            ('4', '<59>')
+        """
+        return self.vocabulary[number] if number < len(self.vocabulary) else f"<{number}>"
 
     @property
     def listed(self) -> tuple[str, ...]:

@@ -67,6 +67,20 @@ def test_a_kept_verdict_is_taken_where_it_is_as_strong_as_a_new_one(
         kept_or_certified(short, by="chain")
 
 
+def test_a_verdict_about_another_task_is_not_that_of_these_weights(tmp_path: Path) -> None:
+    """Modular sums and differences have the same tokens, classes and number of inputs."""
+    settings = {"task.p": 5, "d_model": 8, "model.n_heads": 1, "steps": 2, "data.n_train": 10, "batch": 5}
+    run = ag.train("grok59", name="run", settings=settings | {"data.n_test": 5}, runs_dir=tmp_path, progress=False)
+    config = run.path / "config.json"
+    sums = kept_or_certified(run)
+    assert kept_or_certified(run).to_json() == sums.to_json()
+    changed = ag.override(run.config, {"task.operation": "-"})
+    config.write_text(changed.model_dump_json())
+    differences = kept_or_certified(run)
+    assert differences.provenance["task"]["operation"] == "-"
+    assert differences.to_json() != sums.to_json()
+
+
 def test_the_census_does_not_trust_a_small_verdict(folder: Path) -> None:
     runs = [ag.Run(folder / f"short-s{seed}") for seed in (0, 1)]
     runs[0].keep(ag.certify(runs[0], per_class=2))

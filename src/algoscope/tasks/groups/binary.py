@@ -87,7 +87,7 @@ class Binary(Task):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, with a space between consecutive numbers."""
-        words = [self.vocabulary[i] for i in ids]
+        words = [self.token(i) for i in ids]
         return re.sub(r"(?<=\d)\n(?=\d)", " ", "\n".join(words)).replace("\n", "")
 
     def encode(self, text: str) -> list[int]:

@@ -268,6 +268,7 @@ def _finding(
         about=f"{COVERS[domain.method].format(size=domain.size)} {ABOUT}",
         tables=result_tables(facts),
         seconds=seconds,
+        task=subject.task.model_dump(mode="json"),
     )
 
 

@@ -57,11 +57,14 @@ def scheme_of(verdict: Finding, task: Task) -> str | None:
 
 
 def _kept(subject: Subject) -> Finding | None:
-    """The stored verdict about these weights; one by an earlier version, with fewer facts, is ignored."""
+    """The stored verdict about these weights and this task; one by an earlier version, with fewer facts, is ignored."""
     kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
-    if kept is None or "where" not in kept.facts or scheme_of(kept, subject.task) is None:
+    if kept is None or not {"by_class", "by_position", "domain", "where"} <= set(kept.facts):
         return None
-    return kept
+    task = subject.task.model_dump(mode="json")
+    if kept.provenance.get("task", task) != task or kept["task"] != subject.task.kind:
+        return None
+    return kept if scheme_of(kept, subject.task) else None
 
 
 def _strength(verdict: Finding, task: Task) -> tuple[int, bool]:
