@@ -126,7 +126,7 @@ def test_one_token_is_a_text_or_a_number_of_any_kind(token) -> None:
     subject = subject_of()
     assert subject.to_single_token(token) == 10
     assert set(ag.lenses.logit(subject, "1+2", target=token)["target"]) == {"+"}
-    with pytest.raises(AlgoscopeError, match="token takes .*, not True"):
+    with pytest.raises(AlgoscopeError, match=r"token takes .*, not True"):
         subject.to_single_token(True)
 
 

@@ -23,9 +23,9 @@ READERS = {"sentencepiece": is_sentencepiece_available, "protobuf": is_protobuf_
 SAMPLES = ("a", "0", " the", ".")  # texts of which every tokenizer makes tokens of at least one
 
 _SAME = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
-_OTHERS = (byte for byte in range(256) if byte not in _SAME)
-BYTES = {chr(byte): byte for byte in _SAME} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
-"""The bytes that stand for the characters of byte-level tokens, as in GPT-2."""
+_OTHERS = [byte for byte in range(256) if byte not in _SAME]
+BYTES = dict.fromkeys(_OTHERS, "\uffff") | {256 + i: chr(byte) for i, byte in enumerate(_OTHERS)}
+"""Characters of byte-level tokens to those of Latin-1 whose numbers are the bytes (as in GPT-2); others have none."""
 
 
 def _shown_bytes(error: UnicodeError) -> tuple[str, int]:
@@ -192,8 +192,11 @@ class TokenizerText(Text):
             return bytes([int(byte[1], 16)])
         for old, new in replaced:
             piece = piece.replace(old, new)
-        if "ByteLevel" in kinds and not literal and BYTES.keys() >= set(piece):
-            return bytes(BYTES[character] for character in piece)
+        if "ByteLevel" in kinds and not literal:
+            try:
+                return piece.translate(BYTES).encode("latin-1")
+            except UnicodeEncodeError:  # a token that was added as a text
+                return piece.encode()
         return piece.encode()
 
 
