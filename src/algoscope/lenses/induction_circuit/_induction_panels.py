@@ -100,9 +100,9 @@ def _ablation_panels(facts: Mapping[str, Any]) -> tuple[Panel, ...]:
     by_name = {(row["without"], row["kind"]): row for row in rows}
     caption = (
         "The increase of the loss when heads are ablated. Rows are ablated heads or groups of them, columns the "
-        "replacement: zeros, the mean over rows, another row's output. Left: where the next token is determined by "
-        "earlier tokens; right: where it is not. Ablating a head of the circuit raises the left one; other heads are "
-        "controls."
+        "replacement: zeros, the mean over the other rows, another row's output. Left: where the next token is "
+        "determined by earlier tokens; right: where it is not. Ablating a head of the circuit raises the left one; "
+        "other heads are controls."
     )
     panels = []
     for measure, title in (("later_increase", "where it is determined"), ("first_increase", "where it is not")):

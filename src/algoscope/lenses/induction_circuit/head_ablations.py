@@ -100,7 +100,9 @@ def scores_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tenso
 
 @dataclass(frozen=True, eq=False)
 class Replacements:
-    """Replacements of a head's output: `z` of every layer on the rows, for its mean, or that of another row."""
+    """Replacements of a head's output: `z` of every layer on the rows, for its mean over the other
+    rows, or that of another row.
+    """
 
     z: Mapping[int, Float[Tensor, "batch pos head d_head"]]
     seed: int
@@ -122,7 +124,9 @@ class Replacements:
         if kind == "zero":
             return Zero(("z", layer), head=number)
         if kind == "mean":
-            return Patch(("z", layer), value=z.mean(dim=0, keepdim=True), head=number)
+            # without the row itself, a share of which would remain where there are few
+            total = z.sum(dim=0, keepdim=True, dtype=torch.promote_types(z.dtype, torch.float32))
+            return Patch(("z", layer), value=((total - z[part]) / (len(z) - 1)).to(z.dtype), head=number)
         another = others(len(z), len(z), self.seed).to(z.device)
         return Patch(("z", layer), value=z[another[part]], head=number)
 

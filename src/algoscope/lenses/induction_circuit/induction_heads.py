@@ -149,7 +149,7 @@ def induction(
         "heard": _path_facts(effects, induction_scores),
         "ablations": _ablations(groups, losses),
         "composition": _composition_facts(circuits, composition),
-        "kinds": KINDS,
+        "kinds": KINDS | {"mean": "its mean over the other rows, by position"},
         "inputs": _input_facts(rows, first or "", seed) | {"tried": len(tried.tokens)},
         "by_length": _by_length(subject, route, n_inputs, seed),
     }
