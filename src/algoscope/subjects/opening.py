@@ -1,7 +1,10 @@
 """Models by name: `run:add3`, `planted:induction`, `hf:gpt2`, `file:weights.safetensors`."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec, TypeVar
 
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, Form, checked_arguments
@@ -13,6 +16,8 @@ from algoscope.subjects.stored import run_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.table import FORMS
 
+P = ParamSpec("P")
+R = TypeVar("R")
 AnyModel = Annotated[
     str | Path | Run | Subject,
     Form(
@@ -73,3 +78,20 @@ def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str = "cpu"
         raise SubjectError(f"{name!r} needs the package {error.name}: pip install 'algoscope[{form}]'") from error
     subject: Subject = opener(name, rest, runs_directory(runs_dir), device)
     return subject
+
+
+def measurement(function: Callable[P, R]) -> Callable[P, R]:
+    """A lens: it gets the model of its first argument opened for measuring (`Subject.for_measuring`), in the usual
+    surroundings (`core.ambient`).
+    """
+
+    @functools.wraps(function)
+    def measured(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        with settled():
+            bound.arguments["subject"] = open_subject(
+                bound.arguments["subject"], runs_dir=bound.arguments.get("runs_dir")
+            ).for_measuring()
+            return function(*bound.args, **bound.kwargs)
+
+    return measured

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
@@ -41,6 +42,7 @@ class Section:
 
 
 @checked_arguments
+@settled()
 def report(
     subject: AnyModel,
     out: str | Path | None = None,

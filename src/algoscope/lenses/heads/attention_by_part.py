@@ -29,7 +29,7 @@ from algoscope.lenses.heads.attention_targets import in_portions, visible
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
@@ -52,6 +52,7 @@ ABOUT = (
 
 @renamed_options(at_most="n_inputs")
 @checked_arguments
+@measurement
 def attention_by_part(
     subject: AnyModel,
     inputs: Texts = None,

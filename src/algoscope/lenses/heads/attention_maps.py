@@ -15,7 +15,7 @@ from algoscope.core.panel import Axis, Mark, Panel
 from algoscope.lenses.heads.head_panels import ATTENTION, MOST_ROWS, head_axes, head_names
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.reading.logit_attribution import attribution
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -30,6 +30,7 @@ ABOUT = (
 
 
 @checked_arguments
+@measurement
 def attention(subject: AnyModel, inputs: Texts, heads: Texts = None, *, runs_dir: Folder = None) -> Finding:
     """Show the attention pattern of every head on each input, the model's own answer included.
 

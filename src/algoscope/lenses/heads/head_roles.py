@@ -29,7 +29,7 @@ from algoscope.lenses.heads.attention_targets import (
 from algoscope.lenses.heads.head_panels import MOST_ROWS, head_axes, head_name, numbers
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.inputs.repeated_tokens import Batches, repeated_blocks
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -57,6 +57,7 @@ ABOUT = (
 
 
 @checked_arguments
+@measurement
 def roles(
     subject: AnyModel,
     inputs: Texts = None,

@@ -46,7 +46,7 @@ from algoscope.lenses.heads.position_or_content import (
 )
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import tokens_right
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
 
@@ -64,6 +64,7 @@ ABOUT = (
 
 @renamed_options(at_most="n_inputs")
 @checked_arguments
+@measurement
 def source_attention(
     subject: AnyModel,
     *,

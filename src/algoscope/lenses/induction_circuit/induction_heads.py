@@ -62,7 +62,7 @@ from algoscope.lenses.induction_circuit.head_scores import (
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
 
@@ -80,6 +80,7 @@ ABOUT = (
 
 
 @checked_arguments
+@measurement
 def induction(
     subject: AnyModel,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.core.finding import Finding, ResultTable
@@ -34,6 +35,7 @@ LOGGED = {"held out": "test_loss", "training": "loss"}  # in the rows of a run's
 
 
 @checked_arguments
+@settled()
 def induction_phase(
     subject: AnyModel,
     *,

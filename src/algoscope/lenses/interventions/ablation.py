@@ -22,7 +22,7 @@ from algoscope.lenses.interventions.replacements import EVERY_KIND, KINDS, Compo
 from algoscope.lenses.measures import ACCURACY, Measure
 from algoscope.networks.parameters import count_parameters
 from algoscope.subjects.edits import Edit
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
@@ -44,6 +44,7 @@ ABOUT = (
 
 @renamed_options(n_texts="n_inputs")
 @checked_arguments
+@measurement
 def ablate(
     subject: AnyModel,
     *,

@@ -28,7 +28,7 @@ from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
@@ -65,6 +65,7 @@ ABOUT = (
 
 
 @checked_arguments
+@measurement
 def patch(
     subject: AnyModel,
     clean: Texts,

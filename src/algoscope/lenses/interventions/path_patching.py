@@ -29,7 +29,7 @@ from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token
 from algoscope.tasks.base import Tokens
@@ -50,6 +50,7 @@ Input = Float[Tensor, "sender batch *rest"]  # the input of a receiver, or the l
 
 
 @checked_arguments
+@measurement
 def path_patching(
     subject: AnyModel,
     clean: Texts,

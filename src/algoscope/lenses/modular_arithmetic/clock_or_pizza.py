@@ -50,7 +50,7 @@ from algoscope.networks.build import build
 from algoscope.networks.taps import Tap
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
 from algoscope.tasks.groups.binary import Binary
@@ -74,6 +74,7 @@ class Bounds:
 
 @renamed_options(n_triples="n_inputs")
 @checked_arguments
+@measurement
 def clock(
     subject: AnyModel,
     *,

@@ -48,7 +48,7 @@ from algoscope.lenses.modular_arithmetic.logit_spectrum import (
 )
 from algoscope.lenses.modular_arithmetic.operand_pairs import Pairs, has_pairs, on_idle_cores, pairs_of
 from algoscope.lenses.modular_arithmetic.weight_spectrum import Weights, beyond, ginis, sum_of_squares, weights_of
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 
 NEAR = 0.01  # of ln n: losses that differ by less count as equal
@@ -63,6 +63,7 @@ FAILED = {
 
 @on_idle_cores()
 @checked_arguments
+@measurement
 def fourier(
     subject: AnyModel,
     *,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
@@ -70,6 +71,7 @@ GINI: dict[str, Any] = {"unit": "Gini of Fourier norms", "zero": "all components
 
 @on_idle_cores()
 @checked_arguments
+@settled()
 def progress_measures(
     subject: AnyModel, *, similar: float = 0.005, learned: float = 0.99, runs_dir: Folder = None
 ) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
@@ -114,6 +115,7 @@ KINDS = {
 
 @renamed_options(role_inputs="n_inputs_roles")
 @checked_arguments
+@settled()
 def timeline(
     subject: AnyModel,
     of: str | Sequence[str] | None = None,

@@ -15,7 +15,7 @@ from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import Measure
 from algoscope.lenses.modular_arithmetic.circles import circle_panel, circles_of, circularity
 from algoscope.lenses.modular_arithmetic.operand_pairs import cyclic_sum
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 
@@ -38,6 +38,7 @@ COSINE = Measure("cosine", "orthogonal", "same direction", "signed")
 
 
 @checked_arguments
+@measurement
 def embeddings(subject: AnyModel, inputs: Texts = None, *, runs_dir: Folder = None) -> Finding:
     """PCA, cosine similarity and effective dimension of the embeddings, compared with step 0 if it is available.
 

@@ -20,7 +20,7 @@ from algoscope.lenses.measures import DIRECTIONS, Measure
 from algoscope.networks.matrix_rank import counted_rank, entropy_rank, spectrum_of_product, stable_rank
 from algoscope.networks.parameters import count_parameters
 from algoscope.networks.transformer import Attention, Transformer
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 
 OF_A_HEAD = ("W_Q", "W_K", "W_V", "W_O", "QK", "OV")
@@ -68,6 +68,7 @@ class Spectrum:
 
 
 @checked_arguments
+@measurement
 def weights(subject: AnyModel, *, runs_dir: Folder = None) -> Finding:
     """Singular values and ranks of every matrix, compared with step 0 if it is available.
 

@@ -14,7 +14,7 @@ from algoscope.core.renaming import renamed_options
 from algoscope.data import seeded
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import PROBABILITY
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, texts_of
 from algoscope.tasks.base import Tokens
@@ -29,6 +29,7 @@ ABOUT = (
 
 @renamed_options(n_random="n_inputs")
 @checked_arguments
+@measurement
 def answers(subject: AnyModel, inputs: Texts = None, *, n_inputs: Count = 200, runs_dir: Folder = None) -> Finding:
     """Decode the task's edge cases, the inputs and random ones greedily, and count how many are right.
 

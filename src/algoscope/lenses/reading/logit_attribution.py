@@ -19,7 +19,7 @@ from algoscope.lenses.measures import ADDED_LOGITS
 from algoscope.lenses.reading.logit_lens import target_and_rival
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
@@ -38,6 +38,7 @@ ABOUT = (
 
 
 @checked_arguments
+@measurement
 def attribution(
     subject: AnyModel,
     inputs: Texts,

@@ -18,7 +18,7 @@ from algoscope.core.panel import Axis, Label, Panel
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import PROBABILITY, Measure
 from algoscope.networks.evaluation import kl_divergence
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
@@ -65,6 +65,7 @@ Grid = Float[np.ndarray, "layer pos"]
 
 
 @checked_arguments
+@measurement
 def logit(
     subject: AnyModel,
     inputs: Texts,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Count, Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError, DivergedError, RunFolderError
 from algoscope.core.finding import Finding
@@ -51,6 +52,7 @@ ABOUT = (
 
 
 @checked_arguments
+@settled()
 def census(
     runs: Sequence[str | Path | Run],
     *,

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Count, Folder, Range, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.finding import Finding
@@ -50,6 +51,7 @@ COVERS = {
 
 
 @checked_arguments
+@settled()
 def certify(
     subject: AnyModel,
     *,

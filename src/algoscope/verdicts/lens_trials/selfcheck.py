@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Range, checked_arguments
 from algoscope.core.errors import AlgoscopeError, ConfigError
 from algoscope.core.finding import Finding, ResultTable
@@ -98,6 +99,7 @@ ABOUT = (
 
 
 @checked_arguments
+@settled()
 def selfcheck(*, copies: Annotated[int, Range(0)] = 10, progress: bool = False) -> Finding:
     """Test every lens on models whose mechanism is known: it must detect planted mechanisms, and no others.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from algoscope.config import RunConfig, override
+from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding, ResultTable
@@ -63,6 +64,7 @@ MEASURES: Mapping[str, type[Measuring]] = {
 
 
 @checked_arguments
+@settled()
 def study(
     name: str | Study,
     *,
