@@ -1,6 +1,11 @@
 """Drawing: what a figure holds, and how it looks in a real browser."""
 
+import base64
+import csv
 import json
+import struct
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from algoscope.core.draw import compose, facets, rows_of_plots
+from algoscope.core.errors import DrawingError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 
@@ -29,7 +35,18 @@ def row(values: np.ndarray, names: tuple[str, ...], **fields) -> Panel:
 
 def drawn(*panels: Panel) -> dict:
     """The figure of a finding with these panels, as Plotly reads it."""
-    return json.loads(compose(Finding("kind", "claim", panels=panels)).to_json())
+    return decoded(json.loads(compose(Finding("kind", "claim", panels=panels)).to_json()))
+
+
+def decoded(value: object) -> object:
+    """The figure with arrays, which Plotly stores in binary, as lists; NaN as None."""
+    if isinstance(value, dict) and "bdata" in value:
+        array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"]).astype(object)
+        array[array != array] = None  # NaN
+        return array.reshape([int(n) for n in value.get("shape", str(array.size)).split(",")]).tolist()
+    if isinstance(value, dict):
+        return {key: decoded(one) for key, one in value.items()}
+    return [decoded(one) for one in value] if isinstance(value, list) else value
 
 
 def texts(*lines: list[str]) -> np.ndarray:
@@ -45,15 +62,15 @@ def test_words_stand_in_the_cells_and_everything_in_the_hover() -> None:
     trace = drawn(grid(np.array([[1.5, -2.0], [0.0, 4.0]]), words=words, hover=more))["data"][0]
     assert trace["text"] == [["&lt;EOS&gt;", "·the"], ["↵", "abcdefghijk"]]
     assert trace["texttemplate"] == "%{text}"
-    first = "layer 0<br>position t_0<br><b>1.5</b> logits<br><i>&lt;EOS&gt;</i><br>0.9  &lt;EOS&gt;<br>0.1  b"
-    assert trace["customdata"][0][0] == first
-    assert trace["hovertemplate"].startswith("%{customdata}")
+    assert trace["customdata"][0][0] == [1.5, "<br><i>&lt;EOS&gt;</i><br>0.9  &lt;EOS&gt;<br>0.1  b"]
+    note = "layer %{y}<br>position %{x}<br><b>%{z:.8~g}</b> logits%{customdata[1]}<extra></extra>"
+    assert trace["hovertemplate"] == note
 
 
 def test_words_are_shortened_to_their_cells_and_left_out_where_nothing_of_them_would_be_read() -> None:
     def words_of(n: int) -> tuple[list[str] | None, str]:
         trace = drawn(grid(np.zeros((2, n)), words=np.full((2, n), "understanding", dtype=object)))["data"][0]
-        return trace.get("text", [None])[0], trace["customdata"][0][0]
+        return trace.get("text", [None])[0], trace["customdata"][0][0][1]
 
     assert words_of(8)[0][0] == "unders…"
     assert words_of(60)[0][0] == "unde…"
@@ -92,10 +109,11 @@ def ranges(figure: dict) -> list[tuple[float, float]]:
     return [(trace["zmin"], trace["zmax"]) for trace in figure["data"]]
 
 
-def test_signed_colours_have_one_range_for_all_facets_and_for_all_panels_of_a_unit() -> None:
+def test_signed_colours_have_one_range_for_all_facets_and_for_the_panels_that_share_it() -> None:
     small, large = np.full((2, 2, 2), 0.5), np.array([[[1.0, -7.0], [0.0, 2.0]]] * 2)
     other = grid(np.full((2, 2), 30.0), unit="nats")
-    figure = drawn(grid(np.stack([small[0], -3 * small[0]])), grid(large, name="other"), other)
+    first, second = grid(np.stack([small[0], -3 * small[0]]), shares="x"), grid(large, name="other", shares="x")
+    figure = drawn(first, second, other)
     assert ranges(figure) == [(-7, 7)] * 4 + [(-30, 30)]
     assert all(trace["colorscale"][1] == [0.5, "#ffffff"] for trace in figure["data"])
     assert [trace["colorscale"][0][1] for trace in figure["data"]] == ["#e66100"] * 5
@@ -120,7 +138,8 @@ def test_a_logarithmic_heatmap_says_the_true_numbers() -> None:
     bar = trace["colorbar"]
     np.testing.assert_allclose(10 ** np.array(bar["tickvals"]) - 1, [0, 1, 10, 100], atol=1e-9)
     assert bar["ticktext"] == ["0", "1", "10", "100"]
-    assert "<b>99</b> tokens" in trace["customdata"][0][2]
+    assert [cell[0] for cell in trace["customdata"][0]] == [0, 9, 99]
+    assert "<b>%{customdata[0]:.8~g}</b> tokens" in trace["hovertemplate"]
 
 
 def test_each_unit_has_one_colour_bar_beside_its_first_row() -> None:
@@ -149,10 +168,10 @@ def test_the_first_layer_is_on_top_and_axes_say_which_is_which() -> None:
 def test_a_cell_that_does_not_exist_is_grey_and_says_so() -> None:
     masked, values = drawn(grid(np.array([[1.0, np.nan]])))["data"]
     assert (masked["z"], values["z"]) == ([[None, 0]], [[1, None]])
-    assert masked["customdata"][0][1].endswith("<b>none</b>")
+    assert "<b>none</b>" in masked["hovertemplate"]
     axes = (Axis("query", ("a",)), Axis("key", ("a", "b")))
     masked, _ = drawn(Panel("p", axes, np.array([[1.0, np.nan]]), "share", scale="unit"))["data"]
-    assert "a later position" in masked["customdata"][0][1]
+    assert "a later position" in masked["hovertemplate"]
 
 
 # ---------------------------------------------------------------------- bars
@@ -193,16 +212,151 @@ def test_bars_at_numbers_stay_at_their_numbers() -> None:
     assert drawn(equal)["data"][0]["x"] == [0, 1], "equal labels are two bars"
 
 
-def test_lines_over_labels_that_are_no_numbers_keep_their_order() -> None:
+def test_lines_over_labels_that_are_no_numbers_keep_their_order_and_equal_labels_their_points() -> None:
     panel = Panel("p", (Axis("layer", ("embed", 0, 1)),), np.arange(3.0), "nats", view="lines")
     figure = drawn(panel)
-    assert figure["data"][0]["x"] == ["embed", "0", "1"]
-    assert figure["layout"]["xaxis"]["type"] == "category"
+    assert figure["data"][0]["x"] == [0, 1, 2]
+    assert figure["layout"]["xaxis"]["ticktext"] == ["embed", "0", "1"]
 
 
-def test_rows_of_plots_share_spans_by_unit() -> None:
-    one, two, other = grid(np.eye(2)), grid(-5 * np.eye(2), name="b"), grid(np.eye(2), name="c", unit="nats")
-    assert [plots[0].span for plots in rows_of_plots([one, two, other])] == [(-5, 1), (-5, 1), (0, 1)]
+def test_an_equal_unit_alone_shares_no_scale() -> None:
+    small, large = grid(np.eye(2)), grid(-4_000 * np.eye(2), name="b")
+    spans = [plots[0].span for plots in rows_of_plots([small, large])]
+    assert spans == [(0, 1), (-4_000, 0)]
+    figure = drawn(small, large)
+    assert ranges(figure) == [(-1, 1), (-4_000, 4_000)]
+    assert [trace["showscale"] for trace in figure["data"]] == [True, True]
+    for choice in ("shares", "beside"):
+        pair = (grid(np.eye(2), **{choice: "x"}), grid(-4_000 * np.eye(2), name="b", **{choice: "x"}))
+        shared = drawn(*pair, grid(np.eye(2), name="c", unit="nats", **({"shares": "x"} if choice == "shares" else {})))
+        assert ranges(shared) == [(-4_000, 4_000)] * 2 + [(-1, 1)]
+    assert Finding.from_json(Finding("k", "c", panels=pair).to_json())["b"].shares == pair[1].shares
+
+
+# ---------------------------------------------------------------------- text that is data
+
+NASTY = (
+    *("<b>x</b>", "</script><script>alert(1)</script>", "a&amp;b", "%{x} %{meta}", "$x^2$", "{{7*7}}", "a<br>b"),
+    *("\x1b[31mred\0", "\udce9", "\x0bvt\x85", "\uffff", "東京🙂", "שלום \u202e", "same", "same", "2", "1", "q\"'q"),
+    *("<extra>e</extra>", " lead", "long " * 8 + "END", "line\nbreak"),
+)
+SEEN = {
+    "\x1b[31mred\0": r"\x1b[31mred\x00",
+    "\udce9": r"\udce9",
+    "\x0bvt\x85": r"\x0bvt\x85",
+    "\uffff": r"\uffff",
+    "שלום \u202e": r"שלום \u202e",
+    " lead": "·lead",
+    "line\nbreak": "line↵break",
+}
+
+
+def nasty() -> Finding:
+    """Every text of a finding holds what a terminal, a page, Plotly or a spreadsheet would obey."""
+    n = len(NASTY)
+    values = np.arange(float(n * n)).reshape(n, n)
+    axes = (Axis("query <b>", NASTY), Axis("key $k$", NASTY))
+    words = np.array([[text] * n for text in NASTY], dtype=object)
+    label, mark = (Axis("c <i>", NASTY),), Mark(2.5, "mark <b>", "xy")
+    return Finding(
+        "kind</title><script>alert(1)</script>",
+        "claim <b>bold</b> $x$ %{x} \x1b[1m & </script>",
+        {"texts": list(NASTY)},
+        (
+            Panel("heat $t$", axes, values, "unit %{z} <u>", marks=(mark,), caption="C <b>. $c$"),
+            Panel("words", axes, values, "w", words=words, hover=words),
+            Panel("bars", label, np.arange(float(n)), "share <b>", view="bars"),
+            Panel("lines", label, np.arange(float(n)), "share $s$", view="lines"),
+            Panel("dots", (*label, Axis("xy", ("<b>one</b>", "$2$"))), np.ones((n, 2)), "u", view="scatter"),
+        ),
+    )
+
+
+def test_every_text_is_read_in_the_picture_as_it_is(tmp_path: Path) -> None:
+    root = ET.fromstring(nasty().save(tmp_path / "a.svg").read_bytes())
+    texts = {"".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")}
+    for text in NASTY:
+        text = SEEN.get(text, text)
+        assert (text if len(text) <= 24 else text[:23] + "…") in texts
+    for text in ("query <b>", "key $k$", "heat $t$", "unit %{z} <u>", "mark <b>", "C <b>. $c$", "<b>one</b>", "$2$"):
+        assert text in texts
+    assert r"claim <b>bold</b> $x$ %{x} \x1b[1m & </script>" in texts
+
+
+def test_every_text_is_read_on_the_page_and_no_two_cells_are_one(chromium: Browser, tmp_path: Path) -> None:
+    page = chromium.new_context(offline=True).new_page()
+    dialogs: list[object] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    page.goto(nasty().save(tmp_path / "a.html").as_uri())
+    page.wait_for_selector(".main-svg")
+    box, n = page.locator(".heatmaplayer image").first.bounding_box(), len(NASTY)
+    cells = {(0, 3): "query <b> <b>x</b>key $k$ %{x} %{meta}3 unit %{z} <u>"}
+    cells[13, 14] = f"query <b> samekey $k$ same{13 * n + 14} unit %{{z}} <u>"
+    cells[15, 16] = f"query <b> 2key $k$ 1{15 * n + 16} unit %{{z}} <u>"
+    cells[20, 18] = f"query <b> {'long ' * 8}ENDkey $k$ <extra>e</extra>{20 * n + 18} unit %{{z}} <u>"
+    for (row, column), note in cells.items():
+        page.mouse.move(box["x"] + box["width"] * (column + 0.5) / n, box["y"] + box["height"] * (row + 0.5) / n)
+        page.wait_for_timeout(300)
+        assert page.locator(".hovertext").first.text_content().replace("\u200b", "") == note
+    assert dialogs == []
+    assert page.title() == "algoscope: kind</title><script>alert(1)</script>"
+    page.context.close()
+
+
+def test_every_text_reaches_json_and_csv_exactly(tmp_path: Path) -> None:
+    again = Finding.from_json(nasty().save(tmp_path / "a.json").read_text())
+    assert (again.claim, again["texts"], again["words"].axes) == (nasty().claim, list(NASTY), nasty()["words"].axes)
+    with nasty().save(tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[2] for row in rows[1 : 1 + len(NASTY) ** 2 : len(NASTY)]] == [
+        r"\udce9" if text == "\udce9" else text for text in NASTY
+    ]
+
+
+# ---------------------------------------------------------------------- sizes
+
+
+def attention(n_layers: int, n_heads: int, n: int) -> Finding:
+    """Attention of many heads on one text."""
+    values = np.random.default_rng(0).random((n_layers, n_heads, n, n), dtype=np.float32).astype(float)
+    values[..., np.triu(np.ones((n, n), dtype=bool), k=1)] = np.nan
+    tokens = tuple(f"·token_{i}" for i in range(n))
+    axes = (Axis("layer", tuple(range(n_layers))), Axis("head", tuple(range(n_heads))))
+    axes = (*axes, Axis("query", tokens), Axis("key", tokens))
+    return Finding("attention", "claim", panels=(Panel("text", axes, values, "share", scale="unit", beside="text"),))
+
+
+def test_many_heads_stand_in_columns_and_few_below_each_other() -> None:
+    (many,), (few,) = attention(12, 12, 4).panels, attention(2, 4, 4).panels
+    assert [len(row) for row in rows_of_plots([many])] == [4] * 36
+    assert [len(row) for row in rows_of_plots([few])] == [1] * 8
+    pairs = rows_of_plots([many, replace(many, name="other")])
+    titles = [plot.title for plot in pairs[0]]
+    assert titles == ["text: L0 H0", "other: L0 H0", "text: L0 H1", "other: L0 H1"]
+
+
+def test_a_png_of_a_tall_figure_is_a_png(tmp_path: Path) -> None:
+    tall = Finding("kind", "claim", panels=tuple(grid(np.eye(20), name=f"panel {i}") for i in range(36)))
+    head = tall.save(tmp_path / "tall.png").read_bytes()[:24]
+    width, height = struct.unpack(">II", head[16:])
+    assert head.startswith(b"\x89PNG")
+    assert height <= 32_000
+    assert 640 * 0.75 <= width < 640 * 2, "smaller than twice the size, but legible"
+
+
+def test_what_no_png_and_no_page_holds_is_one_line_that_says_the_way_out(tmp_path: Path) -> None:
+    tall = Finding("kind", "claim", panels=tuple(grid(np.eye(20), name=f"panel {i}") for i in range(90)))
+    with pytest.raises(DrawingError, match=r"pixels, more than a PNG holds: ask for less, or write .html or .svg"):
+        tall.save(tmp_path / "tall.png")
+    for ending in ("html", "png", "svg"):
+        with pytest.raises(DrawingError, match=r"^9,000,000 cells are more .*: choose heads \(--head L0H1"):
+            attention(12, 12, 250).save(tmp_path / f"a.{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_attention_takes_some_bytes_for_each_cell_not_a_sentence(tmp_path: Path) -> None:
+    small, large = (attention(2, 12, n).save(tmp_path / "a.html").stat().st_size for n in (10, 60))
+    assert (large - small) / (24 * (60**2 - 10**2)) < 20
 
 
 # ---------------------------------------------------------------------- in a browser
@@ -283,7 +437,7 @@ def test_what_is_said_on_pointing_is_dark_on_light(chromium: Browser, tmp_path: 
     box = page.locator(".heatmaplayer image").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4)
     page.wait_for_selector(".hovertext")
-    assert page.locator(".hovertext").text_content() == "layer 0position t_01 logitsx y"
+    assert page.locator(".hovertext").text_content().replace("\u200b", "") == "layer 0position t_01 logitsx y"
     fill = page.evaluate("getComputedStyle(document.querySelector('.hovertext path')).fill")
     ink = page.evaluate("getComputedStyle(document.querySelector('.hovertext text')).fill")
     assert (fill, ink) == ("rgb(255, 255, 255)", "rgb(31, 41, 51)")

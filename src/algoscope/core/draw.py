@@ -1,13 +1,15 @@
 """Findings as Plotly figures. Notebook, HTML page, PNG and SVG draw each kind of panel in the same way.
 
 Conventions: attention and shares have a fixed scale from 0 to 1; positive values are blue, negative ones orange, 0 is
-white; all facets, and all panels of a finding that share a unit, have one scale; row 0 is on top; masked cells are
-grey.
+white; the facets of a panel, and panels drawn side by side in one unit, have one scale; row 0 is on top; masked cells
+are grey.
 """
 
-from collections.abc import Iterable
+import html
+import math
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
-from itertools import groupby, pairwise, product
+from itertools import chain, groupby, pairwise, product
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,6 +25,7 @@ from algoscope.core.plots import (
     LONGEST,
     add_plot,
     colour_bar,
+    colour_range,
     depth_of,
     dress,
     labels_below,
@@ -31,9 +34,13 @@ from algoscope.core.plots import (
     width_of,
     wrapped,
 )
+from algoscope.core.visible import one_line
 
-MAX_COLUMNS = 4
+MAX_COLUMNS, MANY_ROWS = 4, 12
+MAX_CELLS = 4_000_000  # of a figure: what a browser holds in some hundreds of MB
+MAX_SIDE, MAX_AREA = 32_000, 1.2e8  # pixels of an image; Chrome draws no canvas beyond 65,535 and 2.7e8
 GAP = 0.2  # share of a column's width that stays free beside its plot, at least
+LEGIBLE_SCALE = 0.75  # least scale at which labels of 10 pixels can be read
 LABELS, BAR_ROOM = 100, 100  # pixels: an axis title with its ticks, and a colour bar with its title
 CAPTION_LINE = 16  # pixels: a line of a caption
 NAMED = {"layer": "L{}", "head": "H{}"}
@@ -73,15 +80,16 @@ def figure(panel: Panel) -> go.Figure:
 def rows_of_plots(panels: Iterable[Panel]) -> list[list[Panel]]:
     """Arrange facets in rows, so that plots to be compared are side by side.
 
-    Panels with the same `beside` (attention on two inputs) become columns, and their facets rows. The facets of a
-    single panel (before and after training) fill rows of at most `MAX_COLUMNS`. Plots with a common unit and scale
-    share their span.
+    Panels with the same `beside` (attention on two inputs) become columns, and their facets rows; many facets stand
+    several in a row. The facets of a single panel (before and after training) fill rows of at most `MAX_COLUMNS`.
     """
     rows: list[list[Panel]] = []
     for beside, group in groupby(on_one_scale(panels), key=lambda panel: panel.beside):
         drawn = [facets(panel) for panel in group]
         if beside:
-            rows += [list(row) for row in zip(*drawn, strict=True)]
+            together = [list(row) for row in zip(*drawn, strict=True)]
+            side = max(MAX_COLUMNS // len(drawn), 1) if len(together) > MANY_ROWS else 1
+            rows += [list(chain(*together[i : i + side])) for i in range(0, len(together), side)]
         else:
             rows += [one[i : i + MAX_COLUMNS] for one in drawn for i in range(0, len(one), MAX_COLUMNS)]
     return rows
@@ -100,6 +108,9 @@ def compose(finding: Finding) -> go.Figure:
     """Every facet of every panel in one figure."""
     if not finding.panels:
         raise DrawingError(f"the finding {finding.kind!r} has no panels to draw; its numbers are in to_json()")
+    cells = sum(panel.values.size for panel in finding.panels)
+    if cells > MAX_CELLS:
+        raise DrawingError(f"{cells:,} cells are more than a figure holds ({MAX_CELLS:,}): {_fewer(finding)} .json")
     figures = figures_of(finding.panels)
     rows = [row for _, group in figures for row in group]
     columns = max(map(len, rows))
@@ -138,19 +149,35 @@ def compose(finding: Finding) -> go.Figure:
 def to_html(finding: Finding) -> str:
     """An HTML page that works offline: it contains Plotly's script."""
     page: str = compose(finding).to_html(include_plotlyjs=True, full_html=True, config={"responsive": True})
-    return page.replace("<head>", f"<head><title>algoscope: {finding.kind}</title>", 1)
+    return page.replace("<head>", f"<head><title>algoscope: {html.escape(one_line(finding.kind))}</title>", 1)
 
 
 def to_image(finding: Finding, kind: str) -> bytes:
-    """PNG (at twice the size) or SVG bytes. Raises DrawingError where no browser is installed."""
+    """PNG (at twice the size, less where that is more than a browser draws) or SVG bytes. Raises DrawingError for a
+    figure that is too large, and where no browser is installed.
+    """
+    fig, scale = compose(finding), 1.0
+    if kind == "png":
+        width, height = fig.layout.width, fig.layout.height
+        scale = min(2.0, MAX_SIDE / max(width, height), math.sqrt(MAX_AREA / (width * height)))
+        if scale < LEGIBLE_SCALE:
+            raise DrawingError(
+                f"the figure has {width:,} x {height:,} pixels, more than a PNG holds: {_fewer(finding)} .html or .svg"
+            )
     try:
-        image: bytes = compose(finding).to_image(format=kind, scale=2 if kind == "png" else 1)
+        image: bytes = fig.to_image(format=kind, scale=scale)
     except (RuntimeError, OSError) as error:
         raise DrawingError(
             f"{kind.upper()} needs Chrome or Chromium, which is not installed: install one (Debian: apt install "
             "chromium; anywhere: `plotly_get_chrome`), or write .html instead"
         ) from error
     return image
+
+
+def _fewer(finding: Finding) -> str:
+    """How to ask for less: the last words of a message, before the endings that hold more."""
+    heads = any(axis.name == "head" for panel in finding.panels for axis in panel.axes)
+    return ("choose heads (--head L0H1, `heads=`) or shorter inputs" if heads else "ask for less") + ", or write"
 
 
 def find_browser() -> str | None:
@@ -169,16 +196,22 @@ def _room_between(rows: list[list[Panel]]) -> int:
     needed = 0
     for left, right in (pair for row in rows for pair in pairwise(row)):
         labels = max(len(str(label)) for label in right.axes[-2].labels) if right.view == "heatmap" else 0
-        own_bar = left.view == "heatmap" and (left.unit, left.scale) != (right.unit, right.scale)
+        own_bar = left.view == "heatmap" and _bar_of(left) != _bar_of(right)
         needed = max(needed, LABELS + LETTER * min(labels, LONGEST) + BAR_ROOM * own_bar)
     return needed
 
 
+def _bar_of(plot: Panel) -> Hashable:
+    """Plots with an equal value here can be read from one colour bar."""
+    low, high, _ = colour_range(plot)
+    return plot.unit, plot.scale, low, high
+
+
 def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tuple[int, int], dict[str, Any]]:
     """Colour bars by (row, column): one per scale, at the right of the first row that has a heatmap on that scale."""
-    last_of: dict[tuple[str, str], tuple[int, int]] = {}
+    last_of: dict[Hashable, tuple[int, int]] = {}
     for r, row in enumerate(rows):
-        last = {(plot.unit, plot.scale): (r, c) for c, plot in enumerate(row) if plot.view == "heatmap"}
+        last = {_bar_of(plot): (r, c) for c, plot in enumerate(row) if plot.view == "heatmap"}
         last_of = last | last_of
     bars = {}
     for r, c in last_of.values():
@@ -188,6 +221,3 @@ def _colour_bars(fig: go.Figure, rows: list[list[Panel]], area: int) -> dict[tup
         size = {"lenmode": "pixels", "len": max((high - low) * area, 130)}
         bars[r, c] = colour_bar(rows[r][c]) | position | size
     return bars
-
-
-# ---------------------------------------------------------------------- plots

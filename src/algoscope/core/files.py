@@ -2,13 +2,28 @@
 error.
 """
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from algoscope.core.errors import RunFolderError
+from algoscope.core.errors import DrawingError, RunFolderError
+
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder (--runs-dir, --out)",
+    errno.EDQUOT: "free some space or choose another folder (--runs-dir, --out)",
+    errno.EISDIR: "name a file in it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+# How a file of each kind begins and ends: a file is never written under a name that says something else
+CONTENTS = {
+    ".png": ((b"\x89PNG\r\n\x1a\n",), (b"IEND\xaeB`\x82",)),
+    ".svg": ((b"<svg",), (b"</svg>",)),
+    ".html": ((b"<",), (b"</html>",)),
+    ".json": ((b"{", b"["), (b"}", b"]")),
+}
 
 
 def user_path(path: object) -> Path:
@@ -29,32 +44,56 @@ def user_path(path: object) -> Path:
     return Path(expanded)
 
 
+def output_path(path: object, endings: Iterable[str]) -> Path:
+    """The path of a file to be written, checked before the work that fills it.
+
+    Raises DrawingError for another ending, and RunFolderError for a folder and where nothing can be written.
+    """
+    path = user_path(path)
+    if path.suffix.lower() not in endings:
+        raise DrawingError(f"cannot write {path.name!r}: the ending must be one of {', '.join(endings)}")
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is a file")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{existing}: {os.strerror(errno.EACCES)}")
+    return path
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a RunFolderError that names the path and a remedy."""
+    """Turn an OSError into a RunFolderError that names the path, what failed, and a remedy for that."""
     try:
         yield
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder "
-            "(--runs-dir, --out)"
-        ) from error
+        remedy = REMEDIES.get(error.errno or 0, "choose another folder (--runs-dir, --out)")
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write to a temporary file, then rename it: a reader sees the old file or the new one, never a partial one.
 
-    Raises RunFolderError where the disk is full or the folder cannot be written.
+    Raises RunFolderError where the disk is full or the folder cannot be written, and DrawingError for content that is
+    not what the ending says.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content  # lone surrogates
+    begin, end = CONTENTS.get(path.suffix.lower(), ((b"",), (b"",)))
+    if not (data.lstrip().startswith(begin) and data.rstrip().endswith(end)):
+        kind = path.suffix[1:].upper()
+        raise DrawingError(f"cannot write {path}: what was made for it ({len(data):,} bytes) is no {kind}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if Path(temporary).stat().st_size != len(data):
+                raise OSError(errno.EIO, "the file is shorter than what was written to it")
             Path(temporary).chmod(0o644)
             Path(temporary).replace(path)
         except BaseException:

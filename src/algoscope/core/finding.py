@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algoscope.core.errors import DrawingError, UnknownNameError
-from algoscope.core.files import user_path, write_atomically
+from algoscope.core.errors import UnknownNameError
+from algoscope.core.files import output_path, write_atomically
 from algoscope.core.panel import Label, Panel
 from algoscope.core.registry import Entry, Table
+from algoscope.core.visible import one_line
 
 RENDERERS = Table(
     "renderer",
@@ -66,7 +67,7 @@ def _read(cell: Cell) -> str:
         return "yes" if cell else "no"
     if isinstance(cell, int):
         return f"{cell:,}"
-    return f"{cell:.4g}" if isinstance(cell, float) else cell or ""
+    return f"{cell:.4g}" if isinstance(cell, float) else one_line(cell or "")
 
 
 @dataclass(frozen=True)
@@ -199,19 +200,20 @@ class Finding:
         Returns:
             The path.
         Raises:
-            DrawingError: for another ending, and where an image needs a browser that is not installed.
+            DrawingError: for another ending, for a figure too large to be drawn, and where an image needs a browser
+                that is not installed.
+            RunFolderError: for a file that cannot be written.
         """
-        path = user_path(path)
-        if path.suffix not in SUFFIXES:
-            raise DrawingError(f"cannot write {path.name!r}: the ending must be one of {', '.join(SUFFIXES)}")
-        if path.suffix == ".json":
+        path = output_path(path, SUFFIXES)
+        kind = path.suffix.lower()
+        if kind == ".json":
             write_atomically(path, self.to_json())
-        elif path.suffix == ".csv":
+        elif kind == ".csv":
             write_atomically(path, self.to_csv())
-        elif path.suffix == ".html":
+        elif kind == ".html":
             write_atomically(path, RENDERERS.load("html")(self))
         else:
-            write_atomically(path, RENDERERS.load("image")(self, path.suffix[1:]))
+            write_atomically(path, RENDERERS.load("image")(self, kind[1:]))
         return path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:

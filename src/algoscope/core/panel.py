@@ -1,6 +1,6 @@
 """A labelled array: named axes, a label for every index, a unit, and what 0 and 1 mean."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -58,11 +58,12 @@ class Panel:
         caption: explains the figure to a reader who sees nothing else: what is drawn, over what, and how to read it.
             Its first sentence is shown in bold. Panels drawn side by side may share one caption.
         marks: lines drawn across the figure.
-        beside: neighbouring panels with an equal value here are drawn side by side, facet by facet.
+        beside: neighbouring panels with an equal value here are drawn side by side, facet by facet, to be compared.
+        shares: panels of a finding with an equal value here, and those drawn side by side, have one range of colours or
+            of the ordinate where their unit and scale are equal.
         site: the site that the numbers are about, where there is one.
         quantity: the key of the numbers in JSON.
-        span: the smallest range (low, high) of the colour scale or ordinate; panels of one finding that share a unit
-            and a scale share their range.
+        span: the smallest range (low, high) of the colour scale or ordinate.
         words: a text for each cell, written inside it where it fits.
         hover: a tooltip text for each cell.
 
@@ -87,6 +88,7 @@ class Panel:
     caption: str = ""
     marks: tuple[Mark, ...] = ()
     beside: str = ""
+    shares: str = ""
     site: str = ""
     quantity: str = "values"
     span: tuple[float, float] | None = None
@@ -137,6 +139,7 @@ class Panel:
             "view": self.view,
             "scale": self.scale,
             "beside": self.beside,
+            "shares": self.shares,
             "marks": [[mark.at, mark.text, mark.across, mark.strong] for mark in self.marks],
             "site": self.site,
             "span": None if self.span is None else list(self.span),
@@ -166,6 +169,7 @@ class Panel:
             view=plain["view"],
             scale=plain["scale"],
             beside=plain["beside"],
+            shares=plain.get("shares", ""),
             site=plain["site"],
             quantity=plain["quantity"],
             title=plain["title"],
@@ -185,10 +189,14 @@ def span_of(panels: Iterable[Panel]) -> tuple[float, float]:
 
 
 def on_one_scale(panels: Iterable[Panel]) -> list[Panel]:
-    """The panels, with a common span for all that share a unit and a scale."""
+    """The panels, with a common span for those that ask for it by `shares` or `beside`, in one unit and on one scale.
+
+    An equal unit alone says nothing: logits of -1 to 1 would be white on a scale of 4,000.
+    """
     panels = list(panels)
-    groups: dict[tuple[str, str], list[Panel]] = {}
-    for panel in panels:
-        groups.setdefault((panel.unit, panel.scale), []).append(panel)
+    groups: dict[Hashable, list[Panel]] = {}
+    keys = [(panel.shares or panel.beside or i, panel.unit, panel.scale) for i, panel in enumerate(panels)]
+    for key, panel in zip(keys, panels, strict=True):
+        groups.setdefault(key, []).append(panel)
     spans = {key: span_of(group) for key, group in groups.items()}
-    return [replace(panel, span=spans[panel.unit, panel.scale]) for panel in panels]
+    return [replace(panel, span=spans[key]) for key, panel in zip(keys, panels, strict=True)]

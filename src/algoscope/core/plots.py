@@ -4,14 +4,17 @@ import html
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from algoscope.core.panel import Axis, Panel, span_of
+from algoscope.core.visible import one_line
 
 BLUE, ORANGE, INK, GRID, MASKED = "#2166ac", "#e66100", "#1f2933", "#e4e7eb", "#d3d7dc"
 PALE = {BLUE: "#b9d2e8", ORANGE: "#f8d0b0"}  # bars below a threshold
@@ -26,15 +29,16 @@ NOTE = "%{customdata}<extra></extra>"
 
 
 def shown(text: object) -> str:
-    """Text for a figure: markup escaped; leading and trailing spaces, tabs and line breaks made visible."""
-    plain = str(text).replace("\n", "\u21b5").replace("\t", "\u21e5")
-    seen = re.sub("^ +| +$", lambda spaces: "\u00b7" * len(spaces.group()), plain)
-    return html.escape(seen, quote=False)
+    """Text for a figure, as it is: nothing in it is HTML, a template (`%{x}`) or a formula (`$x$`) to Plotly, and every
+    character that has no sign of its own is made visible, and so are leading and trailing spaces.
+    """
+    seen = re.sub("^ +| +$", lambda spaces: "\u00b7" * len(spaces.group()), one_line(text))
+    return html.escape(seen, quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
 
 
 def wrapped(text: str, width: int) -> str:
     """Text wrapped to a width in pixels."""
-    return "<br>".join(map(shown, textwrap.wrap(text, max(width // 8, 20))))
+    return "<br>".join(map(shown, textwrap.wrap(one_line(text), max(width // 8, 20))))
 
 
 # ---------------------------------------------------------------------- sizes
@@ -93,7 +97,7 @@ def _numeric(panel: Panel) -> bool:
 # ---------------------------------------------------------------------- colours
 
 
-def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
+def colour_range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
     """The values at both ends of the colour scale, and the scale. A signed scale with a meaning for 1 includes 1."""
     low, high = span_of([panel])
     if panel.scale == "unit":
@@ -108,11 +112,14 @@ def _range(panel: Panel) -> tuple[float, float, list[list[Any]]]:
 
 def colour_bar(panel: Panel) -> dict[str, Any]:
     lines = textwrap.wrap(panel.unit, max(depth_of(panel) // LETTER, 12)) or [""]  # fits its height
-    unit = {"text": "<br>".join(["", *lines]), "side": "right"}  # the empty first line separates it from the numbers
+    unit = {
+        "text": "<br>".join(["", *map(shown, lines)]),
+        "side": "right",
+    }  # the empty first line separates it from the numbers
     bar: dict[str, Any] = {"title": unit, "thickness": 12, "outlinewidth": 0}
     if panel.scale != "log":
         return bar
-    ticks = [0, *(10**power for power in range(math.ceil(_range(panel)[1]) + 1))]
+    ticks = [0, *(10**power for power in range(math.ceil(colour_range(panel)[1]) + 1))]
     return bar | {"tickvals": [math.log10(1 + tick) for tick in ticks], "ticktext": [f"{tick:,}" for tick in ticks]}
 
 
@@ -141,36 +148,74 @@ def add_plot(fig: go.Figure, panel: Panel, place: tuple[int, int] | None, colour
 
 
 def _heatmap(panel: Panel, colour_bar: dict[str, Any] | None) -> list[go.Heatmap]:
-    missing, no_cell = np.isnan(panel.values), np.array(None)
-    low, high, scale = _range(panel)
+    missing = np.isnan(panel.values)
+    low, high, scale = colour_range(panel)
     colours = np.log10(1 + panel.values) if panel.scale == "log" else panel.values
     shades = {"zmin": low, "zmax": high, "colorscale": scale, "colorbar": colour_bar}
     shades |= {"showscale": colour_bar is not None, **_words_that_fit(panel)}
-    values = go.Heatmap(z=np.where(missing, no_cell, colours).tolist(), **shades)
-    masked = go.Heatmap(
-        z=np.where(missing, 0, no_cell).tolist(), colorscale=[[0, MASKED], [1, MASKED]], showscale=False
-    )
-    traces = [masked, values] if missing.any() else [values]
-    y, x = (list(range(n)) for n in panel.values.shape)
-    for trace in traces:
-        trace.update(x=x, y=y, xgap=1, ygap=1, customdata=_notes(panel), hovertemplate=NOTE, hoverongaps=False)
+    y, x = map(_categories, panel.axes)
+    cells = {"x": x, "y": y, "xgap": 1, "ygap": 1, "hoverongaps": False, "customdata": _texts_of_cells(panel)}
+    value = f"%{{{'customdata[0]' if panel.scale == 'log' else 'z'}:.8~g}}"
+    traces = [
+        go.Heatmap(
+            z=_compact(colours), **cells, **shades, hovertemplate=_note(panel, f"{value}</b> {shown(panel.unit)}")
+        )
+    ]
+    if missing.any():
+        reason = "masked</b>: a later position" if panel.axes[-1].name == "key" else "none</b>"
+        grey = {"colorscale": [[0, MASKED], [1, MASKED]], "showscale": False, "hovertemplate": _note(panel, reason)}
+        traces.insert(0, go.Heatmap(z=_compact(np.where(missing, 0.0, np.nan)), **cells, **grey))
     return traces
 
 
-def _notes(panel: Panel) -> list[Any]:
-    """The tooltip of each cell: its labels, its value, and its texts."""
-    notes = np.empty(panel.values.shape, dtype=object)
+def _compact(values: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column"]:
+    """The same values in as few bytes as hold them exactly; Plotly stores arrays in binary."""
+    short = values.astype(np.float32)
+    return short if np.array_equal(short, values, equal_nan=True) else values
+
+
+def _categories(axis: Axis) -> list[str]:
+    """A different name for the index of each label, which reads like the label. Zero-width spaces tell equal labels
+    apart, and names from numbers, which Plotly would take for indices.
+    """
+    seen = Counter[str]()
+    names = []
+    for text in map(shown, axis.labels):
+        seen[text] += 1
+        names.append(text + "\u200b" * seen[text])
+    return names
+
+
+def _note(panel: Panel, value: str) -> str:
+    """The tooltip of every cell, which Plotly fills in: labels, value, and the texts of the cell."""
+    row, column = (shown(axis.name) for axis in panel.axes)
+    texts = "%{customdata[1]}" if panel.words is not None or panel.hover is not None else ""
+    return f"{row} %{{y}}<br>{column} %{{x}}<br><b>{value}{texts}<extra></extra>"
+
+
+def _texts_of_cells(panel: Panel) -> list[Any] | None:
+    """What a tooltip needs of each cell beside its number: the value where colours are logarithmic, and its texts."""
+    if panel.scale != "log" and panel.words is None and panel.hover is None:
+        return None
+    cells = np.empty(panel.values.shape, dtype=object)
     for index, value in np.ndenumerate(panel.values):
-        lines = [f"{axis.name} {shown(axis.labels[i])}" for axis, i in zip(panel.axes, index, strict=True)]
-        if np.isnan(value):
-            lines.append("<b>masked</b>: a later position" if panel.axes[-1].name == "key" else "<b>none</b>")
-        else:
-            lines.append(f"<b>{value:.8g}</b> {panel.unit}")
-        lines += [f"<i>{shown(panel.words[index])}</i>"] if panel.words is not None else []
+        lines = [f"<i>{shown(panel.words[index])}</i>"] if panel.words is not None else []
         lines += [shown(line) for line in str(panel.hover[index]).split("\n")] if panel.hover is not None else []
-        notes[index] = "<br>".join(lines)
-    listed: list[Any] = notes.tolist()
+        cells[index] = (None if np.isnan(value) else float(value), "".join(f"<br>{line}" for line in lines))
+    listed: list[Any] = cells.tolist()
     return listed
+
+
+def _notes(panel: Panel) -> list[str]:
+    """The tooltip of each point or bar: its label, its value, and its text."""
+    axis, notes = panel.axes[0], []
+    for i, value in enumerate(panel.values):
+        note = "none</b>" if np.isnan(value) else f"{value:.8g}</b> {shown(panel.unit)}"
+        lines = [f"{shown(axis.name)} {shown(axis.labels[i])}", f"<b>{note}"]
+        lines += [f"<i>{shown(panel.words[i])}</i>"] if panel.words is not None else []
+        lines += [shown(line) for line in str(panel.hover[i]).split("\n")] if panel.hover is not None else []
+        notes.append("<br>".join(lines))
+    return notes
 
 
 def _words_that_fit(panel: Panel) -> dict[str, Any]:
@@ -186,7 +231,8 @@ def _words_that_fit(panel: Panel) -> dict[str, Any]:
 
 
 def _cut(text: object, letters: int) -> str:
-    return str(text) if len(str(text)) <= letters else str(text)[: letters - 1] + "\u2026"
+    line = one_line(text)
+    return line if len(line) <= letters else line[: letters - 1] + "\u2026"
 
 
 def _scatter(panel: Panel) -> go.Scatter:
@@ -198,7 +244,7 @@ def _scatter(panel: Panel) -> go.Scatter:
         text=names,
         textposition="top center",
         marker={"size": 8, "color": list(range(len(names))), "colorscale": "Viridis"},
-        hovertemplate="<b>%{text}</b><br>(%{x:.4g}, %{y:.4g}) " + panel.unit + "<extra></extra>",
+        hovertemplate=f"<b>%{{text}}</b><br>(%{{x:.4g}}, %{{y:.4g}}) {shown(panel.unit)}<extra></extra>",
         cliponaxis=False,
     )
 
@@ -206,7 +252,7 @@ def _scatter(panel: Panel) -> go.Scatter:
 def _lines(panel: Panel) -> go.Scatter:
     labels = panel.axes[0].labels
     return go.Scatter(
-        x=list(labels) if _numeric(panel) else list(map(shown, labels)),
+        x=list(labels) if _numeric(panel) else list(range(len(labels))),
         y=panel.values.tolist(),
         mode="lines+markers" if len(labels) < 60 else "lines",
         line={"color": BLUE, "width": 2},
@@ -234,16 +280,24 @@ def _axes(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
     if panel.view == "heatmap":
         rows, columns = panel.axes
         frame = {"showline": True, "mirror": True, "linecolor": GRID}  # visible where all cells are white
-        x = {"title": {"text": columns.heading}, **_ticks(columns, _room(panel)), **frame, "constrain": "domain"}
-        y = {"title": {"text": rows.heading}, **_ticks(rows), **frame, "ticklabelstandoff": 4}
-        return x, y | {"autorange": "reversed"}
+        across = {
+            "title": {"text": shown(columns.heading)},
+            **_ticks(columns, _room(panel)),
+            **frame,
+            "constrain": "domain",
+        }
+        down = {"title": {"text": shown(rows.heading)}, **_ticks(rows), **frame, "ticklabelstandoff": 4}
+        return across | {"type": "category"}, down | {"type": "category", "autorange": "reversed"}
     if panel.view == "scatter":
         first, second = panel.axes[1].labels
-        return {"title": {"text": str(first)}, "gridcolor": GRID}, {"title": {"text": str(second)}, "gridcolor": GRID}
-    x = {"title": {"text": panel.axes[0].heading}, "gridcolor": GRID}
-    y = {"title": {"text": panel.unit}, "gridcolor": GRID}
+    else:
+        first, second = panel.axes[0].heading, panel.unit
+    x: dict[str, Any] = {"title": {"text": shown(first)}, "gridcolor": GRID}
+    y: dict[str, Any] = {"title": {"text": shown(second)}, "gridcolor": GRID}
+    if panel.view == "scatter":
+        return x, y
     if not _numeric(panel):
-        x |= _ticks(panel.axes[0], _room(panel)) if panel.view == "bars" else {"type": "category"}
+        x |= _ticks(panel.axes[0], _room(panel))
     if panel.scale == "unit":
         y["range"] = [0, 1.04]
     if panel.scale == "log":
@@ -264,7 +318,14 @@ def _ticks(axis: Axis, room: int | None = None) -> dict[str, Any]:
     words = [shown(_cut(axis.labels[i], LONGEST)) for i in indices]
     texts = [re.sub(r"^(.+)_(\d+)$", r"\1<sub>\2</sub>", word) for word in words]
     style = {"tickangle": 0} if room is None else {"tickangle": 270, "tickfont": {"size": 10}}
-    return {"tickmode": "array", "tickvals": indices, "ticktext": texts, **style, "showgrid": False}
+    beside = len(axis.labels) / 5_000  # a tick so near a cell that a tooltip on the cell reads the label, not the tick
+    return {
+        "tickmode": "array",
+        "tickvals": [i + beside for i in indices],
+        "ticktext": texts,
+        **style,
+        "showgrid": False,
+    }
 
 
 def dress(fig: go.Figure) -> go.Figure:

@@ -1,9 +1,11 @@
 """`algoscope census NAME...`: what many seeds of one recipe learned."""
 
+from pathlib import Path
+
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, echo, show_json, show_result
+from algoscope.doors.cli.common import common, complete_run, echo, out_file, show_json, show_result
 from algoscope.doors.cli.runs_commands import parse_seeds
 
 
@@ -13,7 +15,7 @@ from algoscope.doors.cli.runs_commands import parse_seeds
 @click.option("--threshold", type=float, default=0.1, show_default=True, help="Largest distance within one solution.")
 @click.option("--n-inputs", type=click.IntRange(min=2), default=256, show_default=True, help="Inputs to compare on.")
 @click.option("--sample", type=int, help="Certify this many random inputs instead of all.")
-@click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+@out_file
 @common
 def census(
     names: tuple[str, ...],
@@ -21,7 +23,7 @@ def census(
     threshold: float,
     n_inputs: int,
     sample: int | None,
-    out: str | None,
+    out: Path | None,
     as_json: bool,
     quiet: bool,
     runs_dir: str | None,

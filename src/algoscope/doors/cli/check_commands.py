@@ -1,9 +1,11 @@
 """Commands that check: this installation (doctor), and the lenses on models whose mechanism is known (selfcheck)."""
 
+from pathlib import Path
+
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, echo, show_json, show_result, show_table
+from algoscope.doors.cli.common import common, echo, out_file, show_json, show_result, show_table
 
 
 @click.command()
@@ -26,9 +28,9 @@ def doctor(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     metavar="N",
     help="Shuffled and random models for each planted one.",
 )
-@click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+@out_file
 @common
-def selfcheck(copies: int, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> int:
+def selfcheck(copies: int, out: Path | None, as_json: bool, quiet: bool, runs_dir: str | None) -> int:
     """Run every lens on planted models, where it must detect the mechanism, and on N shuffled and N random models,
     where it must not. Exit code 1 when a planted mechanism is missed, or more than one answer in twenty is a false
     alarm.

@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +14,8 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from algoscope.core.finding import Finding, ResultTable
+from algoscope.core.files import output_path
+from algoscope.core.finding import SUFFIXES, Finding, ResultTable
 from algoscope.core.progress import say
 from algoscope.core.registry import Table
 from algoscope.core.visible import one_line, visible
@@ -21,6 +23,16 @@ from algoscope.planted.table import PLANTED
 from algoscope.runs.paths import run_folders, runs_directory
 
 WIDEST = 10**6  # characters of a table that is piped
+
+
+def out_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--out FILE` for a finding; a file that cannot be written is refused before the work begins."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+        return None if value is None else output_path(value, SUFFIXES)
+
+    text = f"Write {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, by the ending."
+    return click.option("--out", metavar="FILE", help=text, callback=checked)(command)
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:

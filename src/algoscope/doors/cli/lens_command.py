@@ -14,7 +14,7 @@ import click
 
 from algoscope.core.finding import Finding
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, echo, show_json, show_result
+from algoscope.doors.cli.common import common, complete_subject, echo, out_file, show_json, show_result
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
 PROVIDED = ("runs_dir", "progress", "measures", "targets")  # filled in by the command, or not expressible as text
@@ -65,9 +65,11 @@ def lens_command(name: str) -> click.Command:
 
     @click.command(name, help=_sentence(LENSES[name].summary))
     @click.argument("subject", shell_complete=complete_subject)
-    @click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+    @out_file
     @common
-    def command(subject: str, out: str | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any) -> None:
+    def command(
+        subject: str, out: Path | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any
+    ) -> None:
         for old, new in renamed.items():  # the function accepts both names, and warns about the former
             del chosen[old if chosen[old] in (None, ()) else new]
         model = public.open(subject, runs_dir=runs_dir)
@@ -149,11 +151,11 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("." if text else "")
 
 
-def _show(finding: Finding, out: str | None) -> None:
+def _show(finding: Finding, out: Path | None) -> None:
     echo(finding.claim)
     for table in finding.tables:
         show_result(table)
     for panel in finding.panels:
         shape = " x ".join(f"{len(axis.labels)} {axis.name}" for axis in panel.axes)
         echo(f"  {panel.name}: {shape}, {panel.unit}")
-    echo(f"written: {out}" if out else "figures: --out FILE.html; numbers: --json")
+    echo(f"written: {out}" if out is not None else "figures: --out FILE.html; numbers: --json")

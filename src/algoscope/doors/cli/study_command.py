@@ -6,7 +6,7 @@ import click
 
 from algoscope.core.registry import Entry, Table
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, echo, names, show_json, show_result
+from algoscope.doors.cli.common import common, echo, names, out_file, show_json, show_result
 from algoscope.doors.cli.runs_commands import parse_seeds, parse_settings
 from algoscope.verdicts.studies.table import STUDIES
 
@@ -17,13 +17,13 @@ PAGES = Table("page", {"study": Entry("algoscope.doors.report.study_page:write_p
 @click.argument("name", shell_complete=names(STUDIES))
 @click.option("--seeds", default="0..2", show_default=True, metavar="A..B", help="Every variant with every seed.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a config field in all members.")
-@click.option("--out", metavar="FILE", help="Write .html, .png, .svg, .json or .csv, by the ending.")
+@out_file
 @common
 def study(
     name: str,
     seeds: str,
     settings: tuple[str, ...],
-    out: str | None,
+    out: Path | None,
     as_json: bool,
     quiet: bool,
     runs_dir: str | None,
@@ -36,7 +36,7 @@ def study(
     finding = public.study(
         name, seeds=parse_seeds(seeds), settings=parse_settings(settings), runs_dir=runs_dir, progress=not quiet
     )
-    if out is not None and Path(out).suffix == ".html":
+    if out is not None and out.suffix.lower() == ".html":
         PAGES.load("study")(finding, out)
     elif out is not None:
         finding.save(out)

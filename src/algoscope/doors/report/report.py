@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.draw import figure, figures_of, script
 from algoscope.core.errors import SubjectError
-from algoscope.core.files import disk_errors, user_path, write_atomically
+from algoscope.core.files import output_path, write_atomically
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.core.plots import NARROW, width_of
 from algoscope.core.progress import Bar, Watcher
+from algoscope.core.visible import visible
 from algoscope.doors.params import params
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.table import LENSES
@@ -29,6 +31,8 @@ from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.version import __version__
+
+PAGE = (".html",)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def report(
         The path of the page, which holds everything it needs and opens without a network.
     Raises:
         SubjectError: for a model of free text without a prompt.
+        DrawingError: for a file that does not end in .html.
         RunFolderError: if the page cannot be written.
 
     Example:
@@ -77,14 +82,14 @@ def report(
         >>> ag.report("planted:induction", clean="abcab").name
         'report.html'
     """
+    if out is not None:
+        out = output_path(out, PAGE)  # before the work, not after it
     subject = open_subject(subject, runs_dir=runs_dir)
     origin = subject.origin
-    path = user_path((origin.path if origin else Path()) / "report.html" if out is None else out)
+    path = output_path((origin.path if origin else Path()) / "report.html", PAGE) if out is None else Path(out)
     in_folder = origin if out is None else None
     if in_folder:
         in_folder.refuse_if_training()
-    with disk_errors(path):  # before the work, not after it
-        path.parent.mkdir(parents=True, exist_ok=True)
     questions = questions_of(subject, prompts_of(subject, clean, corrupt), progress)
     findings, refused = dict[str, Finding](), dict[str, Finding]()
     with Bar(f"report on {subject.name}", "sections") if progress else Watcher() as bar:
@@ -187,8 +192,14 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.finalize = _shown
     environment.filters.update(sentence=_sentence, first_apart=_first_apart, figures=_figures)
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What a template writes: characters that a page would obey or drop are made visible; HTML of ours stays."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
 
 
 def _sentence(finding: Finding) -> str:

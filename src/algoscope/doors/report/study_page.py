@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from algoscope.core.draw import script
-from algoscope.core.files import user_path, write_atomically
+from algoscope.core.files import output_path, write_atomically
 from algoscope.core.finding import Finding
-from algoscope.doors.report.report import Section, environment
+from algoscope.doors.report.report import PAGE, Section, environment
 from algoscope.version import __version__
 
 
@@ -23,6 +23,6 @@ def write_page(finding: Finding, path: str | Path) -> Path:
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
-    path = user_path(path)
+    path = output_path(path, PAGE)
     write_atomically(path, page)
     return path

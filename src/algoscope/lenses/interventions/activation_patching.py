@@ -242,6 +242,7 @@ def _panel(name: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."]) 
         "neuron. Rows are layers, layer 0 on top. Blue = towards the clean run (1 = all the way), white = as the "
         "corrupt run, orange = further away than the corrupt run.",
         site=name,
+        shares="sweeps",
     )
 
 
