@@ -107,9 +107,10 @@ def test_what_it_says_is_what_was_found(page_of, demo: dict) -> None:
 
 def test_masked_cells_look_masked_and_the_scale_is_fixed(page_of) -> None:
     heads = page_of(1280)[0].evaluate(
-        """[...document.querySelectorAll('#attention .plot')].filter(p => p.data[0].type == 'heatmap').map(p => ({
-            masked: p.data[0].z.flat().filter(z => z !== null).length,
-            shown: p.data[1].z.flat().filter(z => z !== null).length,
+        """const cells = z => Array.from(z, row => Array.from(row)).flat().filter(one => !Number.isNaN(one)).length;
+        [...document.querySelectorAll('#attention .plot')].filter(p => p.data[0].type == 'heatmap').map(p => ({
+            masked: cells(p._fullData[0].z),
+            shown: cells(p._fullData[1].z),
             range: [p.data[1].zmin, p.data[1].zmax],
             lines: p.layout.shapes.length,
         }))"""
