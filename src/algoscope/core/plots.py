@@ -155,7 +155,7 @@ def _heatmap(panel: Panel, colour_bar: dict[str, Any] | None) -> list[go.Heatmap
     shades |= {"showscale": colour_bar is not None, **_words_that_fit(panel)}
     y, x = map(_categories, panel.axes)
     cells = {"x": x, "y": y, "xgap": 1, "ygap": 1, "hoverongaps": False, "customdata": _texts_of_cells(panel)}
-    value = f"%{{{'customdata[0]' if panel.scale == 'log' else 'z'}:.8~g}}"
+    value = "%{customdata[0]:.8~g}" if panel.scale == "log" else "%{z:.8~g}"
     traces = [
         go.Heatmap(
             z=_compact(colours), **cells, **shades, hovertemplate=_note(panel, f"{value}</b> {shown(panel.unit)}")
@@ -190,7 +190,7 @@ def _note(panel: Panel, value: str) -> str:
     """The tooltip of every cell, which Plotly fills in: labels, value, and the texts of the cell."""
     row, column = (shown(axis.name) for axis in panel.axes)
     texts = "%{customdata[1]}" if panel.words is not None or panel.hover is not None else ""
-    return f"{row} %{{y}}<br>{column} %{{x}}<br><b>{value}{texts}<extra></extra>"
+    return row + " %{y}<br>" + column + " %{x}<br><b>" + value + texts + "<extra></extra>"
 
 
 def _texts_of_cells(panel: Panel) -> list[Any] | None:
@@ -244,7 +244,7 @@ def _scatter(panel: Panel) -> go.Scatter:
         text=names,
         textposition="top center",
         marker={"size": 8, "color": list(range(len(names))), "colorscale": "Viridis"},
-        hovertemplate=f"<b>%{{text}}</b><br>(%{{x:.4g}}, %{{y:.4g}}) {shown(panel.unit)}<extra></extra>",
+        hovertemplate="<b>%{text}</b><br>(%{x:.4g}, %{y:.4g}) " + shown(panel.unit) + "<extra></extra>",
         cliponaxis=False,
     )
 
