@@ -44,6 +44,7 @@ from algoscope.tasks.groups.modular import Modular
 BOUNDS = Bounds(accurate=0.99, circular=0.8, alike=0.98, apart=0.8, fits=0.8)
 FINE = {
     "accuracy": 1.0,
+    "elements": 59,
     "circularity": 1.0,
     "symmetricity": 0.99,
     "isolated": {"clock": 0.6, "pizza": 0.75, "accompanying": 0.2},
@@ -445,6 +446,7 @@ def test_a_clock_of_products_is_a_clock_on_the_logarithms() -> None:
         ({"accuracy": 0.98, "circularity": 0.1}, "not learned"),
         ({"circularity": 0.1}, "pizza"),
         ({"symmetricity": None}, "neither"),
+        ({"elements": 4}, "test does not apply"),
         ({"isolated": {"clock": 0.8, "pizza": 0.7, "accompanying": 0.2}}, "neither"),
         ({"isolated": {"clock": 0.1, "pizza": 0.4, "accompanying": 0.1}}, "test does not apply"),
         ({"isolated": {"clock": 0.1, "pizza": 0.4, "accompanying": 0.1}, "cosines": 0.1}, "neither"),
@@ -507,3 +509,14 @@ def test_the_page_says_it_for_sums_and_is_not_asked_for_letters(found: dict[str,
     assert "clock" in questions_of(subject, prompts_of(subject))
     reversal = ag.open("planted:reversal")
     assert "clock" not in questions_of(reversal, prompts_of(reversal))
+
+
+@pytest.mark.parametrize("p", [2, 3, 4, 5, 6])
+def test_the_smallest_moduli_are_measured(p: int) -> None:
+    task = Modular(p=p, form="ab")
+    for width in (1, 2, 8):
+        subject = untrained(task, d_model=width, n_heads=1, d_head=2)
+        finding = ag.lenses.clock(subject, n_inputs=5, accurate=0.0)
+        assert finding["verdict"] in ("neither", "test does not apply")
+        assert (finding["verdict"] == "test does not apply") >= (p < 5)
+        assert 0 <= ag.lenses.embeddings(subject)["circularity"]["after"] <= 1

@@ -75,7 +75,7 @@ def circles_of(vectors: Vectors, frequencies: Sequence[int] = ()) -> list[Circle
     centre = vectors.mean(axis=0)
     centred = vectors - centre
     total = float((centred**2).sum())
-    waves = fourier_basis(n)[1 : n - (n + 1) % 2].reshape(-1, 2, n)
+    waves = fourier_basis(n)[1 : n - (n + 1) % 2].reshape((n - 1) // 2, 2, n)
     if total == 0 or not len(waves):
         return []
     _, axes, directions = np.linalg.svd(waves @ centred, full_matrices=False)
@@ -99,7 +99,7 @@ def circularity(circles: Sequence[Circle]) -> float:
     The published measure (Zhong et al., arXiv 2306.17844) averages the best frequency's share over the first four
     principal components, which is small for circles of equal size.
     """
-    return sum(circle.variance for circle in circles)
+    return sum((circle.variance for circle in circles), 0.0)
 
 
 def circle_axis(circles: Sequence[Circle]) -> Axis:

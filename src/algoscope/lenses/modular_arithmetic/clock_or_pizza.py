@@ -57,6 +57,7 @@ from algoscope.tasks.groups.binary import Binary
 from algoscope.tasks.groups.group_tables import Structure
 
 LARGEST = 256  # largest n: there are n^3 logits
+FEWEST = 5  # smallest n with two frequencies that have a cosine and a sine
 PORTION = 4096  # inputs in one batch
 CONTROLS = 3  # untrained models
 
@@ -275,7 +276,8 @@ def _facts(
         "distance_irrelevance": distance_irrelevance(cube),
         "circularity": circularity([one.circle for one in isolated]),
         "logit_frequencies": [{"frequency": k, "share": share} for k, share in keys.items()],
-        "cosines": sum(keys.values()),
+        "cosines": sum(keys.values(), 0.0),
+        "elements": len(cube),
         "isolated": together,
         "circles": [
             {
@@ -317,7 +319,8 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, str]:
     2. `pizza`: the operands have the same gradient, and single circles are pizzas.
     3. `clock`: the operands have different gradients, single circles are clocks, and the logits are cosines.
     4. `test does not apply`: the logits are cosines, as a clock's and a pizza's are, but one circle at a time explains
-       too little, because the model needs several at once or does not compute with circles.
+       too little, because the model needs several at once or does not compute with circles. Also modulo 2 to 4, where
+       there are not two frequencies of which one could stand out.
     5. `neither`.
 
     q is not used: among published pizzas it goes up to 0.6. Nor is circularity: a model trained without weight decay
@@ -326,6 +329,8 @@ def judge(facts: Mapping[str, Any]) -> tuple[str, str]:
     tests, isolated, symmetricity = facts["tests"], facts["isolated"], facts["symmetricity"]
     if not tests["learned"]:
         return "not learned", f"{facts['accuracy']:.1%} of all pairs are right"
+    if facts["elements"] < FEWEST:
+        return "test does not apply", f"modulo {facts['elements']} no frequency can stand out"
     if symmetricity is None:
         return "neither", "the logits do not depend on the operands' embeddings"
     explained = ", ".join(f"{name} {isolated[name]:.0%}" for name in READINGS)
