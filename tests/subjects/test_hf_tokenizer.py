@@ -58,6 +58,21 @@ def words_only() -> PreTrainedTokenizerFast:
     return around(made, None)
 
 
+def known_words_only() -> PreTrainedTokenizerFast:
+    """Whole words without a token for others: the library raises at them."""
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+def pieces_of_words() -> PreTrainedTokenizerFast:
+    """As BERT has it: what continues a word begins with two signs, and the library joins and tidies."""
+    pieces = ("<unk>", "<s>", "</s>", *WORDS, "##a", "##s", "s", "x")
+    made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+    return around(made, "<s> $A </s>")
+
+
 KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte level": byte_level,
     "metaspace": metaspace,
@@ -65,6 +80,8 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "metaspace, fused": lambda: metaspace("<s> $A </s>", fused=True),
     "metaspace, no first space": lambda: metaspace(scheme="never"),
     "words": words_only,
+    "known words": known_words_only,
+    "pieces of words": pieces_of_words,
 }
 
 
@@ -126,7 +143,7 @@ def test_bytes_that_are_no_character_are_shown_in_hexadecimal() -> None:
 
 
 @given(text=st.lists(st.sampled_from([*"abcé京🙂 \n1", "The", " city"]), min_size=1, max_size=8).map("".join))
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "known words"])
 def test_tokens_and_texts_are_those_of_transformers(name: str, text: str) -> None:
     tokenizer = KINDS[name]()
     ours = TokenizerText(tokenizer, D_VOCAB)
@@ -166,7 +183,7 @@ def test_a_text_ends_where_the_folder_says_and_no_special_token_is_drawn_at_rand
     assert find_tokenizer(str(tmp_path / "g"), config, True).end_tokens == {1, 7}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "known words"])
 def test_half_of_a_character_is_refused_and_odd_texts_are_read(name: str) -> None:
     model = subject(KINDS[name]())
     with pytest.raises(VocabularyError, match=r"half of a surrogate pair") as raised:
@@ -214,6 +231,14 @@ def test_a_word_that_the_tokenizer_does_not_know_is_not_the_token_for_unknown_wo
     assert model.text.token(model.to_single_token("Paris")) == "Paris"
     with pytest.raises(VocabularyError, match="'Berlin' is not in the vocabulary"):
         model.to_single_token("Berlin")
+
+
+def test_a_text_at_which_the_library_raises_is_one_line_and_its_tokens_have_names() -> None:
+    model = subject(known_words_only())
+    assert model.generate("The city", 1)
+    for ask in (model.to_tokens, model.to_single_token):
+        with pytest.raises(VocabularyError, match=r"the tokenizer cannot read 'Berlin': .*WordLevel"):
+            ask("Berlin")
 
 
 @pytest.mark.parametrize(

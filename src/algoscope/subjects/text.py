@@ -163,7 +163,7 @@ class Letters(Text):
         return [self.alphabet.index(character) for character in text]
 
     def decode(self, ids: Sequence[int], after: Sequence[int] = ()) -> str:
-        return "".join(self.alphabet[i] for i in ids)
+        return "".join(self.alphabet[i] if i < len(self.alphabet) else self.token(i) for i in ids)
 
     def files(self, d_vocab: int) -> dict[str, bytes | str]:
         return word_level(self.alphabet, ".", self.end_tokens, d_vocab)
