@@ -119,7 +119,7 @@ def convert(source: Any, name: str = "the model") -> Transformer:
 @torch.no_grad()
 def _compare(source: Any, model: Transformer, name: str) -> None:
     """Raises SubjectError where the logits of a few tokens are not those of the library, which is the reference."""
-    shape, draw = (2, min(COMPARED, model.cfg.n_ctx)), torch.Generator().manual_seed(0)
+    shape, draw = (1, min(COMPARED, model.cfg.n_ctx)), torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, shape, generator=draw)
     try:
         theirs = source.eval()(tokens, use_cache=False).logits
