@@ -89,6 +89,7 @@ def test_images_without_a_browser_are_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         "plotly.graph_objects.Figure.to_image", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("x"))
     )
+    monkeypatch.setattr("algoscope.core.draw.find_browser", lambda: None)
     with pytest.raises(DrawingError, match=r"Chromium.*\.html"):
         Finding("kind", "claim", panels=(panel_of(np.zeros((2, 2))),)).save(tmp_path / "x.png")
     assert not list(tmp_path.iterdir())

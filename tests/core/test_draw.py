@@ -354,6 +354,17 @@ def test_what_no_png_and_no_page_holds_is_one_line_that_says_the_way_out(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("error", "reason"), [(TimeoutError(), "it took too long"), (RuntimeError("a\nb"), "a↵b")])
+def test_a_browser_that_fails_is_not_said_to_be_missing(error, reason, monkeypatch, tmp_path: Path) -> None:
+    def fails(*args: object, **options: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr("plotly.graph_objects.Figure.to_image", fails)
+    monkeypatch.setattr("algoscope.core.draw.find_browser", lambda: "/usr/bin/chromium")
+    with pytest.raises(DrawingError, match=rf"^the browser could not draw the PNG: {reason}; write .html instead$"):
+        Finding("kind", "claim", panels=(grid(np.eye(2)),)).save(tmp_path / "a.png")
+
+
 def test_a_page_of_attention_takes_some_bytes_for_each_cell_not_a_sentence(tmp_path: Path) -> None:
     small, large = (attention(2, 12, n).save(tmp_path / "a.html").stat().st_size for n in (10, 60))
     assert (large - small) / (24 * (60**2 - 10**2)) < 20

@@ -167,6 +167,11 @@ def to_image(finding: Finding, kind: str) -> bytes:
     try:
         image: bytes = fig.to_image(format=kind, scale=scale)
     except (RuntimeError, OSError) as error:
+        if find_browser() is not None:
+            reason = "it took too long" if isinstance(error, TimeoutError) else one_line(error)
+            raise DrawingError(
+                f"the browser could not draw the {kind.upper()}: {reason}; write .html instead"
+            ) from error
         raise DrawingError(
             f"{kind.upper()} needs Chrome or Chromium, which is not installed: install one (Debian: apt install "
             "chromium; anywhere: `plotly_get_chrome`), or write .html instead"
