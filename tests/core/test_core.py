@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from algoscope.core.draw import facets, find_browser, rows_of_plots
-from algoscope.core.errors import AlgoscopeError, DrawingError, RunFolderError, UnknownNameError
+from algoscope.core.errors import AlgoscopeError, ArgumentError, DrawingError, RunFolderError, UnknownNameError
 from algoscope.core.files import write_atomically
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
@@ -56,7 +56,7 @@ def test_the_largest_cells_come_first() -> None:
 
 
 def test_a_panel_whose_labels_do_not_fit_is_refused() -> None:
-    with pytest.raises(AssertionError, match="labels"):
+    with pytest.raises(ArgumentError, match="labels"):
         Panel("p", (Axis("x", (1, 2)),), np.zeros(3), "u", view="bars")
 
 

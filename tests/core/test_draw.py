@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from algoscope.core.draw import compose, facets, rows_of_plots
-from algoscope.core.errors import DrawingError
+from algoscope.core.errors import AlgoscopeError, DrawingError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 
@@ -90,7 +90,7 @@ def test_words_go_with_their_cells_into_facets_and_through_json() -> None:
         assert second.words.tolist() == [["w6", "w7", "w8"], ["w9", "w10", "w11"]]
         assert second.hover.tolist() == [["w6!", "w7!", "w8!"], ["w9!", "w10!", "w11!"]]
     assert (again.span, again.marks) == (panel.span, panel.marks)
-    with pytest.raises(AssertionError, match="words"):
+    with pytest.raises(AlgoscopeError, match="words"):
         grid(values, words=words[0])
 
 

@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from algoscope.core.errors import ConfigError
+
 DEVICES = ("cpu", "cuda")  # for which PyTorch may be set to compute in half precision (autocast)
 EXACT = ("ieee", "none")  # matrix products of float32 in float32
 _BACKENDS: Any = torch.backends  # the stubs of PyTorch lack a part
 PRODUCTS = (_BACKENDS.cuda.matmul, _BACKENDS.mkldnn.matmul)
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """A device of this machine by name. Raises ConfigError for one that is not available."""
+    try:
+        device = torch.zeros(0, device=torch.device(name)).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {str(name)!r} is not available here; known: cpu, cuda, mps") from error
+    if device.type == "meta":
+        raise ConfigError("a model on the device 'meta' has no weights; known: cpu, cuda, mps")
+    return device
 
 
 @contextmanager

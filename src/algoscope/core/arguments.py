@@ -17,7 +17,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from algoscope.core.errors import ArgumentError, UnknownNameError, shown, with_article
 from algoscope.core.files import user_path
@@ -49,7 +51,10 @@ class Form:
 
 
 MOST = 10**9
+FREE = (Any, object, Sequence[Any], Iterable[Any])  # whatever it is, the function itself reads it
 Count = Annotated[int, Range(1, MOST)]
+Natural = Annotated[int, Range(0, MOST)]
+Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 Folder = str | Path | None
 
@@ -68,7 +73,8 @@ def checked_arguments(of: F) -> F:
     if not isinstance(of, type):
         return cast(F, _checked(of))
     for name, member in list(vars(of).items()):
-        if name.startswith("_") and name not in ("__init__", "__call__"):
+        private = name.startswith("_") and name not in ("__init__", "__call__")
+        if private or hasattr(member, "checked"):
             continue
         if isinstance(member, types.FunctionType):
             setattr(of, name, _checked(member))
@@ -104,6 +110,7 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
                 bound.arguments[name] = fitted(value, expected[name], name, where)
         return function(*bound.args, **bound.kwargs)
 
+    called.checked = True  # type: ignore[attr-defined]
     return called
 
 
@@ -136,8 +143,8 @@ def fitted(value: object, annotation: Any, name: str, where: str) -> Any:
 
 def _fit(value: Any, annotation: Any, convert: bool) -> Any:
     """The value, converted where `convert` allows it. Raises _Unfit."""
-    origin, members = get_origin(annotation), get_args(annotation)
-    if annotation is Any or annotation is object:
+    origin, members = _parts(annotation)
+    if annotation in FREE:
         return value
     if origin is Annotated:
         number = _fit(value, members[0], convert)
@@ -159,8 +166,16 @@ def _fit(value: Any, annotation: Any, convert: bool) -> Any:
         return _only(callable(value), value)
     if annotation is Path and convert and isinstance(value, str | os.PathLike):
         return user_path(value)
-    kind = types.NoneType if annotation is None else getattr(annotation, "array_type", annotation)
+    if convert and getattr(annotation, "array_type", None) is np.ndarray and annotation.__name__.startswith("Float"):
+        value = _array(value)
+    kind = types.NoneType if annotation is None else annotation
     return _only(not isinstance(kind, type) or isinstance(value, kind), value)
+
+
+@functools.cache
+def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a generic annotation is made of: `list[int]` as (list, (int,)). Kept, as sweeps make thousands of edits."""
+    return get_origin(annotation), get_args(annotation)
 
 
 def _only(fits: bool, value: Any) -> Any:
@@ -199,6 +214,14 @@ def _number(value: Any, kind: type, convert: bool) -> Any:
     if not isinstance(value, float) or not math.isfinite(value) or (kind is int and not value.is_integer()):
         raise _Unfit
     return int(_only(convert, value)) if kind is int else value
+
+
+def _array(value: Any) -> Any:
+    """Lists of numbers, or an array of whole numbers, as an array of floats."""
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError, RuntimeError):
+        raise _Unfit from None
 
 
 def _items(value: Any, kind: Any, members: Sequence[Any], convert: bool) -> Any:
@@ -250,7 +273,20 @@ def _form(annotation: Any) -> str:
         return "a function"
     if hasattr(annotation, "array_type"):
         kind = "an array" if annotation.array_type.__module__ == "numpy" else "a tensor"
-        return f"{kind} [{annotation.dim_str}]"
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
+        of = {"Int": " of whole numbers", "Float": " of floats", "Bool": " of true and false"}
+        return f"{kind} [{annotation.dim_str}]{of.get(annotation.__name__.partition('[')[0], '')}"
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a text",
+        Path: "a path",
+        SupportsIndex: "a whole number",
+    }
     name = getattr(origin or annotation, "__name__", str(annotation))
-    return words.get(annotation) or {"NoneType": "None", "Mapping": "a dict"}.get(name) or with_article(name)
+    name = f"torch.{name}" if getattr(annotation, "__module__", "") == "torch" else name
+    return (
+        words.get(annotation)
+        or {"NoneType": "None", "Mapping": "a dict", "ndarray": "an array"}.get(name)
+        or with_article(name)
+    )

@@ -25,6 +25,8 @@ CONTENTS = {
     ".json": ((b"{", b"["), (b"}", b"]")),
 }
 
+LONGEST_NAME = 255  # bytes of a file name, on every common file system
+
 
 def user_path(path: object) -> Path:
     """A path that a user gave, with `~` expanded: shells leave it after `=`, and in variables and Python there is none.
@@ -37,6 +39,8 @@ def user_path(path: object) -> Path:
     text = os.fsdecode(path)
     if not text or "\0" in text:
         raise RunFolderError(f"{text!r} is no path: it {'has a NUL character' if text else 'is empty'}")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
+        raise RunFolderError(f"{text!r} is no path: a name in it is longer than {LONGEST_NAME} bytes")
     expanded = os.path.expanduser(text)  # noqa: PTH111  # Path's raises where the home folder is not known
     if expanded.startswith("~") and not Path(expanded).exists():
         home = Path(expanded).parts[0]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from algoscope.core.errors import UnknownNameError
+from algoscope.core.arguments import checked_arguments
+from algoscope.core.errors import ArgumentError, UnknownNameError
 from algoscope.core.files import output_path, write_atomically
 from algoscope.core.panel import Label, Panel
 from algoscope.core.registry import Entry, Table
@@ -29,6 +30,7 @@ _NUMBER = re.compile(r"[-+<>\u2212]?[\d.,]+(e[-+]?\d+)?( ?%| ± [\d.,]+)?")
 Cell = str | int | float | bool | None
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class ResultTable:
     """A result as a table: a title, named columns, rows, and a caption as panels have. None: no value."""
@@ -39,8 +41,8 @@ class ResultTable:
     caption: str = ""
 
     def __post_init__(self) -> None:
-        fits = all(len(row) == len(self.columns) for row in self.rows)
-        assert fits, f"{self.title}: a row differs in length from the columns"
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ArgumentError(f"table {self.title!r}: a row differs in length from the columns")
 
     def texts(self) -> list[list[str]]:
         """The rows as text: integers with thousands separators, floats with four significant digits, yes or no, "" for
@@ -70,6 +72,7 @@ def _read(cell: Cell) -> str:
     return f"{cell:.4g}" if isinstance(cell, float) else one_line(cell or "")
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Finding:
     """A result that can be printed, plotted, and written to and read from JSON.
@@ -99,12 +102,13 @@ class Finding:
     tables: tuple[ResultTable, ...] = ()
 
     def __post_init__(self) -> None:
-        assert not set(self.facts) & set(_RESERVED), f"names of facts must not be among {_RESERVED}"
+        if reserved := sorted(set(self.facts) & set(_RESERVED)):
+            raise ArgumentError(f"a fact cannot be called {reserved[0]!r}: {', '.join(_RESERVED)} have other meanings")
 
     def __getitem__(self, name: str) -> Any:
         """A fact or a panel by name. Raises UnknownNameError for an unknown name."""
         known = {panel.name: panel for panel in self.panels} | dict(self.facts)
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UnknownNameError(f"fact or panel of the {self.kind} finding", name, tuple(known))
         return known[name]
 
@@ -154,17 +158,22 @@ class Finding:
             text: a JSON document.
         Returns:
             An equal finding.
+        Raises:
+            ArgumentError: for another or a damaged document.
         """
-        plain = json.loads(text)
-        return cls(
-            kind=plain["finding"],
-            claim=plain["claim"],
-            facts={key: value for key, value in plain.items() if key not in _RESERVED},
-            panels=tuple(Panel.from_dict(panel) for panel in plain["panels"]),
-            provenance=plain["provenance"],
-            about=plain.get("about", ""),  # absent from findings of earlier versions
-            tables=tuple(ResultTable.from_dict(table) for table in plain.get("tables", ())),
-        )
+        try:
+            plain = json.loads(text)
+            return cls(
+                kind=plain["finding"],
+                claim=plain["claim"],
+                facts={key: value for key, value in plain.items() if key not in _RESERVED},
+                panels=tuple(Panel.from_dict(panel) for panel in plain["panels"]),
+                provenance=plain["provenance"],
+                about=plain.get("about", ""),  # absent from findings of earlier versions
+                tables=tuple(ResultTable.from_dict(table) for table in plain.get("tables", ())),
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ArgumentError(f"no finding that `to_json` wrote: {type(error).__name__}: {error}") from error
 
     def to_csv(self) -> str:
         """Every cell of every panel as CSV, one row per cell.

@@ -7,12 +7,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from algoscope.core.arguments import checked_arguments
+from algoscope.core.errors import ArgumentError, UnknownNameError
+
 Label = str | int | float
 View = Literal["heatmap", "lines", "bars", "scatter"]
 Scale = Literal["unit", "signed", "free", "log"]
 Texts = Shaped[np.ndarray, "..."]
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Axis:
     """One axis: its name (`head`, `query`, `step`), a label for each index, and the title that a figure gives it."""
@@ -39,6 +43,7 @@ class Mark:
     strong: Literal["above", "below"] = "above"
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Panel:
     """An array with a name, a label for every index, a unit, and what 0 and 1 mean.
@@ -99,17 +104,29 @@ class Panel:
         expected = tuple(len(axis.labels) for axis in self.axes)
         for what in ("values", "words", "hover"):
             array = getattr(self, what)
-            assert array is None or array.shape == expected, f"{self.name}: {what} {array.shape}, labels {expected}"
+            if array is not None and array.shape != expected:
+                raise ArgumentError(
+                    f"panel {self.name!r}: {what} of shape {list(array.shape)}, but the axes have labels for {list(expected)}"
+                )
+        if self.values.dtype.kind not in "fiub":
+            raise ArgumentError(f"panel {self.name!r}: values must be numbers, not of type {self.values.dtype}")
 
     @property
     def heading(self) -> str:
         return self.title or self.name
 
     def axis(self, name: str) -> Axis:
-        return next(axis for axis in self.axes if axis.name == name)
+        by_name = {axis.name: axis for axis in self.axes}
+        if name not in by_name:
+            raise UnknownNameError(f"axis of the panel {self.name!r}", name, by_name)
+        return by_name[name]
 
     def select(self, **indices: int) -> "Panel":
         """The panel at one index of each named axis; those axes disappear."""
+        for name, index in indices.items():
+            n = len(self.axis(name).labels)
+            if not -n <= index < n:
+                raise ArgumentError(f"panel {self.name!r}: there is no {name} {index}, it has {n}")
         keep = tuple(axis for axis in self.axes if axis.name not in indices)
         picks = tuple(indices.get(axis.name, slice(None)) for axis in self.axes)
         words, hover = (None if texts is None else texts[picks] for texts in (self.words, self.hover))

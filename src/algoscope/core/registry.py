@@ -45,15 +45,15 @@ class Table(Mapping[str, EntryT]):
 
     def current(self, name: str) -> str:
         """The current name of an entry. Warns of a former name; raises UnknownNameError for an unknown one."""
+        if name not in self:
+            raise UnknownNameError(self.kind, name, self._entries)
         if name in self.renamed:
             warn_renamed(self.kind, name, self.renamed[name])
             return self.renamed[name]
-        if name not in self._entries:
-            raise UnknownNameError(self.kind, name, self._entries)
         return name
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self.renamed
+        return isinstance(name, str) and (name in self._entries or name in self.renamed)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

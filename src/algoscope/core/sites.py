@@ -12,8 +12,9 @@ Shapes (these axis names are used in every signature):
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Annotated, Any, SupportsIndex
 
+from algoscope.core.arguments import Form
 from algoscope.core.errors import UnknownNameError
 
 
@@ -94,7 +95,10 @@ def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
     )
 
 
-Key = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Site
+Key = Annotated[
+    str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Site,
+    Form("a site, such as ('z', 0) or 'blocks.0.attn.hook_z'"),
+]
 
 
 def find_site(key: Key, sites: Sequence[Site]) -> Site:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import RunFolderError
 from algoscope.core.files import user_path
 
@@ -14,7 +15,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
 
 
-def runs_directory(directory: str | Path | None = None) -> Path:
+@checked_arguments
+def runs_directory(directory: Folder = None) -> Path:
     """The folder of runs: the given one, else $ALGOSCOPE_RUNS, else `./runs`.
 
     Args:

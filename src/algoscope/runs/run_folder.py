@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from algoscope.config import RunConfig
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import CheckpointError, RunFolderError
 from algoscope.core.files import disk_errors, write_atomically
 from algoscope.core.finding import Finding
@@ -46,6 +47,7 @@ def weights_hash(weights: reading.Weights) -> str:
     return digest.hexdigest()
 
 
+@checked_arguments
 @dataclass(frozen=True, init=False)
 class Run:
     """A run folder on disk, finished or not.

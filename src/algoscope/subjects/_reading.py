@@ -17,6 +17,7 @@ from algoscope.subjects.text import Text, Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
 
 
+@checked_arguments
 class Reader(Runner):
     """A model with its tokenizer."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.ambient import settled
+from algoscope.core.arguments import Natural, checked_arguments
 from algoscope.core.errors import CheckpointError, DivergedError, SubjectError, VocabularyError
 from algoscope.core.sites import Site, find_site
 from algoscope.core.threads import right_sized
@@ -36,6 +37,7 @@ Edits = Edit | Iterable[Any]
 WIDER = {torch.float16: "float32", torch.bfloat16: "float32", torch.float32: "float64"}
 
 
+@checked_arguments
 class Runner:
     """Runs a model, with recorded sites and edits. The model is never changed."""
 
@@ -221,7 +223,7 @@ class Runner:
 
     @settled()
     def generate_tokens(
-        self, prompts: TokenIds, n_new: int, *, use_cache: bool = True, attention_mask: MaskLike = None
+        self, prompts: TokenIds, n_new: Natural, *, use_cache: bool = True, attention_mask: MaskLike = None
     ) -> Int[Tensor, "batch new"]:
         """The next tokens of each prompt by greedy decoding.
 

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import EditError
 from algoscope.core.sites import KINDS, Key, Site
 from algoscope.networks.taps import precise
@@ -90,6 +91,7 @@ class Edit(ABC):
         return f"{type(self).__name__} at {self.site}"
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False)
 class Zero(Edit):
     """Zero ablation: the activation becomes zero.
@@ -113,6 +115,7 @@ class Zero(Edit):
         return torch.zeros_like(old)
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Patch(Edit):
     """Activation patching: the site's activation from another run, or any other value.
@@ -184,6 +187,7 @@ class _OverInputs(Patch):
         super().check(shape, kind)
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False)
 class Mean(_OverInputs):
     """Mean ablation: the mean over reference inputs, position by position.
@@ -210,6 +214,7 @@ class Mean(_OverInputs):
         return super().given.to(precise(super().given.dtype)).mean(dim=0, keepdim=True)
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Resample(_OverInputs):
     """Resample ablation: each input gets the activation of another one, drawn at random.
@@ -244,6 +249,7 @@ class Resample(_OverInputs):
         return value[order.to(value.device)]
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Patch):
     """Steering: a direction times a scale, added to the activation.
@@ -271,6 +277,7 @@ class Add(Patch):
         return old + self.scale * super().new(old, coverage)
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rotate(Patch):
     """Interchange within a subspace: the component in the subspace comes from another run, the rest is kept.

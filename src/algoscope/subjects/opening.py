@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
-from algoscope.core.ambient import settled
+import torch
+
+from algoscope.core.ambient import find_device, settled
 from algoscope.core.arguments import Folder, Form, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
@@ -29,7 +31,7 @@ AnyModel = Annotated[
 
 @settled()
 @checked_arguments
-def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str = "cpu") -> Subject:
+def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str | torch.device = "cpu") -> Subject:
     """Open a model by name, ready for every lens and verdict.
 
     - `run:NAME`, `run:NAME@STEP` or `run:PATH`: a run folder, at its newest or a given checkpoint;
@@ -62,6 +64,7 @@ def open_subject(name: AnyModel, *, runs_dir: Folder = None, device: str = "cpu"
     if isinstance(name, Subject):
         name.require_finite()
         return name
+    device = str(find_device(device))
     if isinstance(name, Run):
         return run_subject(f"run:{name.name}", name, None, name.config.task, device)
     if isinstance(name, Path):

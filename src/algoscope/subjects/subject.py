@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import MOST, Range, checked_arguments
-from algoscope.core.errors import TaskMismatchError
+from algoscope.core.errors import SubjectError, TaskMismatchError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.networks.digit_positions import at_width_of
@@ -28,9 +28,11 @@ from algoscope.subjects.text import TaskText, Text, Texts, texts_of
 from algoscope.tasks.base import Task
 
 NewTokens = Annotated[int | None, Range(0, MOST)]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FREE_TOKENS = 20  # default number of tokens that a model of free text generates
 
 
+@checked_arguments
 class Subject(Reader):
     """A model under study, with its config, its task and its tokenizer. No method changes the model.
 
@@ -63,7 +65,8 @@ class Subject(Reader):
         origin: Run | None = None,
         text: Text | None = None,
     ) -> None:
-        assert task is not None or text is not None, "a subject needs a task or a tokenizer"
+        if task is None and text is None:
+            raise SubjectError("a subject needs a task, such as ag.Addition(n_digits=3), or a tokenizer")
         super().__init__(name, model if task is None else at_width_of(model, task))
         self._task, self.origin = task, origin
         self.text: Text = text or TaskText(self.task)
@@ -168,6 +171,8 @@ class Subject(Reader):
             >>> ag.open("planted:induction").to_dtype(torch.float64).dtype
             torch.float64
         """
+        if dtype not in FLOATS:
+            raise SubjectError(f"{dtype} is no type of weights: choose one of {', '.join(map(str, FLOATS))}")
         return self.with_model(copy.deepcopy(self.model).to(dtype))
 
     @settled()

@@ -4,16 +4,20 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from algoscope.core.arguments import Natural, Share, checked_arguments
 from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
 from algoscope.core.sections import Section
 
 Tokens = Int[Tensor, "batch pos"]
+WRITTEN = frozenset(
+    ["prompt", "sequence", "expected", "neighbour", "valid", "encode", "decode", "class_names", "of_width", "sample"]
+)  # methods whose arguments a user writes; the others take tensors, and training calls them at every step
 LISTED = 40  # longest vocabulary that an error lists in full
 
 
@@ -41,6 +45,12 @@ class Task(Section, ABC):
     kind: str
     uniform: ClassVar[bool] = True  # is every input drawn with the same probability?
     whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        for name in WRITTEN:
+            if not hasattr(method := getattr(cls, name), "checked"):
+                setattr(cls, name, checked_arguments(method))
 
     # ------------------------------------------------------------------ sequences
 
@@ -191,7 +201,7 @@ class Task(Section, ABC):
         """
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+    def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Random inputs with their answers, on the generator's device.
 
         Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from algoscope.config import BY_DIGIT, RunConfig
-from algoscope.core.ambient import settled
+from algoscope.core.ambient import find_device, settled
 from algoscope.core.arguments import Count, Folder, checked_arguments
 from algoscope.core.errors import ConfigError, Interrupted
 from algoscope.core.progress import Bar, Watcher
@@ -21,7 +21,7 @@ from algoscope.networks.parameters import count_parameters
 from algoscope.runs.paths import is_run, new_folder, runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.training.initial_weights import with_start_hash
-from algoscope.training.train import find_device, finishing_the_step, open_run
+from algoscope.training.train import finishing_the_step, open_run
 from algoscope.training.worker_pool import Tally, one_by_one, share_out
 
 STACK_UP_TO = 16  # members of a stack on a CPU
@@ -38,6 +38,7 @@ OWN = {  # fields in which members of a stack may differ; all others must agree
 }  # fmt: skip
 
 
+@checked_arguments
 @dataclass(frozen=True)
 class Population:
     """The result of `train_many`.
@@ -69,7 +70,7 @@ def train_many(
     *,
     runs_dir: Folder = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     workers: Count | None = None,
     stack: Count | None = None,
     progress: bool = True,
@@ -120,7 +121,7 @@ def train_many(
     ):
         tally = Tally(plan.stacks, watcher)
         if plan.workers > 1:
-            failed = share_out(plan.stacks, device, plan.workers, tally, stop)
+            failed = share_out(plan.stacks, str(torch_device), plan.workers, tally, stop)
         else:
             failed = one_by_one(plan.stacks, torch_device, tally, stop)
     left = [name for name, run in runs.items() if not run.is_whole and name not in failed]

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import torch
 
 from algoscope.config import RunConfig, override
-from algoscope.core.ambient import settled
+from algoscope.core.ambient import find_device, settled
 from algoscope.core.arguments import Folder, Seed, checked_arguments
-from algoscope.core.errors import AlgoscopeError, ConfigError, Interrupted
+from algoscope.core.errors import AlgoscopeError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
 from algoscope.recipes.table import RECIPES
@@ -34,7 +34,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     runs_dir: Folder = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Run:
     """Train a run, write it to the folder `runs_dir/name`, and return it.
@@ -94,13 +94,6 @@ def open_run(path: Path, config: RunConfig, resume: bool) -> Run:
     run = Run(path)
     run.refuse_another(config)
     return run
-
-
-def find_device(name: str) -> torch.device:
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} is not available here; known: cpu, cuda, mps") from error
 
 
 @contextmanager

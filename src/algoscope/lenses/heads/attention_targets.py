@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.config import ModelConfig
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import ConfigError
 
 PORTION = 2**24  # most attention weights held in memory
@@ -18,6 +19,7 @@ Mask = Bool[Tensor, "#batch query key"] | Bool[Tensor, "query key"]
 Queries = Bool[Tensor, "#batch query"] | Bool[Tensor, "query"] | slice | None
 
 
+@checked_arguments
 @dataclass(frozen=True, eq=False)
 class AttentionTarget:
     """A set of keys for each query that a head may attend to, and measures of how much it does.

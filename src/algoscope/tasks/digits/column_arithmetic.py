@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
+from algoscope.core.arguments import Natural, Share
 from algoscope.core.errors import TaskMismatchError, VocabularyError
 from algoscope.core.numbers import how_many, in_words
 from algoscope.tasks.base import Task, Tokens, spans
@@ -126,7 +127,7 @@ class ColumnArithmetic(Task):
         base = 10 ** min(self.n_digits, AS_NUMBERS)  # for longer numbers a 64-bit index covers only the first inputs
         return self.sequences(index // base, index % base)
 
-    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+    def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Hard draws force each column with probability 1/2: two thirds to columns that pass a carry (borrow) on, so
         that long chains are common; one third to digits 0 and 9, the extremes.
         """

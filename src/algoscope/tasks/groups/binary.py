@@ -10,6 +10,7 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
+from algoscope.core.arguments import Natural, Share
 from algoscope.core.errors import VocabularyError
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.group_tables import Structure
@@ -136,7 +137,7 @@ class Binary(Task):
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
         return self.sequences(index // self.order, index % self.order)
 
-    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+    def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Pairs are drawn uniformly, also for `hard_share`: this task has no rare or difficult inputs."""
         first, second = torch.randint(self.order, (2, n), generator=generator, device=generator.device)
         return self.sequences(first, second)

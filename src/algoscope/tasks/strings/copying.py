@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from algoscope.core.arguments import Natural, Share
 from algoscope.core.errors import ConfigError, VocabularyError
 from algoscope.core.numbers import how_many
 from algoscope.tasks.base import Task, Tokens, spans
@@ -166,7 +167,7 @@ class Copying(Task):
             prompts = torch.cat([prompts, letter], dim=1)
         return self.completed(prompts)
 
-    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+    def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Hard draws have at most two different letters: then the same letter has different successors, so copying what
         followed its last occurrence is not enough.
         """

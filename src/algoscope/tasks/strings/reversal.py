@@ -9,6 +9,7 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from algoscope.core.arguments import Natural, Share
 from algoscope.core.errors import VocabularyError
 from algoscope.core.numbers import how_many
 from algoscope.tasks.base import Task, Tokens, spans
@@ -106,7 +107,7 @@ class Reversal(Task):
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
         return self.sequences(index[:, None] // self._weights(index.device) % len(self.alphabet))
 
-    def sample(self, n: int, generator: torch.Generator, hard_share: float = 0.0) -> Tokens:
+    def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Hard draws have at most two different letters: a model that finds a letter by content instead of by position
         cannot tell equal letters apart.
         """

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from algoscope.config import RunConfig, override
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, Seed, checked_arguments
@@ -71,7 +73,7 @@ def study(
     seeds: Sequence[Seed] = (0, 1, 2),
     settings: Mapping[str, Any] | None = None,
     runs_dir: Folder = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Finding:
     """Train every variant of a study with every seed, measure the members, and judge the predictions.

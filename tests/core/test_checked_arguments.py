@@ -125,7 +125,7 @@ def test_what_is_meant_is_taken(name: str, value: object, taken: object) -> None
         ("words", 5, "one text or several, not 5"),
         ("settings", {1: 1}, "a dict, or None, not {1: 1}"),
         ("rule", 5, "one of 'a', 'b', or a function, not 5"),
-        ("tokens", "abc", r"a tensor \[batch pos\], or None, not 'abc'"),
+        ("tokens", "abc", r"a tensor \[batch pos\] of whole numbers, or None, not 'abc'"),
         ("tokens", object(), "not an object"),
         ("tokens", torch.nn.Linear(2, 2), "not Linear"),
         ("other", "x", "a whole number, not 'x'"),
