@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from algoscope.core.arguments import checked_arguments
+from algoscope.core.errors import ConfigError
 from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Mark, Panel
 
@@ -65,6 +66,8 @@ def read_curves(rows: Sequence[Row], *, fixed: bool | None = None) -> Finding:
         {'step': 25, 'from': 5, 'to': 45}
     """
     steps, loss = _series(rows, "loss")
+    if not len(steps):
+        raise ConfigError("there are no rows with a step and a loss: give those that `Run.metrics` returns")
     train_steps, train = _series(rows, "train_accuracy")
     test_steps, test = _series(rows, "test_accuracy")
     _, test_loss = _series(rows, "test_loss")
