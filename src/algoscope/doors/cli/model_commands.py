@@ -107,6 +107,8 @@ def show_verdict(verdict: Finding) -> None:
         echo(f"95 % interval of the accuracy: {low:.6%} to {high:.6%}")
     if facts["wrong"] and domain["method"] != "stratified":
         echo(facts["where"]["words"])
+    if facts["better_fit"]:
+        echo(facts["better_fit"]["words"])
     for table in verdict.tables:
         show_result(table)
     echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")

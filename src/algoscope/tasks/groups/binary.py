@@ -3,8 +3,10 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from pydantic import Field
@@ -16,6 +18,15 @@ from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.group_tables import Structure
 
 Operand = Int[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fields of a task with which `n_right` of the answers of a model to all pairs are right, and these in words."""
+
+    words: str
+    settings: Mapping[str, Any]
+    n_right: int
 
 
 class Binary(Task):
@@ -46,6 +57,10 @@ class Binary(Task):
     @abstractmethod
     def structure(self) -> Structure | None:
         """The group of the operation, or None where it is not a group."""
+
+    def better_fit(self, answers: Int[np.ndarray, "n n"]) -> Fit | None:
+        """Other fields of the task with which at least half of these answers to all pairs (-1: no number) are right."""
+        return None
 
     # ------------------------------------------------------------------ sequences
 

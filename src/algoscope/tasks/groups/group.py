@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from algoscope.tasks.base import Tokens
-from algoscope.tasks.groups.binary import Binary, Operand
+from algoscope.tasks.groups._relabelling import other_group, relabelled
+from algoscope.tasks.groups.binary import Binary, Fit, Operand
 from algoscope.tasks.groups.group_tables import KNOWN, LARGEST, Structure, check, named
 
 
@@ -24,6 +25,7 @@ class Group(Binary):
         group: by name: `C12` (cyclic), `D5` (dihedral, 10 elements), `S4` and `A5` (symmetric, alternating), `Q8`, or a
             product such as `C2xC4`; any word where a table is given.
         table: the products by row, instead of a name.
+        elements: the element of the name or table that each token stands for, where that is not its own number.
         form: the tokens of a prompt, `a+b=`, `ab=` or `ab`.
     Raises:
         ConfigError: for an unknown name, and for a table that is not a group.
@@ -38,6 +40,7 @@ class Group(Binary):
     kind: Literal["group"] = "group"
     group: str = Field(default="S4", description=f"which group: {KNOWN}; any word where a table is given")
     table: tuple[tuple[int, ...], ...] | None = Field(default=None, description="products by row; None: by its name")
+    elements: tuple[int, ...] | None = Field(default=None, description="the element of each token; None: its number")
 
     @model_validator(mode="after")
     def _is_a_group(self) -> "Group":
@@ -45,17 +48,23 @@ class Group(Binary):
             if not 1 < len(self.table) <= LARGEST or {len(row) for row in self.table} != {len(self.table)}:
                 raise ValueError(f"the table must be square, with 2 to {LARGEST:,} rows")
             check(np.array(self.table))
-        elif len(self._products) < 2:
+        elif len(self._by_element) < 2:
             raise ValueError(f"group {self.group!r} has a single element: choose a larger one")
+        if self.elements is not None and sorted(self.elements) != list(range(len(self._by_element))):
+            raise ValueError(f"elements must be the numbers 0 to {len(self._by_element) - 1} in some order, each once")
         return self
 
     @property
     def _products(self) -> Int[np.ndarray, "n n"]:
-        return _table(self.group, self.table)
+        return _table(self.group, self.table, self.elements)
+
+    @property
+    def _by_element(self) -> Int[np.ndarray, "n n"]:
+        return _table(self.group, self.table, None)
 
     @property
     def order(self) -> int:
-        return len(self._products)
+        return len(self._by_element)
 
     @property
     def sign(self) -> str:
@@ -65,8 +74,20 @@ class Group(Binary):
         return torch.from_numpy(self._products).to(first.device)[first, second]
 
     def structure(self) -> Structure | None:
-        number = np.arange(self.order)
-        return Structure(self._products, number, number, number)
+        token = np.argsort(np.arange(self.order) if self.elements is None else self.elements)
+        return Structure(self._by_element, token, token, token)
+
+    def better_fit(self, answers: Int[np.ndarray, "n n"]) -> Fit | None:
+        """The order of elements in which most answers are right, or the group that they form."""
+        found = relabelled(self._by_element, answers)
+        n = self.order
+        if (found is not None and found[1] == n**2) or (other := other_group(answers)) is None:
+            return found and Fit("with its elements in another order", {"elements": found[0].tolist()}, found[1])
+        name, elements = other
+        if elements is None:
+            return Fit("as another group", {"table": answers.tolist(), "elements": None}, n**2)
+        settings = {"group": name, "table": None, "elements": elements.tolist()}
+        return Fit(f"as the group {name}", settings, n**2)
 
     # ------------------------------------------------------------------ classes
 
@@ -92,5 +113,8 @@ class Group(Binary):
 
 
 @cache
-def _table(name: str, table: tuple[tuple[int, ...], ...] | None) -> Int[np.ndarray, "n n"]:
-    return named(name) if table is None else np.array(table)
+def _table(
+    name: str, table: tuple[tuple[int, ...], ...] | None, elements: tuple[int, ...] | None
+) -> Int[np.ndarray, "n n"]:
+    products = named(name) if table is None else np.array(table)
+    return products if elements is None else np.argsort(elements)[products[np.ix_(elements, elements)]]

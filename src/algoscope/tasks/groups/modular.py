@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from algoscope.tasks.base import Tokens
-from algoscope.tasks.groups.binary import Binary, Operand
+from algoscope.tasks.groups._relabelling import LEAST, relabelled
+from algoscope.tasks.groups.binary import Binary, Fit, Operand
 from algoscope.tasks.groups.group_tables import Structure, cyclic, logarithms
 
 
@@ -60,6 +61,18 @@ class Modular(Binary):
             return Structure(cyclic(self.p), number, number if self.operation == "+" else -number % self.p, number)
         powers = logarithms(self.p)
         return None if powers is None else Structure(cyclic(self.p - 1), powers, powers, powers)
+
+    def better_fit(self, answers: Int[np.ndarray, "n n"]) -> Fit | None:
+        """The operation to which most answers belong; for sums, also with the numbers in another order."""
+        first, second = np.ogrid[: self.p, : self.p]
+        results = {"+": first + second, "-": first - second, "*": first * second}
+        right = {sign: int((answers == result % self.p).sum()) for sign, result in results.items()}
+        best = max(right, key=right.__getitem__)
+        if right[best] >= LEAST * self.p**2:
+            return Fit(f"as a {best} b", {"operation": best}, right[best])
+        found = relabelled(cyclic(self.p), answers) if self.operation == "+" else None
+        settings = {"task": "group", "group": f"C{self.p}"}
+        return found and Fit("with its numbers in another order", {**settings, "elements": found[0].tolist()}, found[1])
 
     # ------------------------------------------------------------------ classes
 

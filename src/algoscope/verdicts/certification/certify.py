@@ -5,6 +5,7 @@ the teacher-forced pass, so the first wrong token is the same in both. So the de
 every answer position is right given the right prefix.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -25,12 +26,16 @@ from algoscope.networks.evaluation import margins, tokens_right
 from algoscope.subjects.opening import AnyModel, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
+from algoscope.tasks.groups.binary import Binary
+from algoscope.tasks.groups.group_tables import LARGEST
 from algoscope.verdicts.certification._verdict_tables import BINS, class_panel, margin_panel, result_tables
 from algoscope.verdicts.certification._where import where_it_fails
 from algoscope.verdicts.certification.domain import Domain, domain_of
 
 ROWS = 25_000  # inputs in one batch of a worker
 ROWS_OF_STRATA = 2_500  # random draws rarely share a prefix: smaller batches stay in the CPU cache
+OFTEN = 0.5  # share of wrong answers above which another reading of the task is tried
+LONGEST = 1_000  # characters of settings in a sentence
 AGAIN = 2048  # inputs of smallest margin, and as many others, recomputed in float64
 EDGE = "edge"  # row of the edge cases, which a stratified verdict checks in addition to its draws
 ABOUT = (
@@ -88,9 +93,11 @@ def certify(
         `first_wrong`. `min_margin` is the smallest margin (logit of the right token minus the largest other one),
         negative where the model is wrong; `float_error` the largest difference to float64 logits, over the 2,048 inputs
         of smallest margin and as many spread evenly; `robust`: nothing is wrong and the smallest margin exceeds twice
-        that error. `counterexamples` show the input, the right answer and what greedy decoding gives. Panels `accuracy`
-        [class] (share of inputs right; 0 none, 1 all) and `margins` [margin] (inputs, by their smallest margin in
-        logits).
+        that error. `counterexamples` show the input, the right answer and what greedy decoding gives. `better_fit`: for
+        an operation on two elements that is wrong as often as right or more, other `settings` of the task (the order of
+        a group's elements, another operation) with which at least half of all answers are `right`, or None. Panels
+        `accuracy` [class] (share of inputs right; 0 none, 1 all) and `margins` [margin] (inputs, by their smallest
+        margin in logits).
     Raises:
         UnknownNameError: for a scheme that the task does not have.
         ConfigError: for an empty sample, for `sample` with `per_class`, and for `per_class` where the task does not
@@ -122,8 +129,9 @@ def certify(
             count.add(*judged(subject, edge_cases), torch.full((len(edge_cases),), len(names) - 1))
         error = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row[None]) for row in count.counterexamples]
+        fit = better_fit(subject) if count.wrong >= OFTEN * count.checked else None
     seconds = time.perf_counter() - began
-    return _finding(subject, domain, by, names, count, error, counterexamples, seconds)
+    return _finding(subject, domain, by, names, count, error, counterexamples, fit, seconds)
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
@@ -143,6 +151,31 @@ def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "bat
     tied = (token_margins == 0).any(-1).nonzero()[:, 0]  # a tie is decided as greedy decoding decides it
     wrong_at[tied] = ~tokens_right(logits[tied], targets[tied])
     return tokens.cpu(), margin.cpu(), wrong_at.cpu()
+
+
+def better_fit(subject: Subject) -> dict[str, Any] | None:
+    """Other fields of an operation on two elements with which at least half of the subject's answers to all pairs are
+    right, such as another order of the elements of a group; None for other tasks, and where there are none.
+    """
+    task = subject.task
+    if not isinstance(task, Binary) or task.order > LARGEST:
+        return None
+    chunks = torch.arange(task.domain_size, device=subject.device).split(ROWS)
+    got = torch.cat([subject.answer_logits(task.at(index))[:, 0].argmax(dim=-1).cpu() for index in chunks])
+    answers = torch.where(got < task.order, got, -1).reshape(task.order, task.order).numpy()
+    fit = task.better_fit(answers)
+    if fit is None or all(getattr(task, name, None) == value for name, value in fit.settings.items()):
+        return None
+    texts = {name: json.dumps(value, separators=(",", ":")).strip('"') for name, value in fit.settings.items()}
+    options = " ".join(
+        f"--task {text}" if name == "task" else f"--set '{name}={text}'"
+        for name, text in texts.items()
+        if text != "null"
+    )
+    if len(options) > LONGEST:
+        options = f"the settings are in the fact better_fit of --json ({', '.join(texts)})"
+    words = f"{fit.words} it is right on {fit.n_right:,} of {task.domain_size:,}: {options}"
+    return {"words": words, "settings": dict(fit.settings), "right": fit.n_right, "checked": task.domain_size}
 
 
 def float_error(subject: Subject, tokens: Tokens) -> float:
@@ -229,6 +262,7 @@ def _finding(
     count: _Count,
     error: float,
     counterexamples: list[dict[str, str]],
+    fit: dict[str, Any] | None,
     seconds: float,
 ) -> Finding:
     checked_of, wrong_of = count.size_of.tolist(), count.wrong_of.tolist()
@@ -258,6 +292,7 @@ def _finding(
         "float_error": error,
         "robust": count.wrong == 0 and count.min_margin > 2 * error,
         "counterexamples": counterexamples,
+        "better_fit": fit,
         "seconds": seconds,
     }
     if subject.note:
@@ -277,6 +312,8 @@ def _finding(
 def _claim(facts: Mapping[str, Any]) -> str:
     """How many or how much is wrong, and where."""
     domain, wrong, where = facts["domain"], facts["wrong"], facts["where"]["words"]
+    if facts["better_fit"]:
+        where += f"; {facts['better_fit']['words']}"
     scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain["method"]]
     counted = f"{wrong:,} wrong of {domain['checked']:,} inputs ({scope} of the {domain['size']:,} there are)"
     if not wrong or domain["method"] == "exhaustive":
