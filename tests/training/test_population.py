@@ -15,7 +15,7 @@ import torch
 
 import algoscope as ag
 from algoscope.config import RunConfig, override
-from algoscope.core.errors import ConfigError, Interrupted, RunFolderError
+from algoscope.core.errors import ArgumentError, Interrupted, RunFolderError
 from algoscope.recipes.addition import add3
 from algoscope.recipes.copying import copy8
 from algoscope.recipes.modular import grok59
@@ -86,11 +86,15 @@ FAMILIES = {
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
-    """In float64 rounding has no time to grow: what is equal to 1e-9 after 100 steps is the same computation."""
-    torch.set_default_dtype(torch.float64)
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In float64 rounding has no time to grow: what is equal to 1e-9 after 100 steps is the same computation. Training
+    sets the float type itself, which is kept from it here.
+    """
+    set_type = torch.set_default_dtype
+    set_type(torch.float64)
+    monkeypatch.setattr(torch, "set_default_dtype", lambda dtype: None)
     yield
-    torch.set_default_dtype(torch.float32)
+    set_type(torch.float32)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -219,7 +223,7 @@ def test_what_is_stacked_and_what_is_not(tmp_path: Path) -> None:
     plan = plan_for(shaped_alike + others, CPU, workers=1)
     assert [len(stack) for stack in plan.stacks] == [3, 1, 1, 1]
     assert plan_for(shaped_alike, CPU, workers=3).workers == 3
-    with pytest.raises(ConfigError, match="workers 0"):
+    with pytest.raises(ArgumentError, match="workers takes a whole number, from 1"):
         train_many({"m": config(0)}, runs_dir=tmp_path, workers=0)
 
 

@@ -14,7 +14,7 @@ import torch
 from algoscope.config import BY_DIGIT, RunConfig
 from algoscope.core.ambient import find_device, settled
 from algoscope.core.arguments import Count, Folder, checked_arguments
-from algoscope.core.errors import ConfigError, Interrupted
+from algoscope.core.errors import Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
@@ -92,7 +92,7 @@ def train_many(
     Returns:
         The finished runs, and why the others failed.
     Raises:
-        ConfigError: for numbers below 1.
+        ArgumentError: for numbers below 1.
         RunFolderError: for a member that exists, unless `resume` is set, that has another config, or whose name is
             invalid; raised before any run is made.
         Interrupted: after Ctrl-C.
@@ -105,9 +105,6 @@ def train_many(
         >>> sorted(ag.train_many(seeds, runs_dir=tempfile.mkdtemp(), workers=1, progress=False).runs)
         ['s0', 's1']
     """
-    for what, number in (("workers", workers), ("stack", stack)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{what} {number}: give 1 or more")
     torch_device, folder = find_device(device), runs_directory(runs_dir)
     wanted = {new_folder(name, folder): with_start_hash(config, folder) for name, config in members.items()}
     for path, config in wanted.items():
