@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from algoscope.config import RunConfig
+from algoscope.core.ambient import find_device
 from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import CheckpointError, RunFolderError
 from algoscope.core.files import disk_errors, write_atomically
@@ -189,7 +190,7 @@ class Run:
             have = ", ".join(map(str, self.steps)) or "none"
             raise CheckpointError(f"run {self.name} has no checkpoint at step {step or 0}; it has: {have}")
         path = self._checkpoint(step)
-        return reading.load_model(self.config, reading.read_tensors(path), path).to(device)
+        return reading.load_model(self.config, reading.read_tensors(path), path).to(find_device(device))
 
     def findings(self) -> list[Finding]:
         """The findings stored in the folder.
