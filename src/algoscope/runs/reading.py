@@ -24,7 +24,7 @@ FLOATS = ("float32", "float64", "bfloat16", "float16")
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of JSON that is not ours
 
 
-LOGGED = ("loss", "train_accuracy", "lr", "examples", "seconds")  # numbers of every row of metrics
+LOGGED = ("loss", "train_accuracy", "lr", "examples", "seconds")  # numbers in a row of metrics
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            _ = int(row["step"]), *(float(row[name]) for name in LOGGED)
+            _ = int(row["step"]), *(float(row[name]) for name in LOGGED if name in row)
         except DAMAGED as error:
             if number == len(lines):
                 break

@@ -63,7 +63,7 @@ class Member:
         self.run.cut_metrics(after=self.step)
         self.run.cut_checkpoints(keep=lambda step: step <= self.step)
         rows = self._logged_until(self.step - self.step % self.config.train.log_every)
-        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        self.seconds = rows[-1].get("seconds", 0.0) if rows else 0.0
         for row in rows:
             self._adjust_schedule(row)
         self.examples = self.batches.examples_before(self.step)
