@@ -31,7 +31,7 @@ from values import NAMES_OF_RUNS, ODD_FOLDERS
 from algoscope.doors.cli.main import main
 
 SET = [part for name, value in zoo.SHORT.items() for part in ("--set", f"{name}={value}")]
-RUN_NAMES = [*NAMES_OF_RUNS, "", "CON", "live", "add"]
+RUN_NAMES = [*NAMES_OF_RUNS, "CON", "live", "add"]
 TEXTS = ["The city of Paris", "a", "", "東京 🙂", "[/b] [bold]x[/]", "a\x1b[31mb", "<script>", "1+2=", "x" * 300, "-1"]
 ENCODINGS = ["utf-8", "cp1252", "ascii"]
 ENTRY = ("-m", "algoscope")
@@ -237,7 +237,7 @@ def test_a_folder_with_an_odd_name(odd: str, somewhere: Path) -> None:
     """A path that exists is the path, wherever one may be given."""
     runs = somewhere / "odd" / odd
     shutil.copytree(zoo.runs() / "add", runs / "a")
-    model = somewhere / "odd" / odd / f"model {odd.replace('/', '-')}"
+    model = somewhere / "models" / odd
     shutil.copytree(zoo.hf("gpt2"), model)
     for command in (
         ["generate", f"run:{runs / 'a'}", "1+2="], ["runs", "--runs-dir", str(runs)], ["params", f"run:{runs / 'a'}"],
@@ -292,7 +292,7 @@ def test_a_run_in_training_is_said_to_be_one(world: World, somewhere: Path, comm
 
 
 @pytest.mark.parametrize("damage", ["{not json", "", "{}", "\x00", None])
-@pytest.mark.parametrize("file", ["config.json", "summary.json", "metrics.jsonl"])
+@pytest.mark.parametrize("file", ["config.json", "run.json", "metrics.jsonl"])
 def test_a_damaged_run_beside_a_healthy_one(file: str, damage: str | None, somewhere: Path) -> None:
     runs = Path(tempfile.mkdtemp(dir=somewhere)) / "runs"
     for name in ("add", "damaged"):
@@ -341,8 +341,8 @@ def test_the_labels_of_tokens(kind: str) -> None:
     said = algoscope(looked)
     assert said.code == 0, said
     document = json.loads(said.out)
-    assert "Paris" in str(document["facts"]["target"]), document["facts"]["target"]
-    shown = "".join(document["facts"]["inputs"][0]["tokens"])
+    assert "Paris" in str(document["target"]), document["target"]
+    shown = "".join(document["inputs"][0]["tokens"])
     assert "city of" in shown.replace("▁", " "), shown
     labels = [str(label) for panel in document["panels"] for axis in panel["axes"] for label in axis["labels"]]
     assert all(label and not CONTROL.search(label) for label in labels), labels

@@ -7,6 +7,7 @@ in another form give the same result; and looking changes nothing.
 import inspect
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from outcomes import (
     CONTROL,
@@ -123,40 +124,50 @@ def test_recording_changes_no_logit(name: str, dtype: torch.dtype, stream: float
         assert off <= 1e-2 * plain.float().abs().max().clamp(min=1), f"recording moves the logits by {off}"
 
 
-@given(model=models, data=st.data())
-def test_forms_of_tokens_masks_and_names(model: Any, data: st.DataObject) -> None:
-    """Lists, arrays, integers of other widths, masks of 0 and 1, names for a filter: the same run, or one line."""
+SITE = "blocks.0.attn.hook_z"
+MASK = torch.tensor([[False, True, True], [True, True, True]])
+FORMS: dict[str, list[Callable[[torch.Tensor], dict[str, Any]]]] = {
+    "tokens": [
+        lambda tokens: {"tokens": tokens}, lambda tokens: {"tokens": tokens.int()},
+        lambda tokens: {"tokens": tokens.numpy()}, lambda tokens: {"tokens": tokens.tolist()},
+    ],
+    "masks": [
+        lambda tokens: {"tokens": tokens, "attention_mask": MASK}, lambda tokens: {"tokens": tokens, "attention_mask": MASK.long()},
+        lambda tokens: {"tokens": tokens, "attention_mask": MASK.float()},
+        lambda tokens: {"tokens": tokens, "attention_mask": MASK.int().tolist()},
+    ],
+    "sites": [
+        lambda tokens: {"tokens": tokens, "record": [SITE]}, lambda tokens: {"tokens": tokens, "record": SITE},
+        lambda tokens: {"tokens": tokens, "record": ("z", 0)}, lambda tokens: {"tokens": tokens, "record": (("z", 0),)},
+    ],
+    "edits": [
+        lambda tokens: {"tokens": tokens, "edits": [ag.Zero(SITE)]}, lambda tokens: {"tokens": tokens, "edits": ag.Zero(SITE)},
+        lambda tokens: {"tokens": tokens, "edits": (ag.Zero(("z", 0)),)},
+    ],
+}  # fmt: skip
+"""Arguments of `run`, and the same in other forms."""
+
+
+@pytest.mark.parametrize("question", FORMS)
+@given(model=models)
+def test_arguments_of_a_run_in_other_forms(question: str, model: Any) -> None:
     subject = zoo.subject(*model)
-    tokens = some_tokens(subject, 2, 4)
-    mask = torch.ones_like(tokens, dtype=torch.bool)
-    mask[0, 0] = data.draw(st.booleans())
-    site = "blocks.0.attn.hook_z"
-    question, plain, forms = data.draw(
-        st.sampled_from([
-            ("tokens", lambda form: subject.run(form)[0], [tokens, tokens.int(), tokens.numpy(), tokens.tolist()]),
-            (
-                "mask", lambda form: subject.run(tokens, attention_mask=form)[0],
-                [mask, mask.long(), mask.float(), mask.numpy(), mask.int().tolist()],
-            ),
-            (
-                "filter", lambda form: torch.stack(list(subject.run_with_cache(tokens, form)[1].values())),
-                [lambda name: name == site, [site], site, (site,), {site}, [("z", 0)]],
-            ),
-            (
-                "record", lambda form: subject.run(tokens, record=form)[1][site],
-                [[site], (site,), site, [("z", 0)], ("z", 0)],
-            ),
-            (
-                "edits", lambda form: subject.run(tokens, edits=form)[0],
-                [[ag.Zero(site)], (ag.Zero(site),), ag.Zero(site)],
-            ),
-        ])
-    )  # fmt: skip
-    first = plain(forms[0])
+    tokens = some_tokens(subject, 2, 3)
+    first, *others = (form(tokens) for form in FORMS[question])
     with unchanged(subject):
-        other = outcome(lambda: plain(data.draw(st.sampled_from(forms[1:]))))
-    if not isinstance(other, Refused):
-        assert torch.equal(other.nan_to_num(), first.nan_to_num()), question
+        logits, cache = subject.run(**first)
+        for form in others:
+            other = outcome(lambda form=form: subject.run(**form))
+            if not isinstance(other, Refused):
+                assert torch.equal(other[0].nan_to_num(), logits.nan_to_num()), form
+                assert other[1].keys() == cache.keys()
+
+
+@pytest.mark.parametrize("names", [[SITE], SITE, (SITE,), {SITE}, [("z", 0)], ("z", 0), lambda name: name == SITE])
+def test_names_are_taken_as_a_filter(names: Any) -> None:
+    subject = zoo.subject("planted:induction")
+    recorded = outcome(lambda: subject.run_with_cache(some_tokens(subject, 1, 3), names_filter=names))
+    assert isinstance(recorded, Refused) or list(recorded[1]) == [SITE]
 
 
 @given(model=models, data=st.data())
@@ -195,8 +206,9 @@ AXES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["whole", "slice", "one of several", "a list of one", "NumPy index", "array"])
 @given(model=models, data=st.data())
-def test_an_edit_changes_what_it_covers(model: Any, data: st.DataObject) -> None:
+def test_an_edit_changes_what_it_covers(form: str, model: Any, data: st.DataObject) -> None:
     """A value of the shape of the whole site and its slice are the same edit; what is not covered stays."""
     subject = zoo.subject(*model)
     n = data.draw(st.integers(1, min(5, subject.cfg.n_ctx)))  # as many inputs as positions: where shapes mislead
@@ -217,13 +229,12 @@ def test_an_edit_changes_what_it_covers(model: Any, data: st.DataObject) -> None
     assert torch.equal(whole[1][site][at(rest)], old[at(rest)])
     if site[0] != "attn_scores":  # masked scores stay masked
         assert torch.equal(whole[1][site][at(index)], value[at(index)])
-    form, where = data.draw(
-        st.sampled_from([
-            (value[at(index)], index), (value[at([index])], index), (value[at([index])], (index,)),
-            (value, np.int64(index)), (value, [index]), (value.float().numpy(), index),
-        ])
-    )  # fmt: skip
-    sliced = outcome(lambda: subject.run(tokens, edits=[ag.Patch(site, value=form, **{limit: where})])[0])
+    given_, where = {
+        "whole": (value, index), "slice": (value[at(index)], index), "one of several": (value[at([index])], (index,)),
+        "a list of one": (value, [index]), "NumPy index": (value, np.int64(index)),
+        "array": (value.float().numpy(), index),
+    }[form]  # fmt: skip
+    sliced = outcome(lambda: subject.run(tokens, edits=[ag.Patch(site, value=given_, **{limit: where})])[0])
     if not isinstance(sliced, Refused):
         assert torch.equal(sliced.nan_to_num(), whole[0].nan_to_num()), "an edit of something else than was meant"
 
@@ -288,8 +299,7 @@ def test_a_damaged_finding_is_refused(data: st.DataObject) -> None:
 # ---------------------------------------------------------------------- training
 
 
-@settings(max_examples=2 * len(SURROUNDINGS))
-@given(around=st.sampled_from(list(SURROUNDINGS)))
+@pytest.mark.parametrize("around", SURROUNDINGS)
 def test_training_in_other_surroundings_gives_the_same_weights(around: str) -> None:
     again = {"name": "again", "settings": zoo.SHORT, "runs_dir": zoo.place("runs"), "progress": False}
     before = ambient_state()
@@ -428,36 +438,34 @@ def test_generation_ends_where_the_library_ends() -> None:
 
 # ---------------------------------------------------------------------- tokens as people name them
 
-TOKENIZERS = st.sampled_from(["hf:gpt2", "hf:ends", "hf:llama"])
+
+@pytest.fixture(params=["hf:gpt2", "hf:ends", "hf:llama"])
+def speaker(request: pytest.FixtureRequest) -> Any:
+    """A model with a tokenizer."""
+    return zoo.subject(request.param)
 
 
-@given(name=TOKENIZERS, text=st.sampled_from(["The city of Paris", "1 a 1a", "a é 東", "Rome"]))
-def test_the_tokens_of_a_text_can_be_read(name: str, text: str) -> None:
-    subject = zoo.subject(name)
-    finding = outcome(lambda: ag.lenses.logit(subject, [text], top=40))
+@pytest.mark.parametrize("text", ["The city of Paris", "1 a 1a", "a é 東", "Rome"])
+def test_the_tokens_of_a_text_can_be_read(speaker: Any, text: str) -> None:
+    finding = outcome(lambda: ag.lenses.logit(speaker, [text], top=40))
     assert not isinstance(finding, Refused), finding
     check_finding(finding)
-    tokens_fit(finding, subject, {"inputs": [text]})
+    tokens_fit(finding, speaker, {"inputs": [text]})
 
 
-@pytest.mark.parametrize("name", ["hf:gpt2", "hf:ends", "hf:llama"])
-def test_every_token_has_a_label_of_its_own(name: str) -> None:
-    subject = zoo.subject(name)
-    labels = [label_of(subject, token) for token in range(zoo.D_VOCAB)]
-    assert all(labels)
-    assert not [label for label in labels if CONTROL.search(label)]
-    assert len(set(labels)) == len(labels), [label for label in labels if labels.count(label) > 1][:5]
+def test_every_token_has_a_label_of_its_own(speaker: Any) -> None:
+    finding = ag.lenses.logit(speaker, "The", top=zoo.D_VOCAB)
+    labels = {label for row in finding.facts["inputs"] for entry in row["layers"] for label in entry["top"]}
+    assert len(labels) == zoo.D_VOCAB
 
 
-def label_of(subject: Any, token: int) -> str:
-    finding = ag.lenses.attention(subject, subject.to_string(torch.tensor([token])))
-    return str(finding.facts["inputs"][0]["tokens"][-1])
+@pytest.mark.parametrize("word", [" Paris", " Rome", " city", "a", "The"])
+def test_a_target_is_the_word_that_was_given(speaker: Any, word: str) -> None:
+    finding = outcome(lambda: ag.lenses.logit(speaker, ["The city of"], target=word))
+    assert not isinstance(finding, Refused), finding
+    assert word.strip() in str(finding["target"]), f"target {word!r} was read as {finding['target']!r}"
 
 
-@given(name=TOKENIZERS, word=st.sampled_from([" Paris", " Rome", " city", "a", "The"]))
-def test_a_target_is_the_word_that_was_given(name: str, word: str) -> None:
-    finding = outcome(lambda: ag.lenses.logit(zoo.subject(name), ["The city of"], target=word))
-    if not isinstance(finding, Refused):
-        assert word.strip() in str(finding["target"]), f"target {word!r} was read as {finding['target']!r}"
-    patched = outcome(lambda: ag.lenses.patch(zoo.subject(name), *zoo.PAIR, target=word, rival=" stands"))
-    assert not isinstance(patched, Refused) or "the same token" not in patched.line, patched
+def test_two_words_are_told_apart(speaker: Any) -> None:
+    finding = outcome(lambda: ag.lenses.patch(speaker, *zoo.PAIR, target=" city", rival=" stands"))
+    assert not isinstance(finding, Refused), finding

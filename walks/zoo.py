@@ -64,7 +64,7 @@ def metaspace() -> Any:
 
 def _learn(tokenizer: Tokenizer, more: Sequence[str] = (), **options: Any) -> None:
     special = [*SPECIAL, *more]
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False, **options)
+    trainer = trainers.BpeTrainer(vocab_size=470, special_tokens=special, show_progress=False, **options)
     tokenizer.train_from_iterator(SENTENCES * 3 + ["1 a 1a"] * 3, trainer)
 
 
