@@ -342,7 +342,7 @@ def test_the_labels_of_tokens(kind: str) -> None:
     assert said.code == 0, said
     document = json.loads(said.out)
     assert "Paris" in str(document["target"]), document["target"]
-    shown = "".join(document["inputs"][0]["tokens"])
+    shown = "".join(document["tokens"])
     assert "city of" in shown.replace("▁", " "), shown
     labels = [str(label) for panel in document["panels"] for axis in panel["axes"] for label in axis["labels"]]
     assert all(label and not CONTROL.search(label) for label in labels), labels

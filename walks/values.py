@@ -69,13 +69,13 @@ def right(name: str, parameter: inspect.Parameter, prompts: list[str]) -> st.Sea
     if name in ("inputs", "clean", "corrupt"):
         return texts(prompts)
     if name in ("target", "rival"):
-        return st.sampled_from([Forms(word) for word in WORDS] + [number(4), number(HUGE)])
+        return st.sampled_from([Forms(word) for word in WORDS] + [number(4), Forms(HUGE)])
     if name in COUNTS:
         return st.sampled_from([number(COUNTS[name]), number(1), number(2)])
     if name == "copies" or name == "length":
         return st.sampled_from([Forms(None), number(2), number(3), number(5), number(0), number(-2)])
     if name == "top":
-        return st.sampled_from([number(value) for value in (1, 3, 5, 100, HUGE)])
+        return st.sampled_from([*map(number, (1, 3, 5, 100)), Forms(HUGE)])
     if name == "seed":
         return st.sampled_from([number(0), number(7), number(-1), Forms(HUGE)])
     if name == "metric":

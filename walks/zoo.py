@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import algoscope as ag
 
-SENTENCES = ["The Eiffel Tower stands in the city of Paris.", "The Colosseum stands in the city of Rome."]
+SENTENCES = ["The Eiffel Tower stands in the city of Paris", "The Colosseum stands in the city of Rome"]
 SPECIAL = ["<s>", "</s>", "<pad>"]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHORT = {"n_digits": 1, "steps": 12, "batch": 16, "data.n_test": 20, "train.eval_every": 4, "train.checkpoint_every": 4}
