@@ -81,6 +81,44 @@ def drawn(lens: str, data: st.DataObject) -> tuple[Any, Any, torch.dtype, str]:
     return getattr(ag.lenses, lens), zoo.subject(name, dtype), dtype, name
 
 
+TEXT_LENSES = [
+    lens for lens in LENSES if {"inputs", "clean"} & set(inspect.signature(getattr(ag.lenses, lens)).parameters)
+]
+
+
+@pytest.mark.parametrize("name", ["planted:induction", "run:add", "hf:gpt2"])
+@pytest.mark.parametrize("lens", TEXT_LENSES)
+def test_a_text_is_a_list_of_one(lens: str, name: str) -> None:
+    """It is never read letter by letter."""
+    function, subject = getattr(ag.lenses, lens), zoo.subject(name)
+    first, second = {"planted:induction": ("abcab", "abdab"), "run:add": ("1+2=", "3+4=")}.get(name, zoo.PAIR)
+    texts = [first, second] if "clean" in inspect.signature(function).parameters else [first]
+    alone, listed = (
+        outcome(lambda arguments=arguments: function(subject, *arguments))
+        for arguments in (texts, [[text] for text in texts])
+    )
+    assert isinstance(alone, Refused) == isinstance(listed, Refused), (alone, listed)
+    assert isinstance(alone, Refused) or document(alone) == document(listed)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"metric": lambda logits: logits.mean(dim=(-1, -2))},
+        {"target": 4},
+        {"target": np.int64(4)},
+        {"target": 4, "rival": 5},
+    ],
+)
+@pytest.mark.parametrize(
+    "lens", [lens for lens in LENSES if "metric" in inspect.signature(getattr(ag.lenses, lens)).parameters]
+)
+def test_what_patching_measures(lens: str, option: dict[str, Any]) -> None:
+    finding = outcome(lambda: getattr(ag.lenses, lens)(zoo.subject("hf:gpt2"), *zoo.PAIR, **option))
+    if not isinstance(finding, Refused):
+        check_finding(finding)
+
+
 def tokens_fit(finding: Any, subject: Any, arguments: dict[str, Any]) -> None:
     """The tokens that a finding shows spell the given texts, and its target is the word that was given."""
     inputs = arguments.get("inputs")
@@ -400,7 +438,7 @@ def test_a_folder_opens_as_the_library_does_or_is_refused(family: str, data: st.
     if isinstance(subject, Refused):
         return
     for n in (3, 40):
-        tokens = some_tokens(subject, 2, 64)[:, :n] % zoo.D_VOCAB
+        tokens = torch.randint(0, zoo.D_VOCAB, (2, n), generator=torch.Generator().manual_seed(n))
         ours = outcome(lambda tokens=tokens: subject.run(tokens)[0])
         if isinstance(ours, Refused):
             assert "window" in ours.line, f"{chosen}: {ours.line}"
@@ -435,7 +473,7 @@ def test_generation_ends_where_the_library_ends() -> None:
         theirs = library.generate(tokens, max_new_tokens=8, do_sample=False, pad_token_id=2)[0, tokens.shape[1] :]
         ends = library.generation_config.eos_token_id
         expected = [token for token in theirs.tolist() if token not in ends]
-        assert subject.generate(text, 8) in (subject.to_string(expected), subject.to_string(theirs))
+        assert subject.generate(text, 8) in (subject.to_string(torch.tensor(expected)), subject.to_string(theirs))
 
 
 # ---------------------------------------------------------------------- tokens as people name them
