@@ -24,6 +24,8 @@ SHORT = {"n_digits": 1, "steps": 12, "batch": 16, "data.n_test": 20, "train.eval
 OTHER = {"seed": 3, "lr": 0.5, "steps": 8, "batch": 8, "d_model": 16}
 """Changes of a recipe: another request."""
 PAIR = "The city of Paris", "The city of Rome"
+SPELLED = (*PAIR, "Rome", "1 a 1a")
+"""Texts of which every tokenizer of a folder here has all words."""
 
 
 def place(*names: str) -> Path:
