@@ -344,7 +344,7 @@ def test_the_labels_of_tokens(kind: str) -> None:
     assert "Paris" in str(document["target"]), document["target"]
     shown = "".join(document["tokens"])
     assert "city of" in shown.replace("▁", " "), shown
-    labels = [str(label) for panel in document["panels"] for axis in panel["axes"] for label in axis["labels"]]
+    labels = [str(label) for panel in document["panels"] for axis in panel["axes"].values() for label in axis]
     assert all(label and not CONTROL.search(label) for label in labels), labels
 
 
