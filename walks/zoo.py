@@ -255,7 +255,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an adapter beside the model": ("gpt2", _adapter(alone=False), "adapter"),
     "an adapter alone": ("gpt2", _adapter(alone=True), "adapter"),
     "code of its own": ("gpt2", _own_code, "code"),
-    "capped logits": ("llama", lambda where: changed(where, final_logit_softcapping=1.0), "final_logit_softcapping"),
+    "capped logits": ("llama", lambda where: changed(where, final_logit_softcapping=30.0), "final_logit_softcapping"),
     "a config that is no JSON": ("gpt2", _says("config.json", "{not"), "config"),
     "weights cut short": ("gpt2", _cut, "weights"),
     "a tokenizer that is no JSON": ("gpt2", _says("tokenizer.json", "{not json"), "tokenizer.json"),
