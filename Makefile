@@ -15,10 +15,12 @@ demo: $(VENV)/.installed  ## train the 3-digit adder, certify all 1,000,000 sums
 
 test: $(VENV)/.tools $(VENV)/.browser  ## every test, then lint and types
 	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=8
+	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=8 walks
 	@$(MAKE) --no-print-directory check
 
 test-long: $(VENV)/.tools $(VENV)/.browser  ## rarer and slower: more kills, more copies, models trained with another seed
 	@$(BIN)/python -m pytest -n auto --durations=8 -m long
+	@$(BIN)/python -m pytest -n auto --durations=8 walks --hypothesis-profile=far
 	@$(BIN)/python -m pytest -n auto --durations=8 -m "trained and not long" --trained-seed 3
 
 check: $(VENV)/.tools  ## lint and types

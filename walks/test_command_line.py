@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zoo
 from hypothesis import given
 from hypothesis import strategies as st
+
+import zoo
+from algoscope.doors.cli.main import main
 from outcomes import CONTROL, is_what_its_ending_says
 from values import NAMES_OF_RUNS, ODD_FOLDERS
-
-from algoscope.doors.cli.main import main
 
 SET = [part for name, value in zoo.SHORT.items() for part in ("--set", f"{name}={value}")]
 RUN_NAMES = [*NAMES_OF_RUNS, "CON", "live", "add"]

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import zoo
 from hypothesis import given
 from hypothesis import strategies as st
+
+import algoscope as ag
+import zoo
 from outcomes import (
     SURROUNDINGS,
     Refused,
@@ -30,8 +32,6 @@ from outcomes import (
     unchanged,
 )
 from values import NAMES_OF_RUNS, ODD_FOLDERS, PROMPTS, WRONG, calls
-
-import algoscope as ag
 
 KINDS = {
     "planted:induction": "letters", "planted:reversal": "reversal", "planted:carry-adder": "addition3",
