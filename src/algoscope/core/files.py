@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from algoscope.core.errors import DrawingError, RunFolderError
+from algoscope.core.errors import DrawingError, RunFolderError, shown
 
 REMEDIES = {
     errno.ENOSPC: "free some space or choose another folder (--runs-dir, --out)",
@@ -39,8 +39,9 @@ def user_path(path: object) -> Path:
     text = os.fsdecode(path)
     if not text or "\0" in text:
         raise RunFolderError(f"{text!r} is no path: it {'has a NUL character' if text else 'is empty'}")
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
-        raise RunFolderError(f"{text!r} is no path: a name in it is longer than {LONGEST_NAME} bytes")
+    for part in Path(text).parts:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise RunFolderError(f"{shown(part)} cannot name a file: it is longer than {LONGEST_NAME} bytes")
     expanded = os.path.expanduser(text)  # noqa: PTH111  # Path's raises where the home folder is not known
     if expanded.startswith("~") and not Path(expanded).exists():
         home = Path(expanded).parts[0]

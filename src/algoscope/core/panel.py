@@ -106,7 +106,8 @@ class Panel:
             array = getattr(self, what)
             if array is not None and array.shape != expected:
                 raise ArgumentError(
-                    f"panel {self.name!r}: {what} of shape {list(array.shape)}, but the axes have labels for {list(expected)}"
+                    f"panel {self.name!r}: {what} of shape {list(array.shape)}, but the axes have labels for "
+                    f"{list(expected)}"
                 )
         if self.values.dtype.kind not in "fiub":
             raise ArgumentError(f"panel {self.name!r}: values must be numbers, not of type {self.values.dtype}")

@@ -264,12 +264,9 @@ class Run:
             raise RunFolderError(f"run {self.path} {state}choose another --name, or `algoscope runs rm {self.address}`")
 
     def refuse_another(self, config: RunConfig) -> None:
-        """Raise RunFolderError where the run has another config than this one.
-
-        Args:
-            config: the requested one.
-        """
+        """Raise RunFolderError where the run has another config than this one."""
         if different := reading.first_difference(self.config, config):
+            self.refuse_if_training()
             field, ours, requested = different
             raise RunFolderError(
                 f"run {self.path} has another config: {field} is {ours!r}, not {requested!r}; use the settings it was "
@@ -368,13 +365,13 @@ class Run:
         if self.is_whole and finding.provenance.get("weights_sha256") == self.summary.weights_sha256:
             self._write(self._finding(finding.kind), finding.to_json())
 
-    def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, float]) -> None:
+    def keep_numbers(self, measure: str, weights_sha256: str, numbers: Mapping[str, Any]) -> None:
         """Store the values of a measure at a checkpoint; values that are not finite are stored as null.
 
         Args:
             measure: its name with its options.
             weights_sha256: of the checkpoint's weights.
-            numbers: the values by name.
+            numbers: the values by name, numbers that may be infinite or none at all.
         """
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         kept = {"measure": measure, "weights_sha256": weights_sha256, "numbers": finite}

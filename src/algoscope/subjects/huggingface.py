@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import CheckpointError, SubjectError
+from algoscope.core.errors import CheckpointError, ConfigError, SubjectError
 from algoscope.core.files import user_path
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects._hf_families import ACTIVATIONS, FAMILIES, check_config, family_of, rotary_fields, windows_of
@@ -103,10 +102,8 @@ def convert(source: Any, name: str = "the model") -> Transformer:
     shape["tied_head"] = config.tie_word_embeddings and (embed is unembed or torch.equal(embed, unembed))
     try:
         cfg = ModelConfig(**shape, **rotary_fields(source, name))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{field}: " for field in first["loc"])
-        raise SubjectError(f"{name}: {where}{first['msg'].removeprefix('Value error, ')}") from error
+    except ConfigError as error:
+        raise SubjectError(f"{name}: {error}") from error
     weights = family.weights(cfg, {key: value.detach() for key, value in source.state_dict().items()})
     if not cfg.tied_head:
         weights["unembed.weight"] = unembed.detach()
