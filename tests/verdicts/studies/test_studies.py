@@ -16,7 +16,7 @@ from algoscope.core.errors import ConfigError, RunFolderError, UnknownNameError
 from algoscope.core.registry import Entry, Table
 from algoscope.recipes.table import RECIPES
 from algoscope.verdicts.studies import certified, study
-from algoscope.verdicts.studies.certified import REACHED, StepsToGeneralise, short_count, short_share
+from algoscope.verdicts.studies.certified import REACHED, CertifiedAnswers, StepsToGeneralise, short_count, short_share
 from algoscope.verdicts.studies.plans import Study, Variant
 from algoscope.verdicts.studies.predictions import Accuracy, Alike, Arrives, Loss, Measured, Worse, Wrong, compare
 from algoscope.verdicts.studies.table import STUDIES
@@ -119,6 +119,9 @@ def test_what_goes_wrong_is_counted_over_every_input(answers: ag.Finding, folder
     assert no_mask["came_true"], "it copies the answer that it is shown, and has none when it decodes"
     assert max(no_mask["loss"]) < min(control["loss"])
     assert "Median wrong of 100:" in answers.claim
+    drawn = [row | {"drawn_share": [0.02] * len(row["wrong"])} for row in answers["rows"]]
+    told = CertifiedAnswers(answers_study()).claim({"rows": drawn})
+    assert told.startswith("Median share of the domain that is wrong: control 2 %, frozen 2 %")
     assert "the predictions for 2 of 3 variants came true" in answers.claim
     assert [panel.name for panel in answers.panels] == ["class", "column", "seed"]
     assert answers["class"].axes[0].labels == ("control", "frozen", "same", "no-mask")

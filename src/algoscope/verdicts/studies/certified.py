@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from algoscope.config import RunConfig
 from algoscope.core.finding import ResultTable
+from algoscope.core.numbers import percent
 from algoscope.core.panel import Axis, Panel
 from algoscope.runs.run_folder import Run
 from algoscope.verdicts.certification.kept import kept_or_certified
@@ -44,6 +45,7 @@ class Certified:
             accuracy=verdict["accuracy"],
             by_class={row["class"]: row["wrong"] / row["checked"] for row in verdict["by_class"] if row["checked"]},
             by_column={row["meaning"]: row["wrong"] / checked for row in verdict["by_position"]},
+            drawn_share=None if checked == verdict["domain"]["size"] else verdict["wrong_share"]["share"],
         )
 
     def covers(self, prediction: Prediction[Any]) -> bool:
@@ -60,6 +62,7 @@ class Certified:
             "median": middle if np.isfinite(middle) else None,
             "checked": max(_present(_each(members, lambda member: member.checked)), default=None),
             "wrong": _each(members, lambda member: member.wrong),
+            "drawn_share": _each(members, lambda member: member.drawn_share),
             "accuracy": _each(members, lambda member: member.accuracy),
             "loss": _each(members, lambda member: member.loss),
             "by_class": _by_name(_each(members, lambda member: member.by_class)),
@@ -121,10 +124,12 @@ class CertifiedAnswers(Certified):
 
     def claim(self, facts: Mapping[str, Any]) -> str:
         rows = facts["rows"]
-        counts = [(row["variant"], _present(row["wrong"])) for row in rows]
-        wrong = [f"{name} {f'{np.median(some):,.0f}' if some else 'diverged'}" for name, some in counts]
-        checked = max(row["checked"] or 0 for row in rows)
-        return f"Median wrong of {checked:,}: {', '.join(wrong)}; {_came_true(rows)}"
+        drawn = any(_present(row["drawn_share"]) for row in rows)  # of every class alike: a count would mislead
+        counts = [(row["variant"], _present(row["drawn_share" if drawn else "wrong"])) for row in rows]
+        show = percent if drawn else "{:,.0f}".format
+        wrong = [f"{name} {show(float(np.median(some))) if some else 'diverged'}" for name, some in counts]
+        of = "share of the domain that is wrong" if drawn else f"wrong of {max(row['checked'] or 0 for row in rows):,}"
+        return f"Median {of}: {', '.join(wrong)}; {_came_true(rows)}"
 
     def panels(self, facts: Mapping[str, Any]) -> tuple[Panel, ...]:
         rows = facts["rows"]

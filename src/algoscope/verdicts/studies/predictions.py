@@ -20,7 +20,8 @@ Member = TypeVar("Member")
 class Measured:
     """The results of one member: steps until 99 % of the training and of the test inputs were right (None: never), the
     loss of its last training step in nats a position, and what certification counted: inputs checked, those
-    wrong, the share right, and by class of input and by column of the answer the share wrong (0 = none, 1 = all).
+    wrong, the share right, by class of input and by column of the answer the share wrong (0 = none, 1 = all), and the
+    share of the domain that is wrong where only draws were checked (None: all were).
     """
 
     memorised: int | None
@@ -31,6 +32,7 @@ class Measured:
     accuracy: float
     by_class: Mapping[str, float]
     by_column: Mapping[str, float]
+    drawn_share: float | None = None
 
     def share(self, by: By, name: str) -> float:
         """The share wrong in a class or a column; NaN where no input is of that class."""
