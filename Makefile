@@ -19,7 +19,7 @@ test: $(VENV)/.tools $(VENV)/.browser  ## every test, then lint and types
 	@$(MAKE) --no-print-directory check
 
 test-long: $(VENV)/.tools $(VENV)/.browser  ## rarer and slower: more kills, more copies, models trained with another seed
-	@$(BIN)/python -m pytest -n auto --durations=8 -m long
+	@$(BIN)/python -m pytest -n auto --durations=8 -m long --hypothesis-profile=far
 	@$(BIN)/python -m pytest -n auto --durations=8 walks --hypothesis-profile=far
 	@$(BIN)/python -m pytest -n auto --durations=8 -m "trained and not long" --trained-seed 3
 

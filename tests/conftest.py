@@ -20,7 +20,8 @@ import algoscope as ag
 from algoscope.doors.cli.main import main
 from browser import browser as launch
 
-settings.register_profile("ours", deadline=None, max_examples=30, print_blob=True)
+settings.register_profile("ours", deadline=None, max_examples=12, print_blob=True)
+settings.register_profile("far", deadline=None, max_examples=60, print_blob=True)
 settings.load_profile("ours")
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+import algoscope as ag
 from algoscope.core.arguments import Count, Form, Range, checked_arguments
 from algoscope.core.errors import ArgumentError, UnknownNameError
 from algoscope.lenses.interventions.activation_patching import SWEEPS, Sweep
@@ -160,3 +161,10 @@ def test_methods_of_a_class_are_checked() -> None:
         Shelf(5)
     with pytest.raises(ArgumentError, match=r"^of\(\): boards takes a list, each a whole number, not 'x'$"):
         Shelf.of("x")
+
+
+def test_what_can_be_gone_through_once_is_read_once() -> None:
+    texts = ["abcab", "abdab"]
+    expected = ag.lenses.roles("planted:induction", texts).facts
+    assert ag.lenses.roles("planted:induction", (text for text in texts)).facts == expected
+    assert ag.lenses.logit("planted:induction", iter(texts)).facts["inputs"][1]["input"] == "abdab"

@@ -14,7 +14,8 @@ from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import D_VOCAB, make
 
-TYPES = [torch.float16, *(pytest.param(dtype, marks=pytest.mark.long) for dtype in (torch.bfloat16, torch.float64))]
+TYPES = (torch.float16, torch.bfloat16, torch.float64)
+pytestmark = pytest.mark.long  # the walks ask some of it each time
 ADDER: dict[str, Callable[[Subject], ag.Finding]] = {
     "answers": lambda m: ag.lenses.answers(m, n_inputs=20),
     "logit": lambda m: ag.lenses.logit(m, "123+456"),

@@ -1,5 +1,6 @@
 """Names of runs, paths with the separators of names in them, and commands that name a run."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Callable
@@ -131,3 +132,29 @@ def test_names_of_folders_seen_from_within(small_run: Run, monkeypatch: pytest.M
     monkeypatch.chdir(small_run.path)
     assert ag.open("run:.").origin.name == "small"
     assert Run("checkpoints/..").name == "small"
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "gpt2"}', "hi", "[]"])
+def test_a_folder_of_another_tool_is_no_run_and_is_never_deleted(config: str, tmp_path: Path, monkeypatch, run) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "model", tmp_path / "runs" / "model"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(config)
+        (folder / "notes.txt").write_text("precious")
+    for name in ("model", "./model", str(tmp_path / "runs" / "model")):
+        code, _, err = run("runs", "rm", name)
+        assert (code, "no run" in err) == (2, True)
+    with pytest.raises(RunFolderError, match="no run"):
+        Run("model").remove()
+    code, _, err = run("train", "add3", "--name", "model", "--set", "steps=1")
+    assert code == 2
+    assert "rm" not in err
+    assert len(list(tmp_path.rglob("notes.txt"))) == 2
+    assert json.loads(run("runs", "--json")[1]) == []
+
+
+def test_a_runs_directory_that_is_a_file_is_refused(tmp_path: Path, run) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, err = run("runs", "--runs-dir", str(tmp_path / "file"))
+    assert code == 2
+    assert "is a file" in err

@@ -99,6 +99,7 @@ def test_a_change_of_the_working_directory_moves_no_run(usual: tuple, tmp_path: 
     assert not list((tmp_path / "there").iterdir())
 
 
+@pytest.mark.long
 def test_neither_environment_nor_options_of_python_change_a_weight(usual: tuple, tmp_path: Path) -> None:
     script = (
         "import algoscope as ag, pathlib\n"

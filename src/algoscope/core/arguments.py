@@ -13,7 +13,7 @@ import inspect
 import math
 import os
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -127,6 +127,7 @@ def _no_call(
 
 def fitted(value: object, annotation: Any, name: str, where: str) -> Any:
     """The value as the annotation asks. Raises ArgumentError, or UnknownNameError for a name that is not listed."""
+    value = tuple(value) if isinstance(value, Iterator) else value  # it can be gone through once only
     try:
         return _fit(value, annotation, convert=True)
     except _Unfit:

@@ -24,14 +24,17 @@ def runs_directory(directory: Folder = None) -> Path:
     Returns:
         The path, whether or not the folder exists.
     Raises:
-        RunFolderError: for what is no path.
+        RunFolderError: for what is no path, and for a file.
 
     Example:
         >>> import algoscope as ag
         >>> ag.runs_directory("elsewhere").name
         'elsewhere'
     """
-    return user_path((os.environ.get("ALGOSCOPE_RUNS") or "runs") if directory is None else directory)
+    path = user_path((os.environ.get("ALGOSCOPE_RUNS") or "runs") if directory is None else directory)
+    if path.is_file():
+        raise RunFolderError(f"{path} is a file: the runs directory is a folder (--runs-dir, $ALGOSCOPE_RUNS)")
+    return path
 
 
 def checked_name(name: object) -> str:
@@ -56,13 +59,23 @@ def absolute(path: object) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Whether the folder holds a run, finished or not."""
-    return os.path.isfile(path / CONFIG)  # noqa: PTH113  # that of Path raises for a name that is too long
+    """Whether the folder holds a run, finished or not: files of ours, or a config that names its recipe. Folders of other
+    tools have a `config.json` too: they must never be taken for a run, and deleted.
+    """
+    if not os.path.isfile(path / CONFIG):  # noqa: PTH113  # that of Path raises for a name that is too long
+        return False
+    if any((path / ours).exists() for ours in (SUMMARY, METRICS, "checkpoints")):
+        return True
+    try:
+        return b'"recipe"' in (path / CONFIG).read_bytes()
+    except OSError:
+        return False
 
 
 def run_folders(directory: Path) -> list[Path]:
     """The folder of every run in a directory, by name."""
-    return [path.parent for path in sorted(directory.glob(f"*/{CONFIG}")) if not path.parent.name.startswith(".")]
+    configs = sorted(directory.glob(f"*/{CONFIG}"))
+    return [path.parent for path in configs if not path.parent.name.startswith(".") and is_run(path.parent)]
 
 
 def find_run(name: str, directory: Path) -> Path:

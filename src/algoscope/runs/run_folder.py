@@ -381,9 +381,10 @@ class Run:
         """Delete the folder; `config.json` goes first, so that an interrupted deletion leaves no run.
 
         Raises:
-            RunFolderError: where a process is training the run, and where a file cannot be deleted.
+            RunFolderError: for a folder that is no run, where a process is training it, and where a file stays.
         """
         with self.lock():
+            self._refuse_if_gone()
             delete(self.path)
 
     def _numbers(self, measure: str, weights_sha256: str) -> Path:

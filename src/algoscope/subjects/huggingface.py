@@ -16,7 +16,7 @@ from transformers.utils import logging
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import CheckpointError, ConfigError, SubjectError
+from algoscope.core.errors import CheckpointError, ConfigError, SubjectError, shown
 from algoscope.core.files import user_path
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects._hf_families import ACTIVATIONS, FAMILIES, check_config, family_of, rotary_fields, windows_of
@@ -171,6 +171,8 @@ def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
 
 def _refuse_others(name: str, plain: Mapping[str, Any]) -> None:
     """Raises SubjectError for a config that asks for code of its own, that is quantised, or of another family."""
+    if not isinstance(plain, Mapping):
+        raise SubjectError(f"{name}: its config.json holds {shown(plain)}, not the fields of a config")
     if plain.get("auto_map"):
         raise SubjectError(
             f"{name} asks to run code of its own (auto_map {plain['auto_map']}), which is never run: if it is a plain "
