@@ -59,8 +59,8 @@ def absolute(path: object) -> Path:
 
 
 def is_run(path: Path) -> bool:
-    """Whether the folder holds a run, finished or not: files of ours, or a config that names its recipe. Folders of other
-    tools have a `config.json` too: they must never be taken for a run, and deleted.
+    """Whether the folder holds a run, finished or not: files of ours, or a config that names its recipe. Folders of
+    other tools have a `config.json` too: they must never be taken for a run, and deleted.
     """
     if not os.path.isfile(path / CONFIG):  # noqa: PTH113  # that of Path raises for a name that is too long
         return False
