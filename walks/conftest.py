@@ -17,8 +17,8 @@ import transformers
 from hypothesis import HealthCheck, Phase, settings
 
 QUIET = {"deadline": None, "print_blob": True, "suppress_health_check": list(HealthCheck), "database": None}
-settings.register_profile("near", **QUIET, derandomize=True, max_examples=6, phases=[Phase.generate])
-settings.register_profile("far", **QUIET, max_examples=60)
+settings.register_profile("near", **QUIET, derandomize=True, max_examples=4, phases=[Phase.generate])
+settings.register_profile("far", **QUIET, max_examples=40)
 settings.load_profile("near")
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

@@ -39,8 +39,8 @@ KINDS = {
     "hf:llama": "free", "hf:neox": "ids",
 }  # fmt: skip
 LENSES = [name for name in dir(ag.lenses) if inspect.isfunction(getattr(ag.lenses, name)) and not name.startswith("_")]
-OVER_RUNS = {"timeline", "progress", "phase", "induction_phase"}
-NOT_DRAWN = ("subject", "runs_dir", "progress", "targets", "measures", "what", "of", "n_texts")
+OVER_RUNS = {"timeline", "progress", "induction_phase"}
+NOT_DRAWN = ("subject", "runs_dir", "progress", "targets", "measures", "what", "of")
 models = st.tuples(st.sampled_from(zoo.NAMES), st.sampled_from(zoo.DTYPES))
 
 

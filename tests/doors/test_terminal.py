@@ -29,6 +29,7 @@ def in_shell(line: str, cwd: Path | None = None, **environment: str) -> tuple[in
 # ---------------------------------------------------------------------- streams
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "command", ["params gpt2", "params gpt2 --json", "lenses", "--help", "", "lens --help", "--version"]
 )
@@ -66,6 +67,7 @@ def test_progress_never_fails_for_its_stream_and_never_goes_to_standard_output(m
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict", "latin-1"])
 def test_a_code_page_shows_what_it_can(encoding: str, tmp_path: Path) -> None:
     code, out, err = in_shell("algoscope runs --runs-dir 東京", cwd=tmp_path, PYTHONIOENCODING=encoding)
@@ -139,6 +141,7 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path: Path) -> None:
     assert err.startswith(b"algoscope: the working directory cannot be used")
 
 
+@pytest.mark.long
 def test_warnings_as_errors_stop_no_command(tmp_path: Path) -> None:
     line = "algoscope lens attention planted:induction --input abcab --out a.png"
     code, out, _ = in_shell(line, cwd=tmp_path, PYTHONWARNINGS="error")

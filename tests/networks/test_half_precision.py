@@ -20,6 +20,8 @@ families = pytest.mark.parametrize("family", ["gpt2", "pythia", "neox in series"
 streams = pytest.mark.parametrize("stream", [1, 300, 3000])
 TOKENS = torch.randint(D_VOCAB, (3, 30), generator=torch.Generator().manual_seed(0))
 
+pytestmark = pytest.mark.long  # the walks ask some of it each time
+
 
 @torch.no_grad()
 def pair(family: str, stream: int, dtype: torch.dtype) -> tuple[Subject, torch.nn.Module]:

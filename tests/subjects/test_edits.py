@@ -265,6 +265,7 @@ def some_edits(model: Subject, n_inputs: int, seed: int) -> list:
     return edits
 
 
+@pytest.mark.long
 @settings(max_examples=3)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),

@@ -158,6 +158,7 @@ def test_ctrl_c_keeps_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert run.summary.weights_sha256 == whole.runs[name].summary.weights_sha256
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_worker_that_is_killed_costs_only_its_own_members(tmp_path: Path) -> None:
     configs = {f"m{seed}": config(seed, steps=600) for seed in range(4)}
@@ -325,13 +326,13 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
 
 
 def test_two_processes_on_one_name_the_second_is_refused(tmp_path: Path, trainer: Trainer) -> None:
-    settings = SMALL | {"steps": 100_000}
-    first = trainer.start(tmp_path, settings, 1, 1)
+    settings = {"steps": 100_000, "lr": 1e-9, "optim.muon_lr": 1e-9}  # it never learns, so it never ends sooner
+    first = trainer.start(tmp_path, SMALL | settings, 1, 1)
     try:
         wait_for(lambda: Run(tmp_path / "m0").newest_step)
         with pytest.raises(RunFolderError, match="being trained by another process"):
-            ag.train(config(0, steps=100_000), name="m0", runs_dir=tmp_path, resume=True, progress=False)
-        found = train_many({"m0": config(0, steps=100_000)}, runs_dir=tmp_path, resume=True, progress=False)
+            ag.train(config(0, **settings), name="m0", runs_dir=tmp_path, resume=True, progress=False)
+        found = train_many({"m0": config(0, **settings)}, runs_dir=tmp_path, resume=True, progress=False)
         assert "being trained by another process" in found.failed["m0"]
     finally:
         os.kill(first, signal.SIGKILL)

@@ -19,6 +19,8 @@ from conftest import SMALL
 
 SHORT = SMALL | {"steps": 24}
 
+pytestmark = pytest.mark.long  # the walks ask some of it each time
+
 
 @contextmanager
 def changed(change: Callable[..., object], value: object, usual: object) -> Iterator[None]:

@@ -308,6 +308,7 @@ def test_a_target_that_cannot_be_scored_is_one_line() -> None:
 # ---------------------------------------------------------------------- nothing to find
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["previous-token", "induction", "reversal", "carry-adder", "clock"])
 def test_shuffled_weights_have_no_role_that_points(name: str) -> None:
     planted = PLANTED.load(name)()
@@ -319,6 +320,7 @@ def test_shuffled_weights_have_no_role_that_points(name: str) -> None:
     assert sum(role in POINTED for role in found) <= 0.025 * len(found), found  # 2 of 1,300 in 100 seeds of each
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "shape",
     [{}, {"positions": "rotary"}, {"positions": None}, {"normalization_type": None}, {"init_matrix_std": 0.3}],
