@@ -406,7 +406,7 @@ def test_a_home_folder_is_expanded(somewhere: Path, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf", "jpeg", "html", "json", "csv", "xyz"])
-@pytest.mark.parametrize("name", ["planted:induction", "hf:tall"])
+@pytest.mark.parametrize("name", ["planted:induction", pytest.param("hf:tall", marks=pytest.mark.long)])
 def test_a_saved_finding_is_what_its_ending_says(name: str, ending: str, somewhere: Path) -> None:
     finding = ag.lenses.attention(zoo.subject(name), {"hf:tall": "The city of Paris"}.get(name, "abcab"))
     path = somewhere / f"saved.{ending}"

@@ -29,6 +29,7 @@ def json_of(run, *args: object) -> dict:
 # ---------------------------------------------------------------------- the main path
 
 
+@pytest.mark.long
 def test_train_certify_look_report_from_the_command_line(run, runs_dir: Path, tmp_path: Path) -> None:
     code, out, _ = run("train", "add3", *SETTINGS, "--name", "mine")
     assert code == 0

@@ -119,6 +119,7 @@ def test_masked_cells_look_masked_and_the_scale_is_fixed(page_of) -> None:
     assert heads == [{"masked": 66, "shown": 78, "range": [0, 1], "lines": 2}] * 4
 
 
+@pytest.mark.long
 def test_a_model_that_errs_shows_its_counterexamples(chromium: Browser, own_run: Run, tmp_path: Path) -> None:
     path = ag.report(own_run, tmp_path / "small.html")
     page = opened(chromium, path, 1280, [], [])
