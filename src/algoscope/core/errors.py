@@ -92,6 +92,10 @@ class SubjectError(AlgoscopeError):
     """A name that does not identify a model, or a model that does not support the request."""
 
 
+class OwnCodeError(AlgoscopeError):
+    """A file of the user's that cannot be run, or that does not define what it was named for."""
+
+
 class EditError(AlgoscopeError):
     """An edit that cannot be applied at its site. No edit is skipped silently."""
 
