@@ -36,7 +36,7 @@ def reference(seed: int) -> tuple[float, int] | None:
     ours = build(cfg.model, seed)
     model = Plain(ours)
     assert sum(parameter.numel() for parameter in model.parameters()) == 17_760
-    some = cfg.task.edge_cases()[:, :-1]
+    some = cfg.task.edge_inputs()[:, :-1]
     torch.testing.assert_close(model(some), ours(some))
     optimiser = torch.optim.AdamW(model.parameters(), lr=cfg.optim.lr, weight_decay=cfg.optim.weight_decay)
     schedule = Schedule.planned(cfg.optim, cfg.train.steps)

@@ -30,7 +30,7 @@ def test_the_vocabulary_of_a_task_is_its_tokenizer(task: Task, tmp_path: Path) -
     ours = of_task(task)
     ag.export(ours, "huggingface", tmp_path / "out")
     opened, tokenizer = ag.open(f"hf:{tmp_path / 'out'}"), AutoTokenizer.from_pretrained(tmp_path / "out")
-    for row in task.edge_cases()[:5]:
+    for row in task.edge_inputs()[:5]:
         text = task.decode(row.tolist())
         assert tokenizer(text)["input_ids"] == row.tolist()
         assert tokenizer.decode(row) == text

@@ -354,7 +354,7 @@ def test_without_the_head_below_the_carry_adder_is_right_exactly_where_nothing_c
     tokens = planted.task.sample(5000, seeded(CPU, 8), 0.3)
     said = cut(tokens[:, :-1], at=planted.task.answer_slice).argmax(-1)
     is_right = (said == tokens[:, 8:]).all(dim=1)
-    assert torch.equal(is_right, planted.task.classes(tokens, "chain") == 0)
+    assert torch.equal(is_right, planted.task.class_of(tokens, "chain") == 0)
     assert 0 < int(is_right.sum()) < 5000
 
 

@@ -68,7 +68,7 @@ def test_what_is_no_tokens_is_one_line(tokens, words: str) -> None:
 
 def test_tokens_of_a_task_are_checked_too() -> None:
     adder = ag.open("planted:carry-adder")
-    whole = adder.task.edge_cases()
+    whole = adder.task.edge_inputs()
     assert torch.equal(adder.answer_logits(whole.tolist()), adder.answer_logits(whole))
     one_line(lambda: adder.answer_logits(whole.float()), "not float32")
     one_line(lambda: adder.answer_logits(whole + 14), "outside the 14 tokens")

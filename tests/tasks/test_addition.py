@@ -74,7 +74,7 @@ def carries_of(a: int, b: int) -> tuple[list[int], list[int], list[int]]:
 @given(operand, operand)
 def test_variables_are_those_of_column_addition(a: int, b: int) -> None:
     tokens = TASK.sequences(torch.tensor([a]), torch.tensor([b]))
-    found = {name: values[0].tolist() for name, values in TASK.variables(tokens).items()}
+    found = {name: values[0].tolist() for name, values in TASK.variables_of(tokens).items()}
     sums, carries, digits = carries_of(a, b)
     assert found == {"column_sum": sums, "carry": carries, "digit": digits}
 
@@ -89,7 +89,7 @@ def test_chain_class_is_the_longest_run_of_nines_above_a_carry(a: int, b: int) -
             while start + run + 1 < 3 and sums[start + run + 1] == 9:
                 run += 1
             longest = max(longest, run + 1)
-    assert TASK.classes(TASK.sequences(torch.tensor([a]), torch.tensor([b])), "chain").item() == longest
+    assert TASK.class_of(TASK.sequences(torch.tensor([a]), torch.tensor([b])), "chain").item() == longest
 
 
 @given(operand, operand)
@@ -102,7 +102,7 @@ def test_operands_may_be_written_units_first(a: int, b: int) -> None:
     assert task.expected(text) == TASK.expected(f"{a}+{b}")
     usual = TASK.sequences(torch.tensor([a]), torch.tensor([b]))
     assert task.keys(tokens).equal(TASK.keys(usual))
-    assert task.classes(tokens, "chain").equal(TASK.classes(usual, "chain"))
+    assert task.class_of(tokens, "chain").equal(TASK.class_of(usual, "chain"))
     assert task.prompt("1+2") == "100+200="
 
 
@@ -126,11 +126,11 @@ def test_wide_sums_are_drawn_and_told_apart() -> None:
     changed = tokens.clone()
     changed[:, 3] = (changed[:, 3] + 1) % 10  # a digit beyond what 64 bits hold
     assert not task.keys(changed).eq(task.keys(tokens)).any()
-    assert task.classes(tokens, "chain").max() <= 50
+    assert task.class_of(tokens, "chain").max() <= 50
     with pytest.raises(TaskMismatchError, match="50 digits exceed 64 bits"):
         task.operands(tokens)
     assert task.class_schemes == ("chain",)
-    assert task.expected(task.decode(task.edge_cases()[1, : task.prompt_length].tolist())) == "0" * 50 + "1<EOS>"
+    assert task.expected(task.decode(task.edge_inputs()[1, : task.prompt_length].tolist())) == "0" * 50 + "1<EOS>"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_draws_and_keys_are_those_of_the_first_version(n_digits: int, draws: str
 
 def test_class_sizes_over_the_whole_domain() -> None:
     tokens = TASK.at(torch.arange(1_000_000))
-    chain = torch.bincount(TASK.classes(tokens, "chain"))
+    chain = torch.bincount(TASK.class_of(tokens, "chain"))
     assert chain.tolist() == [166_375, 743_625, 85_500, 4_500]  # S0 = 55^3: column sums of nine or less
-    pattern = torch.bincount(TASK.classes(tokens, "pattern"))
+    pattern = torch.bincount(TASK.class_of(tokens, "pattern"))
     assert len(pattern) == len(TASK.class_names("pattern")) == 27
     by_name = dict(zip(TASK.class_names("pattern"), pattern.tolist(), strict=True))
     assert (by_name["sss"], by_name["999"], by_name["ccc"]) == (45**3, 10**3, 45**3)
@@ -169,7 +169,7 @@ def test_hard_draws_have_more_columns_of_nine_and_of_extreme_digits() -> None:
 
 
 def test_edge_cases_are_the_ones_people_try() -> None:
-    first, second = TASK.operands(TASK.edge_cases())
+    first, second = TASK.operands(TASK.edge_inputs())
     expected = [(123, 456), (999, 1), (0, 0), (999, 999), (500, 500), (111, 222)]
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
@@ -186,7 +186,7 @@ def test_text_that_is_no_prompt_is_named(text: str, word: str) -> None:
 
 def test_unknown_class_scheme_is_named() -> None:
     with pytest.raises(UnknownNameError, match=r"chian.*chain"):
-        TASK.classes(TASK.edge_cases(), "chian")
+        TASK.class_of(TASK.edge_inputs(), "chian")
 
 
 def test_a_neighbour_differs_in_one_token_and_in_its_answer() -> None:

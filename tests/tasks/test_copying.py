@@ -188,7 +188,7 @@ def test_draws_are_inputs_with_their_right_answers(n: int, hard_share: float, se
 
 def test_draws_have_the_lengths_and_letters_alike() -> None:
     tokens = TASK.sample(60_000, seeded(CPU, 2))
-    smallest = torch.bincount(TASK.classes(tokens, "period"), minlength=5) / 60_000
+    smallest = torch.bincount(TASK.class_of(tokens, "period"), minlength=5) / 60_000
     expected = [(8**-2 + 8**-3 + 8**-4) / 3, (8**-2 - 8**-3) / 3, (1 - 8**-2) / 3, (1 - 8**-2) / 3, (1 - 8**-4) / 3]
     assert smallest.tolist() == pytest.approx(expected, abs=0.008)
     for place in (0, 4, 23):
@@ -204,14 +204,14 @@ def test_hard_draws_are_written_in_two_letters_at_most() -> None:
 
 
 def test_edge_cases_are_the_ones_people_try() -> None:
-    shown = [TASK.decode(row[:8]) for row in TASK.edge_cases().tolist()]
+    shown = [TASK.decode(row[:8]) for row in TASK.edge_inputs().tolist()]
     tried = ["abcde", "abc", "aaaaa", "hhhhh", "aaaab", "abcba", "edcba", "abab"]
     assert shown == [written(pattern, 8) for pattern in tried]
 
 
 @given(tasks())
 def test_edge_cases_are_inputs_of_every_task(task: Copying) -> None:
-    for row in task.edge_cases().tolist():
+    for row in task.edge_inputs().tolist():
         text = task.decode(row)
         assert task.prompt(text) + task.expected(text) == text
 
@@ -305,8 +305,8 @@ def slow_context(pattern: str) -> int:
 def test_classes_over_the_whole_domain() -> None:
     tokens = TASK.at(torch.arange(TASK.domain_size))
     period, context = (list(TASK.class_names(by)) for by in ("period", "context"))
-    by_period = [period[i] for i in TASK.classes(tokens, "period").tolist()]
-    by_context = [context[i] for i in TASK.classes(tokens, "context").tolist()]
+    by_period = [period[i] for i in TASK.class_of(tokens, "period").tolist()]
+    by_context = [context[i] for i in TASK.class_of(tokens, "context").tolist()]
     for row, one, other in zip(tokens.tolist(), by_period, by_context, strict=True):
         text = "".join("abcdefgh"[i] for i in row)
         smallest = next(n for n in range(1, 6) if written(text[:n], 24) == text)
@@ -320,9 +320,9 @@ def test_classes_over_the_whole_domain() -> None:
 def test_classes_of_any_task_have_names(task: Copying) -> None:
     tokens = task.at(torch.arange(task.domain_size))
     for scheme in task.class_schemes:
-        assert int(task.classes(tokens, scheme).max()) < len(task.class_names(scheme))
+        assert int(task.class_of(tokens, scheme).max()) < len(task.class_names(scheme))
     names = list(task.class_names("period"))
-    for row, place in zip(tokens.tolist(), task.classes(tokens, "period").tolist(), strict=True):
+    for row, place in zip(tokens.tolist(), task.class_of(tokens, "period").tolist(), strict=True):
         pattern = next(p for n in task.lengths for p in [row[:n]] if (p * len(row))[: len(row)] == row)
         assert names[place] == f"P{next(d for d in range(1, 9) if (pattern[:d] * len(pattern)) == pattern * d)}"
 
@@ -330,7 +330,7 @@ def test_classes_of_any_task_have_names(task: Copying) -> None:
 @given(tasks(), st.data())
 def test_variables_say_where_each_letter_is_copied_from(task: Copying, data: st.DataObject) -> None:
     tokens = task.at(torch.tensor([data.draw(st.integers(0, task.domain_size - 1))]))
-    found = {name: values[0].tolist() for name, values in task.variables(tokens).items()}
+    found = {name: values[0].tolist() for name, values in task.variables_of(tokens).items()}
     row = tokens[0].tolist()
     period = next(n for n in task.lengths if (row[:n] * len(row))[: len(row)] == row)
     places = range(task.prompt_length, task.length)
@@ -340,7 +340,7 @@ def test_variables_say_where_each_letter_is_copied_from(task: Copying, data: st.
 
 
 def test_unknown_class_scheme_is_named() -> None:
-    for ask in (TASK.class_names, lambda by: TASK.classes(TASK.edge_cases(), by)):
+    for ask in (TASK.class_names, lambda by: TASK.class_of(TASK.edge_inputs(), by)):
         with pytest.raises(UnknownNameError, match=r"perid.*period"):
             ask("perid")
 

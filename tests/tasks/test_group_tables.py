@@ -106,7 +106,7 @@ def test_a_task_of_a_group() -> None:
     tokens = task.at(torch.arange(36))
     assert [tuple(row) for row in tokens.tolist()] == [(a, b, 6, table[a, b]) for a in range(6) for b in range(6)]
     commutes = [table[a, b] == table[b, a] for a in range(6) for b in range(6)]
-    assert task.classes(tokens, "commutes").tolist() == [int(c) for c in commutes]
+    assert task.class_of(tokens, "commutes").tolist() == [int(c) for c in commutes]
     assert task.decode(tokens[9].tolist()) == f"1 3={table[1, 3]}"
     given = Group(group="mine", table=tuple(map(tuple, named("Q8").tolist())))
     assert given.expected("2*3") == str(named("Q8")[2, 3])

@@ -46,7 +46,7 @@ def test_each_answer_digit_needs_two_columns_and_the_digit_before() -> None:
     """Units first there is no look-ahead: the carry into a column can be read off the digit that was written last."""
     task = add10().task
     tokens = task.sample(2_000, torch.Generator().manual_seed(0), hard_share=0.5)
-    columns, digits = task.columns(tokens), task.variables(tokens)["digit"]
+    columns, digits = task.columns(tokens), task.variables_of(tokens)["digit"]
     carry = torch.zeros(len(tokens), dtype=torch.long)
     for place in range(task.n_digits):
         if place:

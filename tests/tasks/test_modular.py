@@ -87,13 +87,13 @@ def test_draws_are_uniform_and_no_input_is_a_hard_one(hard_share: float) -> None
 
 
 def test_edge_cases_are_the_ones_people_try() -> None:
-    shown = [TASK.decode(row) for row in TASK.edge_cases().tolist()]
+    shown = [TASK.decode(row) for row in TASK.edge_inputs().tolist()]
     assert shown == ["0+0=0", "0+112=112", "112+1=0", "112+112=111", "56+56=112", "56+57=0", "1+1=2"]
 
 
 @given(tasks())
 def test_edge_cases_are_inputs_at_every_modulus(task: Modular) -> None:
-    tokens = task.edge_cases()
+    tokens = task.edge_inputs()
     assert torch.equal(tokens, task.at(task.keys(tokens)))
     assert int(task.keys(tokens).max()) < task.domain_size
 
@@ -102,8 +102,8 @@ def test_edge_cases_are_inputs_at_every_modulus(task: Modular) -> None:
 def test_classes_over_the_whole_domain(sign: str, wraps: int | None) -> None:
     task = Modular(operation=sign)
     tokens = task.at(torch.arange(task.domain_size))
-    by_wrap = [list(task.class_names("wrap"))[i] for i in task.classes(tokens, "wrap").tolist()]
-    by_order = [list(task.class_names("order"))[i] for i in task.classes(tokens, "order").tolist()]
+    by_wrap = [list(task.class_names("wrap"))[i] for i in task.class_of(tokens, "wrap").tolist()]
+    by_order = [list(task.class_names("order"))[i] for i in task.class_of(tokens, "order").tolist()]
     for (a, _, b, _, _), one, other in zip(tokens.tolist(), by_wrap, by_order, strict=True):
         assert one == ("plain" if 0 <= PYTHON[sign](a, b) < 113 else "wraps")
         assert other == ("less" if a < b else "equal" if a == b else "greater")
@@ -114,7 +114,7 @@ def test_classes_over_the_whole_domain(sign: str, wraps: int | None) -> None:
 @given(tasks(), st.data())
 def test_variables_are_the_result_and_what_is_left_of_it(task: Modular, data: st.DataObject) -> None:
     a, b = (data.draw(st.integers(0, task.p - 1)) for _ in "ab")
-    found = task.variables(task.sequences(torch.tensor([a]), torch.tensor([b])))
+    found = task.variables_of(task.sequences(torch.tensor([a]), torch.tensor([b])))
     result = PYTHON[task.operation](a, b)
     expected = {"result": result, "wraps": int(result not in range(task.p)), "answer": result % task.p}
     assert {name: values.tolist() for name, values in found.items()} == {k: [[v]] for k, v in expected.items()}
@@ -206,7 +206,7 @@ def test_every_task_in_the_table_is_one_that_a_config_takes(name: str) -> None:
 
 
 def test_unknown_class_scheme_is_named() -> None:
-    for ask in (TASK.class_names, lambda by: TASK.classes(TASK.edge_cases(), by)):
+    for ask in (TASK.class_names, lambda by: TASK.class_of(TASK.edge_inputs(), by)):
         with pytest.raises(UnknownNameError, match=r"wrpa.*wrap"):
             ask("wrpa")
 

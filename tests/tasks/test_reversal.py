@@ -99,23 +99,23 @@ def test_uniform_draws_use_every_letter_at_every_place_alike() -> None:
 
 
 def test_edge_cases_are_the_ones_people_try() -> None:
-    shown = [TASK.decode(row[:5]) for row in TASK.edge_cases().tolist()]
+    shown = [TASK.decode(row[:5]) for row in TASK.edge_inputs().tolist()]
     assert shown == ["abcde", "edcba", "aaaaa", "hhhhh", "ababa", "abcba", "aaaab", "baaaa"]
-    for row in TASK.edge_cases().tolist():
+    for row in TASK.edge_inputs().tolist():
         assert row[6:11] == row[:5][::-1]
 
 
 @given(tasks())
 def test_edge_cases_fit_every_alphabet_and_length(task: Reversal) -> None:
-    assert int(task.edge_cases()[:, : task.length].max()) < len(task.alphabet)
+    assert int(task.edge_inputs()[:, : task.length].max()) < len(task.alphabet)
 
 
 def test_classes_over_the_whole_domain() -> None:
     tokens = TASK.at(torch.arange(TASK.domain_size))
     distinct = list(TASK.class_names("distinct"))
     palindrome = list(TASK.class_names("palindrome"))
-    by_distinct = [distinct[i] for i in TASK.classes(tokens, "distinct").tolist()]
-    by_palindrome = [palindrome[i] for i in TASK.classes(tokens, "palindrome").tolist()]
+    by_distinct = [distinct[i] for i in TASK.class_of(tokens, "distinct").tolist()]
+    by_palindrome = [palindrome[i] for i in TASK.class_of(tokens, "palindrome").tolist()]
     for row, one, other in zip(tokens[:, :5].tolist(), by_distinct, by_palindrome, strict=True):
         assert one == f"D{len(set(row))}"
         assert other == ("palindrome" if row == row[::-1] else "other")
@@ -127,7 +127,7 @@ def test_classes_over_the_whole_domain() -> None:
 @given(tasks(), st.data())
 def test_variables_say_where_each_letter_comes_from(task: Reversal, data: st.DataObject) -> None:
     tokens = task.at(torch.tensor([data.draw(st.integers(0, task.domain_size - 1))]))
-    found = {name: values[0].tolist() for name, values in task.variables(tokens).items()}
+    found = {name: values[0].tolist() for name, values in task.variables_of(tokens).items()}
     row = tokens[0].tolist()
     assert found["source"] == list(range(task.length))[::-1]
     assert found["letter"] == [row[source] for source in found["source"]]
@@ -194,7 +194,7 @@ def test_a_run_of_it_survives_json_and_takes_its_sizes_from_it() -> None:
 
 
 def test_unknown_class_scheme_is_named() -> None:
-    for ask in (TASK.class_names, lambda by: TASK.classes(TASK.edge_cases(), by)):
+    for ask in (TASK.class_names, lambda by: TASK.class_of(TASK.edge_inputs(), by)):
         with pytest.raises(UnknownNameError, match=r"distnict.*distinct"):
             ask("distnict")
 

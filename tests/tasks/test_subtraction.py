@@ -30,7 +30,7 @@ def test_examples() -> None:
     assert TASK.expected("456-123") == "3330<EOS>"
     assert TASK.expected("123-456") == "7669<EOS>"
     assert TASK.expected("0-0=") == "0000<EOS>"
-    cases = [TASK.decode(row[: TASK.prompt_length].tolist()) for row in TASK.edge_cases()]
+    cases = [TASK.decode(row[: TASK.prompt_length].tolist()) for row in TASK.edge_inputs()]
     assert cases == ["456-123=", "100-001=", "000-000=", "000-999=", "500-500=", "123-456="]
 
 
@@ -79,10 +79,10 @@ def test_variables_and_classes_are_those_of_written_subtraction(a: int, b: int) 
         borrows.append(borrow)
         run = 0 if difference < 0 else run + 1 if difference == 0 and run >= 0 else -1
         longest = max(longest, run)
-    found = TASK.variables(tokens)
+    found = TASK.variables_of(tokens)
     assert found["borrow"][0].tolist() == borrows
     assert "".join(map(str, found["digit"][0].tolist())) == text_of(TASK, a, b).split("=")[1].removesuffix("<EOS>")
-    name = list(TASK.class_names("chain"))[int(TASK.classes(tokens, "chain"))]
+    name = list(TASK.class_names("chain"))[int(TASK.class_of(tokens, "chain"))]
     assert name == f"S{longest + 1}"
     assert (name == "S0") == (not any(borrows))
 
@@ -90,7 +90,7 @@ def test_variables_and_classes_are_those_of_written_subtraction(a: int, b: int) 
 def test_hard_draws_are_hard_and_draws_repeat() -> None:
     easy, hard = (TASK.sample(4_000, seeded(CPU, 0), hard_share=share) for share in (0.0, 1.0))
     assert torch.equal(easy, TASK.sample(4_000, seeded(CPU, 0)))
-    long = [(TASK.classes(tokens, "chain") >= 2).float().mean() for tokens in (easy, hard)]
+    long = [(TASK.class_of(tokens, "chain") >= 2).float().mean() for tokens in (easy, hard)]
     assert long[1] > 2 * long[0]
     for tokens in (easy, hard):
         assert torch.equal(TASK.sequences(*TASK.operands(tokens)), tokens)

@@ -157,7 +157,7 @@ def layout_to_weights(reading: LayoutReading, cfg: ModelConfig) -> dict[str, Ten
 def _check_fit(task: Task, values: Mapping[str, Any], path: Path) -> None:
     """Raises TaskMismatchError where the model has fewer tokens, positions or logits than the task needs."""
     described = ", ".join(f"{name}={value}" for name, value in task.model_dump().items() if name != "kind")
-    answers = task.edge_cases()[:, task.prompt_length :]
+    answers = task.edge_inputs()[:, task.prompt_length :]
     needed = {"d_vocab": (task.d_vocab, "tokens"), "n_ctx": (task.n_ctx - 1, "positions")}
     needed["d_vocab_out"] = int(answers.max()) + 1, "logits"
     for field, (least, what) in needed.items():

@@ -202,7 +202,7 @@ class Mean(_OverInputs):
     Example:
         >>> import algoscope as ag
         >>> model = ag.open("planted:carry-adder")
-        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> tokens = model.task.edge_inputs()[:, :-1]
         >>> logits, cache = model.run(tokens, record=[("z", 0)])
         >>> ablated, _ = model.run(tokens, edits=[ag.Mean(("z", 0), value=cache["z", 0], head=0)])
         >>> bool((ablated != logits).any())
@@ -233,7 +233,7 @@ class Resample(_OverInputs):
     Example:
         >>> import algoscope as ag
         >>> model = ag.open("planted:carry-adder")
-        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> tokens = model.task.edge_inputs()[:, :-1]
         >>> logits, cache = model.run(tokens, record=[("z", 0)])
         >>> ablated, _ = model.run(tokens, edits=[ag.Resample(("z", 0), value=cache["z", 0], seed=1)])
         >>> ablated.shape == logits.shape
@@ -297,7 +297,7 @@ class Rotate(Patch):
     Example:
         >>> import algoscope as ag, torch
         >>> model = ag.open("planted:carry-adder")
-        >>> tokens = model.task.edge_cases()[:, :-1]
+        >>> tokens = model.task.edge_inputs()[:, :-1]
         >>> _, cache = model.run(tokens.flip(0), record=[("resid_mid", 0)])
         >>> basis = torch.eye(model.cfg.d_model)[:, :2]  # the first two coordinates
         >>> edit = ag.Rotate(("resid_mid", 0), value=cache["resid_mid", 0], basis=basis)

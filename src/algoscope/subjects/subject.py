@@ -102,7 +102,7 @@ class Subject(Reader):
         Example:
             >>> import algoscope as ag
             >>> model = ag.open("planted:carry-adder")
-            >>> model.answer_logits(model.task.edge_cases()).shape
+            >>> model.answer_logits(model.task.edge_inputs()).shape
             torch.Size([6, 5, 14])
         """
         ids = token_ids(tokens, self.device)

@@ -220,7 +220,7 @@ class Task(Section, ABC):
         """One integer per input: inputs are equal where their keys are."""
 
     @abstractmethod
-    def edge_cases(self) -> Tokens:
+    def edge_inputs(self) -> Tokens:
         """Inputs at the edges of the domain and those that people try first, with their answers."""
 
     def neighbour(self, text: str) -> str:
@@ -268,7 +268,7 @@ class Task(Section, ABC):
 
     @abstractmethod
     def class_names(self, by: str) -> Mapping[str, str]:
-        """The classes of a scheme, short name to description, in the order of the numbers that `classes` gives.
+        """The classes of a scheme, short name to description, in the order of the numbers that `class_of` gives.
 
         Raises:
             UnknownNameError: for a scheme that is not in `class_schemes`.
@@ -293,13 +293,13 @@ class Task(Section, ABC):
         yield from ()
 
     @abstractmethod
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """The class of each input: an index into `class_names(by)`.
 
         Example:
             >>> import algoscope as ag
             >>> task = ag.Addition(n_digits=3)
-            >>> task.classes(task.edge_cases(), "chain").tolist()  # 999+1 has the longest chain: its carry runs through
+            >>> task.class_of(task.edge_inputs(), "chain").tolist()  # 999+1 has the longest chain
             [0, 3, 0, 1, 1, 0]
         """
 
@@ -308,13 +308,13 @@ class Task(Section, ABC):
             raise UnknownNameError("class scheme", by, self.class_schemes)
 
     @abstractmethod
-    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """Intermediate variables of an algorithm for the task, by name: candidates to look for inside a model.
 
         Example:
             >>> import algoscope as ag, torch
             >>> task = ag.Addition(n_digits=3)
-            >>> task.variables(torch.tensor([task.sequence("199+1")]))["carry"].tolist()  # of the units, tens, hundreds
+            >>> task.variables_of(torch.tensor([task.sequence("199+1")]))["carry"].tolist()  # units, tens, hundreds
             [[1, 1, 0]]
         """
 

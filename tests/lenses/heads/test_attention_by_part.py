@@ -243,7 +243,7 @@ def test_constant_attention_is_spread_in_every_form() -> None:
 @pytest.mark.parametrize("task", [Group(group="S3"), Modular(p=11, operation="-", form="ab=")])
 def test_other_tasks_of_pairs_show_their_edge_cases(task: Binary) -> None:
     found = attention_by_part(untrained(task))
-    wanted = [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_cases()[:3]]
+    wanted = [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_inputs()[:3]]
     assert [one["input"] for one in found["inputs"]] == wanted
 
 

@@ -39,7 +39,7 @@ class Flawed(Subject):
         task = self.task
         tokens = task.sequences(*task.operands(tokens))
         answer, first = tokens[:, task.prompt_length :].clone(), task.operands(tokens)[0]
-        errs = torch.isin(task.classes(tokens, self.by), torch.tensor(sorted(self.bad), dtype=torch.long))
+        errs = torch.isin(task.class_of(tokens, self.by), torch.tensor(sorted(self.bad), dtype=torch.long))
         errs |= torch.isin(first, torch.tensor(self.numbers, dtype=torch.long))
         answer[errs, 0] = torch.where(answer[errs, 0] == 5, 6, 5)
         return answer
@@ -63,13 +63,13 @@ def test_classes_have_the_sizes_and_the_members_that_going_through_all_sums_find
     task = Addition(n_digits=n)
     every = task.at(torch.arange(task.domain_size))
     sizes = task.class_sizes(by)
-    assert sizes == tuple(torch.bincount(task.classes(every, by), minlength=len(sizes)).tolist())
+    assert sizes == tuple(torch.bincount(task.class_of(every, by), minlength=len(sizes)).tolist())
     small = [kind for kind, size in enumerate(sizes) if size <= 10_000]
     kinds = torch.tensor([kind for kind in small for _ in range(sizes[kind])])
     ranks = np.array([rank for kind in small for rank in range(sizes[kind])], dtype=object)
     members = task.class_members(by, kinds, ranks)
-    assert torch.equal(task.classes(members, by), kinds)
-    of_these = every[torch.isin(task.classes(every, by), torch.tensor(small))]
+    assert torch.equal(task.class_of(members, by), kinds)
+    of_these = every[torch.isin(task.class_of(every, by), torch.tensor(small))]
     assert torch.equal(members[task.keys(members).sort().indices], of_these)  # each sum once: a rank of its own
 
 
@@ -106,9 +106,9 @@ def test_draws_within_a_class_are_uniform(by: str, kind: int) -> None:
     task = Addition(n_digits=2)
     size = task.class_sizes(by)[kind]
     drawn = drawn_within(task, by, torch.full((5 * size,), kind), 7 + kind)
-    assert (task.classes(drawn, by) == kind).all()
+    assert (task.class_of(drawn, by) == kind).all()
     counts = torch.bincount(task.keys(drawn), minlength=task.domain_size)
-    members = task.classes(task.at(torch.arange(task.domain_size)), by) == kind
+    members = task.class_of(task.at(torch.arange(task.domain_size)), by) == kind
     assert counts[~members].sum() == 0
     assert chisquare(counts[members].numpy()).pvalue > 1e-3
 
@@ -118,7 +118,7 @@ def test_draws_from_large_domains_are_of_their_class_and_spread_over_it(by: str)
     n_classes = len(TEN.class_sizes(by))
     kinds = torch.arange(n_classes).repeat_interleave(-(-4_000 // n_classes))
     drawn = drawn_within(TEN, by, kinds, 1)
-    assert torch.equal(TEN.classes(drawn, by), kinds)
+    assert torch.equal(TEN.class_of(drawn, by), kinds)
     assert torch.equal(drawn, TEN.sequences(*TEN.operands(drawn)))
     assert len(drawn.unique(dim=0)) == len(drawn)
     again = drawn_within(TEN, by, kinds, 1)
@@ -222,7 +222,7 @@ def test_the_same_draws_every_time() -> None:
     portions = list(domain.chunks(300, CPU))
     assert [len(portion) for portion in portions] == [300, 140]
     assert torch.equal(torch.cat(portions), torch.cat(list(domain.chunks(300, CPU))))
-    kinds = TEN.classes(torch.cat(portions), "chain")
+    kinds = TEN.class_of(torch.cat(portions), "chain")
     assert torch.bincount(kinds).tolist() == [40] * 11
 
 

@@ -48,7 +48,7 @@ class Errs(Subject):
 
 
 def in_classes(task: Task, by: str, *kinds: int) -> Errs:
-    return Errs(task, lambda tokens: torch.isin(task.classes(tokens, by), torch.tensor(kinds)))
+    return Errs(task, lambda tokens: torch.isin(task.class_of(tokens, by), torch.tensor(kinds)))
 
 
 def at_random(task: Task, share: float) -> Errs:
@@ -279,7 +279,7 @@ def test_a_sample_of_a_task_that_draws_unevenly_is_uniform() -> None:
 
 def test_counterexamples_come_from_every_class_that_has_some() -> None:
     verdict = certify(in_classes(THREE, "chain", 0, 1, 2, 3), limit_counterexamples=8)
-    kinds = THREE.classes(
+    kinds = THREE.class_of(
         THREE.completed(torch.tensor([THREE.encode(c["input"]) for c in verdict["counterexamples"]])), "chain"
     )
     assert kinds.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -288,7 +288,7 @@ def test_counterexamples_come_from_every_class_that_has_some() -> None:
     assert len({c["input"] for c in rare}) == 5
     many = certify(in_classes(THREE, "pattern", *range(27)), by="pattern", limit_counterexamples=20)["counterexamples"]
     texts = THREE.completed(torch.tensor([THREE.encode(c["input"]) for c in many]))
-    assert len(set(THREE.classes(texts, "pattern").tolist())) == 20
+    assert len(set(THREE.class_of(texts, "pattern").tolist())) == 20
 
 
 def test_numbers_are_written_as_they_are() -> None:

@@ -108,7 +108,7 @@ def test_what_goes_wrong_is_counted_over_every_input(answers: ag.Finding, folder
         wrong = (decoded != tokens[:, task.prompt_length :]).any(dim=1)
         assert control["wrong"][seed] == int(wrong.sum())
         assert control["accuracy"][seed] == pytest.approx(1 - int(wrong.sum()) / 100)
-        in_class = task.classes(tokens, "chain") == 1
+        in_class = task.class_of(tokens, "chain") == 1
         assert control["by_class"]["S1"][seed] == pytest.approx(float(wrong[in_class].float().mean()))
     assert control["checked"] == 100
     assert list(control["by_column"]) == ["units", "tens", "end"]

@@ -113,7 +113,7 @@ def prompts_of(subject: Subject, clean: str | None = None, corrupt: str | None =
     """
     if subject.has_task:
         task = subject.task
-        edge, other = (task.decode(case[: task.prompt_length].tolist()) for case in task.edge_cases()[:2])
+        edge, other = (task.decode(case[: task.prompt_length].tolist()) for case in task.edge_inputs()[:2])
         clean = clean or edge
         return Prompts(clean, corrupt or task.neighbour(clean), other)
     if not clean:

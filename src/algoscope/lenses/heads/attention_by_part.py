@@ -143,7 +143,7 @@ def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, dict[
 def _default_inputs(task: Task) -> list[str]:
     if isinstance(task, Binary) and all(map(task.valid, ASKED)):
         return [task.prompt(text) for text in ASKED]
-    return [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_cases()[:SHOWN]]
+    return [task.decode(row[: task.prompt_length].tolist()) for row in task.edge_inputs()[:SHOWN]]
 
 
 def _query_labels(subject: Subject) -> tuple[str, ...]:

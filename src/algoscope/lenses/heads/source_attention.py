@@ -299,7 +299,7 @@ def _panels(
     facts: Mapping[str, Any],
 ) -> tuple[Panel, ...]:
     covered, positions = facts["covered"], facts["positions"]
-    example = subject.task.edge_cases()[0]
+    example = subject.task.edge_inputs()[0]
     keys = subject.token_labels(example[:-1])
     queries = tuple(keys[query] for query in sources.queries)
     names = Axis("head", head_names(subject.cfg))
@@ -366,7 +366,7 @@ def _heatmap(
 
 
 def _table(subject: Subject, positions: Sequence[Mapping[str, Any]]) -> ResultTable:
-    labels = subject.token_labels(subject.task.edge_cases()[0, :-1])
+    labels = subject.token_labels(subject.task.edge_inputs()[0, :-1])
     measures = ("share", "chance", "change", "right", "kept", "follows")
     return ResultTable(
         "Answer positions",

@@ -45,14 +45,14 @@ def probe_set_of(
     whole = task.domain_size <= EXHAUSTIVE_UP_TO
     if whole:
         tokens = task.at(torch.arange(task.domain_size))
-        n_plain, number = len(tokens), task.classes(tokens, scheme)
+        n_plain, number = len(tokens), task.class_of(tokens, scheme)
     else:
         device = torch.device("cpu")
         plain, pool = task.sample(n_inputs, seeded(device, seed, 0)), task.sample(POOL, seeded(device, seed, 1))
         of_class = members_by_class(task, scheme, pool, per_class)
         kept = torch.cat(list(of_class.values()))
         tokens, n_plain = torch.cat([plain, kept]), n_inputs
-        number = torch.cat([torch.full((n_inputs,), -1), task.classes(kept, scheme)])
+        number = torch.cat([torch.full((n_inputs,), -1), task.class_of(kept, scheme)])
     rows = {name: (number == i).nonzero()[:, 0] for i, name in enumerate(names)}
     rows = {name: indices for name, indices in rows.items() if len(indices)}
     return ProbeSet(
@@ -73,7 +73,7 @@ def probe_set_of(
 
 def members_by_class(task: Task, scheme: str, pool: Tokens, per_class: int) -> dict[str, Int[Tensor, "_members pos"]]:
     """Up to `per_class` members of each class of the scheme, by its name: the first in the pool."""
-    number = task.classes(pool, scheme)
+    number = task.class_of(pool, scheme)
     names = task.class_names(scheme)
     return {name: pool[(number == i).nonzero()[:per_class, 0]] for i, name in enumerate(names)}
 
@@ -82,7 +82,7 @@ def _labels(task: Task) -> tuple[str, ...]:
     """Labels of the answer's tokens: numbers, and the name of the end of sequence."""
     n = task.n_ctx - task.prompt_length
     numbered = tuple(f"token {i + 1}" for i in range(n))
-    ends = int(task.edge_cases()[0, -1])
+    ends = int(task.edge_inputs()[0, -1])
     return (*numbered[:-1], "<EOS>") if task.vocabulary[ends] == "<EOS>" else numbered
 
 

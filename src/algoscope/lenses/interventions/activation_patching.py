@@ -276,7 +276,7 @@ def _by_class(pair: Pair, examples: dict[str, Float[np.ndarray, "..."]]) -> dict
     task = pair.subject.task
     scheme = task.class_schemes[0]
     names = list(task.class_names(scheme))
-    classes = task.classes(pair.whole, scheme).cpu().numpy()
+    classes = task.class_of(pair.whole, scheme).cpu().numpy()
     return {
         names[number]: {
             "pairs": int((classes == number).sum()),

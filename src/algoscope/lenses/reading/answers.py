@@ -58,7 +58,7 @@ def answers(subject: AnyModel, inputs: Texts = None, *, n_inputs: Count = 200, r
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     task = subject.task
-    edge = task.edge_cases().to(subject.device)
+    edge = task.edge_inputs().to(subject.device)
     extra = [torch.tensor([task.sequence(text)], device=subject.device) for text in texts_of(inputs)]
     cases = torch.cat([edge, *extra])
     got = _decode(subject, cases)

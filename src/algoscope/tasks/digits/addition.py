@@ -118,10 +118,10 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
             at = np.isin(np.arange(3**self.n_digits) // 3**column % 3, letters)
             yield f"the {name} column sums to {SUMS[letters[0], letters[-1]]}", np.flatnonzero(at).tolist()
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)
         if by == "chain":
-            return super().classes(tokens, by)
+            return super().class_of(tokens, by)
         column_sum = self.columns(tokens)
         letter = (column_sum >= 9).long() + (column_sum >= 10).long()
         return (letter * 3 ** torch.arange(self.n_digits, device=tokens.device)).sum(dim=1)

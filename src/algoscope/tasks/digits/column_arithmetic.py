@@ -157,7 +157,7 @@ class ColumnArithmetic(Task):
     def _tried_first(self) -> Sequence[tuple[str, str]]:
         """Pairs of operands of the edge cases; leading zeros may be omitted."""
 
-    def edge_cases(self) -> Tokens:
+    def edge_inputs(self) -> Tokens:
         pairs = [
             [[int(digit) for digit in number.zfill(self.n_digits)] for number in pair] for pair in self._tried_first()
         ]
@@ -175,7 +175,7 @@ class ColumnArithmetic(Task):
         if self.operands_reversed:
             first, second = first.flip(1), second.flip(1)
         prompt = torch.cat([first, SIGN * one, second, EQUALS * one], dim=1)
-        result = self.variables(prompt)["digit"]
+        result = self.variables_of(prompt)["digit"]
         return torch.cat([prompt, result if self.reversed else result.flip(1), EOS * one], dim=1)
 
     def operand_digits(self, tokens: Int[Tensor, "batch read"]) -> tuple[Digits, Digits]:
@@ -203,7 +203,7 @@ class ColumnArithmetic(Task):
         first, second = self.operand_digits(tokens)
         return (first + self.direction * second).flip(1)
 
-    def variables(self, tokens: Tokens) -> dict[str, Columns]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Columns]:
         """For each column, units first: `column_sum` (0..18) or `column_difference` (-9..9) of its digits alone, the
         `carry` or `borrow` (0, 1) to the next column, and the `digit` of the result, of which there is one more.
         """
@@ -258,7 +258,7 @@ class ColumnArithmetic(Task):
         through = how_many(first - 1, last - 1, 0, most)
         return f"{which} runs through {through} column{'s' * (through != 'one')} of {self.passing}"
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """`chain`: the largest number of columns that pass a carry (borrow) on directly above one that generates it,
         plus one; 0 without a carry. Source: the classes S0, S1, ... of Quirke and Barez, arXiv 2310.13121.
         """

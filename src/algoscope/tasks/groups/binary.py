@@ -161,7 +161,7 @@ class Binary(Task):
         first, second = self.operands(tokens)
         return first * self.order + second
 
-    def edge_cases(self) -> Tokens:
+    def edge_inputs(self) -> Tokens:
         """Edge cases: the smallest, middle and largest numbers, where sums wrap; for 113 elements the pairs
         (0, 0), (0, 112), (112, 1), (112, 112), (56, 56), (56, 57), (1, 1).
         """
@@ -185,7 +185,7 @@ class Binary(Task):
 
     # ------------------------------------------------------------------ classes
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """`order`: which operand is larger."""
         self._check_scheme(by)
         first, second = self.operands(tokens)

@@ -91,7 +91,7 @@ class Group(Binary):
 
     # ------------------------------------------------------------------ classes
 
-    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """In one column: `commutes` (1: the operands give the same product in either order) and the `answer`."""
         first, second = self.operands(tokens)
         answer = self.product(first, second)
@@ -108,8 +108,8 @@ class Group(Binary):
             return super().class_names(by)
         return {"differs": "a * b is not b * a", "commutes": "a * b is b * a"}
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
-        return self.variables(tokens)["commutes"][:, 0] if by == "commutes" else super().classes(tokens, by)
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        return self.variables_of(tokens)["commutes"][:, 0] if by == "commutes" else super().class_of(tokens, by)
 
 
 @cache

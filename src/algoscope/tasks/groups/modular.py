@@ -76,7 +76,7 @@ class Modular(Binary):
 
     # ------------------------------------------------------------------ classes
 
-    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """In one column: `result` before it is reduced, `wraps` (0: the result is the answer; 1: it is reduced), and
         the `answer`.
         """
@@ -102,5 +102,5 @@ class Modular(Binary):
             yield f"a {self.operation} b is not reduced modulo {self.p}", (0,)
             yield f"a {self.operation} b is reduced modulo {self.p}", (1,)
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
-        return self.variables(tokens)["wraps"][:, 0] if by == "wrap" else super().classes(tokens, by)
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+        return self.variables_of(tokens)["wraps"][:, 0] if by == "wrap" else super().class_of(tokens, by)

@@ -204,7 +204,7 @@ class Copying(Task):
         times = {n: sum(mobius(d // n) for d in self._periods if d % n == 0) for n in self._periods}
         return {n: often for n, often in times.items() if often}
 
-    def edge_cases(self) -> Tokens:
+    def edge_inputs(self) -> Tokens:
         """Edge cases: for 8 letters the patterns abcde, abc, aaaaa, hhhhh, aaaab, abcba, edcba, abab."""
         k, last = self.n_symbols, self.n_symbols - 1
         up, up_short, two = (torch.arange(n) % m for n, m in ((self.longest, k), (self.shortest, k), (self.longest, 2)))
@@ -288,7 +288,7 @@ class Copying(Task):
 
     # ------------------------------------------------------------------ classes
 
-    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """For each token of the answer: `period`, the length of the (shortest) pattern, `source`, the position one
         period back, which holds the same letter, and `letter`, its number in the alphabet.
         """
@@ -327,7 +327,7 @@ class Copying(Task):
             else:
                 yield f"{number} letter{' determines' if last == 1 else 's determine'} the next", kinds
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)
         period = self._pattern_length(tokens)
         written = self._copied(tokens, period, 3 * self.longest)  # enough to compare any two positions

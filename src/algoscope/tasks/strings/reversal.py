@@ -116,7 +116,7 @@ class Reversal(Task):
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         return (self.letters(tokens) * self._weights(tokens.device)).sum(dim=1)
 
-    def edge_cases(self) -> Tokens:
+    def edge_inputs(self) -> Tokens:
         """Edge cases; for 5 of 8 letters abcde, edcba, aaaaa, hhhhh, ababa, abcba, aaaab, baaaa."""
         n, last = self.length, len(self.alphabet) - 1
         up = torch.arange(n) % (last + 1)
@@ -142,7 +142,7 @@ class Reversal(Task):
 
     # ------------------------------------------------------------------ classes
 
-    def variables(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
+    def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """For each letter of the answer, in the order written: `source`, the position it is copied from, and `letter`,
         its number in the alphabet.
         """
@@ -173,7 +173,7 @@ class Reversal(Task):
             alike, number = kinds[-1] == 0, how_many(kinds[0] + 1, kinds[-1] + 1, 1, most)
             yield "the input is one letter throughout" if alike else f"the input has {number} different letters", kinds
 
-    def classes(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
+    def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         self._check_scheme(by)
         letters = self.letters(tokens)
         if by == "palindrome":

@@ -108,7 +108,7 @@ def _attention(rows: Sequence[Mapping[str, Any]], profiles: Sequence[Profile], t
     firsts: dict[int, int] = {}
     for i, row in enumerate(rows):
         firsts.setdefault(row["solution"], i)
-    example = [task.vocabulary[token] for token in task.edge_cases()[0, :-1].tolist()]
+    example = [task.vocabulary[token] for token in task.edge_inputs()[0, :-1].tolist()]
     keys = tuple(f"{token}_{i}" for i, token in enumerate(example))
     at = Axis("key", keys, f"key, such as in {''.join(example)}")
     panels = []

@@ -123,7 +123,7 @@ def certify(
     with torch.no_grad(), threads(1), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
         chunks = domain.chunks(ROWS_OF_STRATA if domain.method == "stratified" else ROWS, subject.device)
         for tokens, margin, wrong_at in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
-            count.add(tokens, margin, wrong_at, subject.task.classes(tokens, by))
+            count.add(tokens, margin, wrong_at, subject.task.class_of(tokens, by))
             bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
         if len(edge_cases):
             count.add(*judged(subject, edge_cases), torch.full((len(edge_cases),), len(names) - 1))

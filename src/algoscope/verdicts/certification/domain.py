@@ -56,7 +56,7 @@ class Domain:
 
     def edge_cases(self, device: torch.device) -> Tokens:
         """The task's edge cases, where they are checked as well."""
-        return self.task.edge_cases()[:0].to(device)
+        return self.task.edge_inputs()[:0].to(device)
 
     def accuracy(self, wrong_of: Sequence[int]) -> float:
         """The accuracy, exact or estimated from the wrong counts of the classes."""
@@ -124,7 +124,7 @@ class Strata(Domain):
         return self.stratified.class_members(self.by, torch.from_numpy(kinds).to(generator.device), rank)
 
     def edge_cases(self, device: torch.device) -> Tokens:
-        return self.task.edge_cases().to(device)
+        return self.task.edge_inputs().to(device)
 
     def accuracy(self, wrong_of: Sequence[int]) -> float:
         return stratified_accuracy(self.class_sizes, self.draws, wrong_of)

@@ -27,7 +27,7 @@ def answers_are_right(lens: Lens, subject: Subject, mechanism: Mechanism) -> boo
 
 def attention_is_planted(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
     """Every head that attends by position puts its attention on the planted keys."""
-    texts = [subject.task.decode(row[: subject.task.prompt_length].tolist()) for row in subject.task.edge_cases()[:2]]
+    texts = [subject.task.decode(row[: subject.task.prompt_length].tolist()) for row in subject.task.edge_inputs()[:2]]
     panels = [panel for panel in lens(subject, texts).panels if panel.beside]
     for role, keys_of in mechanism.looks.items():
         layer, head = mechanism.heads[role]
