@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked on every call while tests run; runs and browsers are shared."""
+"""Shapes in signatures are checked while tests run; runs and browsers are shared."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+import typecheck
 
-install_import_hook("algoscope", "typecheck.checked")
+typecheck.check_signatures("algoscope")
 
 import pytest
 import torch
@@ -45,6 +45,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="train the models that tests share with seed N: what they assert holds for every seed (default: 0)",
     )
+
+
+def pytest_runtest_setup() -> None:
+    typecheck.calls.clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
