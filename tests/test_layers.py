@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted((SOURCE / "algoscope").rglob("*.py"))
 LAYERS = {  # a module or package, and the layer it stands on
     "core": 0, "version": 0,
-    "tasks": 1, "config": 1, "data": 1,
+    "tasks": 1, "config": 1, "model_config": 1, "data": 1,
     "networks": 2, "planted": 2,
     "runs": 3, "recipes": 3, "formats": 3, "training": 3,
     "subjects": 4,

@@ -94,7 +94,7 @@ def test_rotary_angles_of_far_positions_are_not_rounded_to_half(dtype: torch.dty
     """Position 2,049 is none in bfloat16, nor in float16 beyond 2,048."""
     cfg = ag.ModelConfig(d_vocab=7, n_ctx=3000, d_model=16, n_heads=2, n_layers=1, positions="rotary")
     model = ag.Transformer(cfg).to(dtype)
-    near, far = (model.attention_context(1, first).angles for first in (2048, 2049))
+    near, far = (model.attention_context(1, first).angles[None] for first in (2048, 2049))
     assert far is not None
     assert near is not None
     assert (near != far).any()

@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.networks.taps import precise
+
 FEW_KEYS = 32
 
 
@@ -26,10 +28,32 @@ def join_keys(
 
 
 def scale_and_bias(
-    products: Float[Tensor, "batch head query key"], scale: float, bias: Float[Tensor, "#batch #head query key"] | None
+    products: Float[Tensor, "batch head query key"],
+    scale: float,
+    bias: Float[Tensor, "#batch #head query key"] | None,
+    cap: float | None = None,
 ) -> Float[Tensor, "batch head query key"]:
-    """scale * products + bias."""
+    """scale * products + bias; with a cap, the scaled products are capped before the bias is added."""
+    if cap is not None:
+        products, scale = soft_cap(products * scale, cap), 1.0
     return products * scale if bias is None else torch.add(bias, products, alpha=scale)
+
+
+def soft_cap(x: Float[Tensor, "*any"], cap: float) -> Float[Tensor, "*any"]:
+    """cap * tanh(x / cap): nearly x where it is small, never beyond the cap. Source: Gemma 2 (arXiv 2408.00118)."""
+    wide = x.to(precise(x.dtype))
+    return (cap * torch.tanh(wide / cap)).to(x.dtype)
+
+
+def add_ones(
+    pattern: Float[Tensor, "batch head query key"], rate: float, bias: Float[Tensor, "#batch #head query key"] | None
+) -> Float[Tensor, "batch head query key"]:
+    """rate * pattern + (1 - rate) at every key that the query sees: where the bias is not minus infinity.
+
+    Source: the attention rate of Zhong et al., arXiv 2306.17844.
+    """
+    ones = 1 if bias is None else (bias > -torch.inf).to(pattern.dtype)
+    return rate * pattern + (1 - rate) * ones
 
 
 def softmax_over_keys(

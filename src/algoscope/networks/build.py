@@ -6,7 +6,7 @@ from torch import nn
 from algoscope.config import ModelConfig
 from algoscope.networks.low_rank import LowRank
 from algoscope.networks.norms import Norm
-from algoscope.networks.transformer import Transformer
+from algoscope.networks.transformer import HeadBias, Transformer
 
 
 def build(cfg: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
@@ -29,6 +29,8 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
             module.weight.fill_(1)
             if module.bias is not None:
                 module.bias.zero_()
+        elif isinstance(module, HeadBias):
+            module.bias.zero_()
         elif isinstance(module, nn.Linear):
             zero = cfg.init_zero_out and name.endswith((".attn.o", ".mlp.w_out"))
             if isinstance(module, LowRank):

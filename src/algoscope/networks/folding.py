@@ -49,7 +49,7 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     if cfg.normalization_type == "LN":
         _centre_writing(folded)
         changes.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
-    assert folded.unembed is not None
+    assert isinstance(folded.unembed, nn.Linear)
     folded.unembed.weight.sub_(folded.unembed.weight.mean(dim=0))
     folded.unembed.bias.sub_(folded.unembed.bias.mean())
     changes.append("the unembedding was centred over the vocabulary: each position's logits have mean 0")
@@ -64,7 +64,7 @@ def _fold_norms(model: Transformer) -> None:
         if block.mlp is not None:
             gates = [block.mlp.w_in] + ([] if block.mlp.w_linear is None else [block.mlp.w_linear])
             _fold_into(block.ln2, gates)
-    assert model.unembed is not None
+    assert isinstance(model.unembed, nn.Linear)
     _fold_into(model.ln_final, [model.unembed])
 
 

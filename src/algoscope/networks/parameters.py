@@ -25,7 +25,7 @@ def component_of(parameter: str) -> str:
     top, _, rest = parameter.partition(".")
     if top == "blocks":
         layer, part, *_ = rest.split(".")
-        component = {"attn": "attention", "mlp": "feed-forward", "ln1": "norms", "ln2": "norms"}[part]
+        component = {"attn": "attention", "mlp": "feed-forward"}.get(part, "norms")
         return f"block {layer} {component}"
     return {
         "embed": "token embedding",

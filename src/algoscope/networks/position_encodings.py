@@ -7,8 +7,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from algoscope.config import ModelConfig
+from algoscope.config import BY_DIGIT, ModelConfig
 from algoscope.networks.taps import precise
+
+LEARNED = ("learned", *BY_DIGIT)
+ADDED = (*LEARNED, "sinusoidal")
 
 
 def sinusoidal_embedding(position: Int[Tensor, "*batch pos"], d_model: int) -> Float[Tensor, "*batch pos d_model"]:
@@ -19,15 +22,18 @@ def sinusoidal_embedding(position: Int[Tensor, "*batch pos"], d_model: int) -> F
 
 
 def rotary_angles(
-    position: Int[Tensor, "*batch pos"], cfg: ModelConfig, dtype: torch.dtype
+    position: Int[Tensor, "*batch pos"], cfg: ModelConfig, dtype: torch.dtype, window: int | None = None
 ) -> Float[Tensor, "*batch pos 1 pair 2"]:
     """Cosine and sine of position / base^(2i/rotary_dim), for each pair i of entries of a head, rounded to `dtype`."""
     wide = precise(dtype)
-    if cfg.rotary_frequencies is None:
+    frequencies = cfg.rotary_frequencies
+    if window is not None and cfg.window_rotary_frequencies is not None:
+        frequencies = cfg.window_rotary_frequencies
+    if frequencies is None:
         even = torch.arange(0, cfg.rotary_size, 2, device=position.device, dtype=wide)
         frequency = 1 / cfg.rotary_base ** (even / cfg.rotary_size)
     else:
-        frequency = torch.tensor(cfg.rotary_frequencies, device=position.device, dtype=wide)
+        frequency = torch.tensor(frequencies, device=position.device, dtype=wide)
     angle = position[..., None, None].to(wide) * frequency
     return (torch.stack([angle.cos(), angle.sin()], dim=-1) * cfg.rotary_magnitude).to(dtype)
 

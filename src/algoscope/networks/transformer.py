@@ -1,8 +1,10 @@
-"""The model: a decoder-only pre-norm transformer, with a tap at every activation.
+"""The model: a decoder-only transformer, with a tap at every activation.
 
     x = token embedding + position embedding
     for each block:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))
     logits = norm(x) @ unembedding
+
+So with norms before each half of a block; `cfg.norms` says where else they can stand.
 
 Each activation passes through `tap(kind, layer, value)`, which returns it or a replacement; the kinds are those of
 `core.sites`. Activations that the model itself does not need are computed only for a tap that reads them
@@ -12,10 +14,9 @@ Axis names in the shapes are explained in `core.sites`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +26,26 @@ from torch import Tensor, nn
 
 from algoscope.config import BY_DIGIT, ModelConfig
 from algoscope.core.errors import ConfigError
-from algoscope.core.sites import KINDS, Site, sites_of_kinds
-from algoscope.networks.attention_kernels import scale_and_bias, softmax_over_keys
+from algoscope.core.sites import Site
+from algoscope.networks._activations import ACTIVATIONS
+from algoscope.networks._model_sites import shape_of, sites_of
+from algoscope.networks.attention_kernels import add_ones, scale_and_bias, soft_cap, softmax_over_keys
 from algoscope.networks.kv_cache import AttendedKeys, KeyValueCache
 from algoscope.networks.low_rank import linear
-from algoscope.networks.norms import Norm, make_norm
-from algoscope.networks.position_encodings import attention_bias, rotary_angles, rotate, sinusoidal_embedding
+from algoscope.networks.norms import NORM_AT, Norm, make_norm
+from algoscope.networks.position_encodings import (
+    ADDED,
+    LEARNED,
+    attention_bias,
+    rotary_angles,
+    rotate,
+    sinusoidal_embedding,
+)
 from algoscope.networks.taps import NO_TAP, Tap, is_traced, precise, tap_rounded
 
 Residual = Float[Tensor, "batch pos d_model"]
 PositionIds = Int[Tensor, "sequence"] | Int[Tensor, "batch sequence"]
 EVERYWHERE = slice(None)
-LEARNED = ("learned", *BY_DIGIT)
-ADDED = (*LEARNED, "sinusoidal")
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class AttentionContext:
 
     biases: Mapping[int | None, Float[Tensor, "#batch #head query key"] | None]
     """Added to the scaled scores, for each sliding window: the mask (0 or minus infinity) and ALiBi's slopes."""
-    angles: Float[Tensor, "*batch pos 1 pair 2"] | None
-    """Cosine and sine of the rotary angle of each pair of entries."""
+    angles: Mapping[int | None, Float[Tensor, "*batch pos 1 pair 2"]] | None
+    """Cosine and sine of the rotary angle of each pair of entries, for each sliding window."""
     cache: KeyValueCache | None = None
     """The key-value cache of the preceding tokens, which this pass extends."""
     tap: Tap = NO_TAP
@@ -71,8 +79,12 @@ class Attention(nn.Module):
         self.v = linear(cfg.d_model, cfg.kv_heads * self.d_head, cfg.attn_bias, cfg.rank)
         out_bias = cfg.attn_bias if cfg.attn_out_bias is None else cfg.attn_out_bias
         self.o = linear(cfg.n_heads * self.d_head, cfg.d_model, out_bias, cfg.rank)
+        together = cfg.qk_norm_over == "all"
         self.q_norm, self.k_norm = (
-            Norm(self.d_head, name, layer, False, cfg.eps) if cfg.qk_norm else None for name in ("q_norm", "k_norm")
+            Norm(self.d_head, name, layer, False, cfg.eps, n_heads=n_heads if together else None)
+            if cfg.qk_norm
+            else None
+            for name, n_heads in (("q_norm", cfg.n_heads), ("k_norm", cfg.kv_heads))
         )
 
     def forward(
@@ -86,13 +98,18 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q, tap), self.k_norm(k, tap)
         if context.angles is not None:
-            q = tap("rot_q", layer, rotate(q, context.angles[..., at, :, :, :]))
-            k = tap("rot_k", layer, rotate(k, context.angles))
+            angles = context.angles[self.window]
+            q = tap("rot_q", layer, rotate(q, angles[..., at, :, :, :]))
+            k = tap("rot_k", layer, rotate(k, angles))
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [batch head pos d_head]
         attended = AttendedKeys(k, v) if context.cache is None else context.cache.extend(layer, k, v)
-        scores = scale_and_bias(attended.scores(q), self.scale, context.bias_at(at, self.window))
+        bias = context.bias_at(at, self.window)
+        scores = scale_and_bias(attended.scores(q), self.scale, bias, self.cfg.attn_scores_soft_cap)
         scores = tap_rounded(tap, "attn_scores", layer, scores, x.dtype)
-        pattern = tap("pattern", layer, softmax_over_keys(scores, self.cfg.softmax_plus_one).to(x.dtype))
+        pattern = softmax_over_keys(scores, self.cfg.softmax_plus_one)
+        if self.cfg.attn_rate < 1:
+            pattern = add_ones(pattern, self.cfg.attn_rate, bias)
+        pattern = tap("pattern", layer, pattern.to(x.dtype))
         z = tap("z", layer, attended.mix(pattern).transpose(1, 2))
         return self.out(z, tap)
 
@@ -125,16 +142,9 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two matrices with an activation between them, or three when gated."""
 
-    ACTIVATIONS: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {
-        "relu": F.relu,
-        "gelu": F.gelu,
-        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "silu": F.silu,
-    }
-
     def __init__(self, cfg: ModelConfig, layer: int, d_mlp: int) -> None:
         super().__init__()
-        self.layer, self.act = layer, self.ACTIVATIONS[cfg.act_fn]
+        self.layer, self.act = layer, ACTIVATIONS[cfg.act_fn]
         self.w_in = linear(cfg.d_model, d_mlp, cfg.mlp_bias, cfg.rank)
         self.w_linear = linear(cfg.d_model, d_mlp, cfg.mlp_bias, cfg.rank) if cfg.gated_mlp else None
         self.w_out = linear(d_mlp, cfg.d_model, cfg.mlp_bias, cfg.rank)
@@ -147,16 +157,19 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; each reads the normalised residual stream and adds to it. In a parallel block both
-    read `resid_pre`.
+    """Attention, then feed-forward; each reads the residual stream and adds to it, normalised where `cfg.norms` says.
+    In a parallel block both read `resid_pre`.
     """
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.parallel = layer, cfg.parallel
+        self.layer, self.parallel, self.norm_at = layer, cfg.parallel, NORM_AT[cfg.norms]
         self.ln1, self.attn = make_norm(cfg, "ln1", layer), Attention(cfg, layer)
         self.mlp = None if cfg.d_mlp is None else FeedForward(cfg, layer, cfg.d_mlp)
         self.ln2 = None if self.mlp is None else make_norm(cfg, "ln2", layer)
+        twice = cfg.norms == "both"
+        self.ln1_post = make_norm(cfg, "ln1_post", layer) if twice else None
+        self.ln2_post = make_norm(cfg, "ln2_post", layer) if twice and self.mlp is not None else None
 
     def forward(
         self, x: Residual, context: AttentionContext, at: slice = EVERYWHERE
@@ -168,21 +181,37 @@ class Block(nn.Module):
     def attend(
         self, x: Residual, context: AttentionContext, at: slice = EVERYWHERE
     ) -> tuple[Float[Tensor, "batch read d_model"], Float[Tensor, "batch read d_model"]]:
-        """The first half: `resid_pre` at the positions `at`, and the output of attention."""
+        """The first half: `resid_pre` at the positions `at`, and what attention adds to it."""
         x = context.tap("resid_pre", self.layer, x)
-        attn_out = self.attn(self.ln1(x, context.tap), context, at)
+        attn_out = self.attn(self.normalised("input", 1, x, context.tap), context, at)
+        attn_out = self.normalised("output", 1, attn_out, context.tap)
         return x[:, at], context.tap("attn_out", self.layer, attn_out)
 
     def feed(self, x: Residual, attn_out: Residual, tap: Tap = NO_TAP) -> Residual:
         """The second half: add the output of attention, then that of the feed-forward."""
-        mid = x + attn_out
-        if self.mlp is not None and self.ln2 is not None:
+        mid = self.normalised("sum", 1, x + attn_out, tap)
+        if self.mlp is not None:
             if not self.parallel:
                 x = mid = tap("resid_mid", self.layer, mid)
-            mlp_out = tap("mlp_out", self.layer, self.mlp(self.ln2(x, tap), tap))
+            mlp_out = self.normalised("output", 2, self.mlp(self.normalised("input", 2, x, tap), tap), tap)
+            mlp_out = tap("mlp_out", self.layer, mlp_out)
             as_library = self.parallel and x.dtype != precise(x.dtype)  # in half precision the order of a sum matters
             mid = x + (attn_out + mlp_out) if as_library else mid + mlp_out
+            mid = self.normalised("sum", 2, mid, tap)
         return tap("resid_post", self.layer, mid)
+
+    def normalised(self, place: str, half: int, x: Residual, tap: Tap = NO_TAP) -> Residual:
+        """A value through the norm that stands at this place of the first or second half, where there is one."""
+        name = self.norm_at.get(place)
+        return x if name is None else getattr(self, name.format(half=half))(x, tap)
+
+
+class HeadBias(nn.Module):
+    """The bias of an unembedding whose matrix is the token embedding."""
+
+    def __init__(self, n_logits: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(n_logits))
 
 
 class Transformer(nn.Module):
@@ -209,7 +238,11 @@ class Transformer(nn.Module):
         self.pos_embed = nn.Embedding(cfg.n_positions, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final = make_norm(cfg, "ln_final", None)
-        self.unembed = None if cfg.tied_head else nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
+        self.unembed: nn.Linear | HeadBias | None = None
+        if not cfg.tied_head:
+            self.unembed = nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
+        elif cfg.head_bias:
+            self.unembed = HeadBias(cfg.n_logits)
 
     def block(self, layer: int) -> Block:
         """A block by its layer."""
@@ -218,9 +251,14 @@ class Transformer(nn.Module):
         return block
 
     @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The token embedding as it enters the residual stream, one row per token."""
+        return self._scaled(self.embed.weight)
+
+    @property
     def W_U(self) -> Float[Tensor, "d_vocab d_model"]:
         """The unembedding, one row per token."""
-        return self.embed.weight if self.unembed is None else self.unembed.weight
+        return self.unembed.weight if isinstance(self.unembed, nn.Linear) else self.embed.weight
 
     @property
     def b_U(self) -> Float[Tensor, "d_vocab"] | None:
@@ -237,29 +275,11 @@ class Transformer(nn.Module):
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every site of this model, in the order of `core.sites.KINDS`."""
-        cfg, absent = self.cfg, set[str]()
-        if cfg.positions not in ADDED:
-            absent |= {"pos_embed"}
-        if cfg.positions != "rotary":
-            absent |= {"rot_q", "rot_k"}
-        if cfg.normalization_type is None:
-            absent |= {kind for kind in KINDS if kind.startswith("ln")}
-        if not cfg.qk_norm:
-            absent |= {kind for kind in KINDS if kind.startswith(("q_norm", "k_norm"))}
-        if cfg.parallel:
-            absent |= {"resid_mid"}
-        if cfg.d_mlp is None:
-            absent |= {"ln2_scale", "ln2_normalized", "resid_mid", "pre", "post", "mlp_out"}
-        if cfg.d_mlp is None or not cfg.gated_mlp:
-            absent |= {"pre_linear"}
-        return sites_of_kinds(set(KINDS) - absent, cfg.n_layers)
+        return sites_of(self.cfg)
 
     def shape_of(self, site: Site, n_inputs: int, n_pos: int) -> tuple[int, ...]:
         """The shape of a site's value when the model reads tokens [n_inputs n_pos] without a cache."""
-        cfg = self.cfg
-        sizes = {"batch": n_inputs, "head": cfg.n_heads, "kv_head": cfg.kv_heads, "d_head": cfg.head_size, "1": 1}
-        sizes |= dict.fromkeys(("pos", "query", "key"), n_pos) | {"d_model": cfg.d_model, "d_mlp": cfg.d_mlp or 0}
-        return tuple(sizes[axis] for axis in KINDS[site.kind].axes)
+        return shape_of(self.cfg, site, n_inputs, n_pos)
 
     def forward(
         self,
@@ -303,7 +323,7 @@ class Transformer(nn.Module):
         position_ids: PositionIds | None = None,
     ) -> Residual:
         """The residual stream before the first block, for tokens at the positions from `first` on."""
-        x = tap("embed", None, self.embed(tokens))
+        x = tap("embed", None, self._scaled(self.embed(tokens)))
         if self.cfg.positions in ADDED:
             rows = self._table_rows(self._counted(tokens.shape[1], first, mask), position_ids)
             x = x + tap("pos_embed", None, self._position_embedding(rows).expand_as(x))
@@ -322,8 +342,11 @@ class Transformer(nn.Module):
         """
         x = self.ln_final(x, tap)[:, at]
         if among is None:
-            return F.linear(x, self.W_U, self.b_U)
-        return F.linear(x, self.W_U[among], None if self.b_U is None else self.b_U[among])
+            logits = F.linear(x, self.W_U, self.b_U)
+        else:
+            logits = F.linear(x, self.W_U[among], None if self.b_U is None else self.b_U[among])
+        cap = self.cfg.output_logits_soft_cap
+        return logits if cap is None else soft_cap(logits, cap)
 
     def attention_context(
         self,
@@ -335,15 +358,22 @@ class Transformer(nn.Module):
     ) -> AttentionContext:
         """Attention bias, rotary angles, cache and tap for `n_new` positions from `first` on."""
         device, dtype = self.embed.weight.device, self.embed.weight.dtype
+        windows = set(self.cfg.windows or (None,))
         angles = None
         if self.cfg.positions == "rotary":
-            angles = rotary_angles(self._counted(n_new, first, mask), self.cfg, dtype)
+            counted = self._counted(n_new, first, mask)
+            angles = {window: rotary_angles(counted, self.cfg, dtype, window) for window in windows}
         query = torch.arange(first, first + n_new, device=device)
         biases = {
-            window: attention_bias(query, first + n_new, mask, self.cfg, precise(dtype), window)
-            for window in set(self.cfg.windows or (None,))
+            window: attention_bias(query, first + n_new, mask, self.cfg, precise(dtype), window) for window in windows
         }
         return AttentionContext(biases, angles, cache, tap)
+
+    def _scaled(self, embedded: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """Token embeddings times `embed_scale`, which is rounded to their type first, as in `transformers`."""
+        if self.cfg.embed_scale == 1:
+            return embedded
+        return embedded * torch.full((), self.cfg.embed_scale, dtype=embedded.dtype, device=embedded.device)
 
     def _counted(
         self, n_new: int, first: int, mask: Bool[Tensor, "batch key"] | None

@@ -134,8 +134,8 @@ def matrices(model: Transformer) -> dict[str, Float[Tensor, "out in"]]:
         elif mlp is not None:
             modules |= {"W_in": mlp.w_in, "W_out": mlp.w_out}
         named |= {f"L{layer} {part}": module.weight for part, module in modules.items()}
-    if model.unembed is not None:
-        named["W_U"] = model.unembed.weight
+    if not model.cfg.tied_head:
+        named["W_U"] = model.W_U
     return {name: matrix.detach() for name, matrix in named.items()}
 
 
