@@ -7,10 +7,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -54,15 +63,54 @@ CONFIGS: dict[str, Any] = {
     "qwen3": Qwen3Config(**_LLAMA, head_dim=10),
 }  # fmt: skip
 
+_SMALL = _LLAMA | {"num_hidden_layers": 2, "pad_token_id": None}
+_OPT = {
+    "hidden_size": 24, "ffn_dim": 40, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": D_VOCAB,
+    "max_position_embeddings": 64, "word_embed_proj_dim": 24, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+_LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 100.0, "short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 3.0, 4.0],
+}  # fmt: skip
+_LOCAL_AND_GLOBAL = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
+}
+_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 10}
+
+MORE: dict[str, Any] = {
+    "gemma": GemmaConfig(**_SMALL, head_dim=10),
+    "gemma 2": Gemma2Config(**_SMALL, **_CAPS, head_dim=10, sliding_window=5),
+    "gemma 3": Gemma3TextConfig(
+        **_SMALL, head_dim=10, sliding_window=5, rope_parameters=_LOCAL_AND_GLOBAL,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "olmo": OlmoConfig(**_SMALL),
+    "olmo 2": Olmo2Config(**_SMALL),
+    "opt": OPTConfig(**_OPT),
+    "opt, norms after, projected": OPTConfig(**_OPT | {"word_embed_proj_dim": 10, "do_layer_norm_before": False}),
+    "phi": PhiConfig(**_SMALL, partial_rotary_factor=0.34),
+    "phi 3, windows": Phi3Config(**_SMALL, sliding_window=5),
+    "phi 3, longrope": Phi3Config(**_SMALL, original_max_position_embeddings=32, rope_parameters=_LONGROPE),
+    "llama, dynamic": LlamaConfig(
+        **_SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
+    ),
+}  # fmt: skip
+"""Families whose blocks are of other shapes, and rotary frequencies that depend on the length."""
+
 
 def make(family: str, seed: int = 0) -> Any:
     """The library's own model of a family, every weight and bias random."""
-    model = AutoModelForCausalLM.from_config(CONFIGS[family]).eval()
-    draw = torch.Generator().manual_seed(seed)
+    return randomised((CONFIGS | MORE)[family], seed)
+
+
+def randomised(config: PreTrainedConfig, seed: int = 0) -> Any:
+    """The library's own model of a config, every weight and bias random."""
+    model = AutoModelForCausalLM.from_config(config).eval()
+    draw, centre = torch.Generator().manual_seed(seed), 0.0 if "gemma" in config.model_type else 1.0
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=draw)
-            weight.copy_(1 + 0.3 * noise if "norm" in name and name.endswith("weight") else 0.3 * noise)
+            noise = 0.3 * torch.randn(weight.shape, generator=draw)
+            weight.copy_(centre + noise if "norm" in name and name.endswith("weight") else noise)
     return model
 
 

@@ -88,19 +88,6 @@ def test_buffers_that_the_library_ignores_are_no_weights(tmp_path: Path) -> None
         assert differs(folder) < 1e-5
 
 
-def test_an_adapter_is_refused_with_the_way_to_merge_it(tmp_path: Path) -> None:
-    whole = save(tmp_path / "whole", with_tokenizer=False)
-    edit(whole / "adapter_config.json", peft_type="LORA", base_model_name_or_path="somewhere")
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    (alone / "adapter_config.json").write_text("{}")
-    (alone / "adapter_model.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
-    unstated = save(tmp_path / "unstated", with_tokenizer=False)
-    (unstated / "adapter_model.bin").write_bytes(b"")
-    for folder in (whole, alone, unstated):
-        refused(folder, "is an adapter: merge it into its model first, with `merge_and_unload`")
-
-
 # ---------------------------------------------------------------------- configs
 
 UNREPRESENTED: dict[str, Any] = {
@@ -125,7 +112,7 @@ def test_a_key_that_our_model_does_not_represent_is_refused_with_its_value(key: 
         ("gpt2", {"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters"),
         ("mistral", {"attention_bias": True}, "attention_bias=True"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "is quantised"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 5.0, "factor": 2.0}}, "kind 'dynamic'"),
+        ("llama", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 5.0}}, "kind 'proportional'"),
         ("llama", {"rope_parameters": {"rope_theta": 5.0, "mrope_section": [1, 1, 1]}}, r"rope_parameters\.mrope"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, r"rope_parameters\.full_attention"),
         ("llama", {"rms_norm_eps": float("nan")}, "eps: Input should be a finite number"),

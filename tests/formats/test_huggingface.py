@@ -12,11 +12,12 @@ import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, CheckpointError, SubjectError, TaskMismatchError, VocabularyError
 from algoscope.core.sites import KINDS
 from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.subjects._hf_families import FAMILIES
 from algoscope.subjects.edits import Add
-from algoscope.subjects.huggingface import FAMILIES, convert
+from algoscope.subjects.huggingface import convert
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
-from hf_models import CONFIGS, D_VOCAB, make, save
+from hf_models import CONFIGS, D_VOCAB, MORE, make, save
 
 
 def subject(family: str, seed: int = 0) -> Subject:
@@ -32,7 +33,7 @@ def closeness(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def test_every_supported_family_is_checked() -> None:
-    assert {config.model_type for config in CONFIGS.values()} == set(FAMILIES)
+    assert {config.model_type for config in (CONFIGS | MORE).values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -1,27 +1,31 @@
 """The families of Hugging Face models that become our transformer: which keys of their configs we represent, and the
-names of their weights. What we do not represent is refused, never dropped in silence.
+names of their weights.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import SubjectError
 from algoscope.formats.huggingface import GPT2_PARTS, LLAMA_PARTS
+from algoscope.networks.taps import precise
 
 Weights = Mapping[str, Tensor]
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu",
-    "swish": "silu", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_python": "gelu",
-}  # fmt: skip
-ROTARY = ("default", "linear", "llama3", "yarn")  # kinds whose angles do not depend on the input
+NORM = re.compile(r"\b(ln\w*|[qk]_norm)\.weight$")
+
+
+def _renamed(state: Weights, there: str, here: str, parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights and biases of these parts that exist."""
+    return {
+        f"{here}.{new}.{kind}".removeprefix("."): state[f"{there}.{old}.{kind}"]
+        for old, new in parts.items()
+        for kind in ("weight", "bias")
+        if f"{there}.{old}.{kind}" in state
+    }
 
 
 def _gpt2_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
@@ -55,11 +59,104 @@ def _neox_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
     return ours | _renamed(state, "gpt_neox", "", {"final_layer_norm": "ln_final"})
 
 
-def _llama_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
+def _plain_weights(cfg: ModelConfig, state: Weights, parts: Mapping[str, str] = LLAMA_PARTS) -> dict[str, Tensor]:
+    """Llama's names, and those of families that call the parts of a block otherwise."""
     ours = {"embed.weight": state["model.embed_tokens.weight"]}
     for layer in range(cfg.n_layers):
-        ours |= _renamed(state, f"model.layers.{layer}", f"blocks.{layer}", LLAMA_PARTS)
+        ours |= _renamed(state, f"model.layers.{layer}", f"blocks.{layer}", parts)
     return ours | _renamed(state, "model", "", {"norm": "ln_final"})
+
+
+def _gemma_weights(cfg: ModelConfig, state: Weights, parts: Mapping[str, str] = LLAMA_PARTS) -> dict[str, Tensor]:
+    """The factor of its norms is 1 + weight."""
+    ours = _plain_weights(cfg, state, parts)
+    return {
+        name: (1 + value.to(precise(value.dtype))).to(value.dtype) if NORM.search(name) else value
+        for name, value in ours.items()
+    }
+
+
+def _phi3_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
+    ours = _plain_weights(cfg, state)
+    heads = [n * cfg.head_size for n in (cfg.n_heads, cfg.kv_heads, cfg.kv_heads)]
+    for layer in range(cfg.n_layers):
+        there, here = f"model.layers.{layer}", f"blocks.{layer}"
+        joined = state[f"{there}.self_attn.qkv_proj.weight"].split(heads)
+        ours |= {f"{here}.attn.{name}.weight": value for name, value in zip("qkv", joined, strict=True)}
+        gate_and_up = state[f"{there}.mlp.gate_up_proj.weight"].chunk(2)
+        for name, value in zip(("w_in", "w_linear"), gate_and_up, strict=True):
+            ours[f"{here}.mlp.{name}.weight"] = value
+    return ours
+
+
+def _phi_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
+    parts = {f"self_attn.{x}_proj": f"attn.{x}" for x in "qkv"} | {
+        "self_attn.dense": "attn.o", "mlp.fc1": "mlp.w_in", "mlp.fc2": "mlp.w_out", "input_layernorm": "ln1",
+    }  # fmt: skip
+    ours = _plain_weights(cfg, state, parts) | _renamed(state, "model", "", {"final_layernorm": "ln_final"})
+    for layer in range(cfg.n_layers):  # one norm for attention and feed-forward
+        ours |= _renamed(state, f"model.layers.{layer}", f"blocks.{layer}", {"input_layernorm": "ln2"})
+    return ours
+
+
+def _opt_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
+    """Its first two rows of positions are never read. A projection of the embeddings is multiplied into them."""
+    there = "model.decoder"
+    ours = {
+        "embed.weight": state[f"{there}.embed_tokens.weight"],
+        "pos_embed.weight": state[f"{there}.embed_positions.weight"][2:],
+    }
+    parts = {f"self_attn.{x}_proj": f"attn.{x}" for x in "qkv"} | {
+        "self_attn.out_proj": "attn.o", "self_attn_layer_norm": "ln1", "fc1": "mlp.w_in", "fc2": "mlp.w_out",
+        "final_layer_norm": "ln2",
+    }  # fmt: skip
+    for layer in range(cfg.n_layers):
+        ours |= _renamed(state, f"{there}.layers.{layer}", f"blocks.{layer}", parts)
+    ours |= _renamed(state, there, "", {"final_layer_norm": "ln_final"})
+    if f"{there}.project_in.weight" in state:
+        inwards, outwards = (state[f"{there}.project_{way}.weight"] for way in ("in", "out"))
+        ours["embed.weight"] = ours["embed.weight"] @ inwards.T
+        ours["unembed.weight"] = state["lm_head.weight"] @ outwards
+    return _unit_norms(cfg, ours["pos_embed.weight"]) | ours
+
+
+def _olmo_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
+    ours = _plain_weights(cfg, state)
+    return _unit_norms(cfg, ours["embed.weight"]) | ours
+
+
+def _unit_norms(cfg: ModelConfig, like: Tensor) -> dict[str, Tensor]:
+    """Weights and biases of norms that have none to learn."""
+    blocks = [f"blocks.{layer}.{name}" for layer in range(cfg.n_layers) for name in ("ln1", "ln2")]
+    norms = [*blocks, "ln_final"]
+    ones, zeros = like.new_ones(cfg.d_model), like.new_zeros(cfg.d_model)
+    return {f"{norm}.{kind}": value for norm in norms for kind, value in (("weight", ones), ("bias", zeros))}
+
+
+# ---------------------------------------------------------------------- what configs say
+
+
+def _of_gpt2(config: Any) -> dict[str, Any]:
+    shape: dict[str, Any] = {} if config.n_inner else {"d_mlp": 4 * config.n_embd}
+    return shape if config.scale_attn_weights else shape | {"attn_scale": 1.0}
+
+
+def _of_gemma2(config: Any) -> dict[str, Any]:
+    return {"attn_scale": config.query_pre_attn_scalar**-0.5}
+
+
+def _of_opt(config: Any) -> dict[str, Any]:
+    before = config.do_layer_norm_before
+    shape: dict[str, Any] = {} if before else {"norms": "post"}
+    if not before or config._remove_final_layer_norm:
+        shape["final_norm"] = False
+    if config.word_embed_proj_dim != config.hidden_size:
+        shape["tied_head"] = False
+    return shape
+
+
+def _nothing_more(config: Any) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +171,8 @@ class Family:
     """Our fields that have one value in all its models."""
     also: frozenset[str] = frozenset()
     """Other keys of its config that are read."""
+    more: Callable[[Any], dict[str, Any]] = _nothing_more
+    """Our fields that follow from several keys."""
 
 
 _SIZES = {
@@ -81,131 +180,60 @@ _SIZES = {
     "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "d_mlp": "intermediate_size",
     "act_fn": "hidden_act",
 }  # fmt: skip
-_LLAMA = _SIZES | {"n_kv_heads": "num_key_value_heads", "d_head": "head_dim", "eps": "rms_norm_eps"}
+_HEADS = {"n_kv_heads": "num_key_value_heads", "d_head": "head_dim"}
+_LLAMA = _SIZES | _HEADS | {"eps": "rms_norm_eps"}
+_BIASED = _LLAMA | {"attn_bias": "attention_bias"}
 _RMS = {"gated_mlp": True, "normalization_type": "RMS", "mlp_bias": False}
 _WINDOWS = frozenset({"sliding_window", "use_sliding_window", "max_window_layers", "layer_types"})
+_GEMMA2 = _BIASED | {"act_fn": "hidden_activation", "output_logits_soft_cap": "final_logit_softcapping"}
+_GEMMA2_PARTS = LLAMA_PARTS | {
+    "post_attention_layernorm": "ln1_post", "pre_feedforward_layernorm": "ln2",
+    "post_feedforward_layernorm": "ln2_post",
+}  # fmt: skip
+_GEMMA2_KEYS = frozenset({"sliding_window", "layer_types", "query_pre_attn_scalar", "hidden_act"})
+_OLMO2_PARTS = LLAMA_PARTS | {"post_attention_layernorm": "ln1", "post_feedforward_layernorm": "ln2"}
 FAMILIES = {
     "gpt2": Family(
         {
             "d_vocab": "vocab_size", "n_ctx": "n_positions", "d_model": "n_embd", "n_layers": "n_layer",
             "n_heads": "n_head", "d_mlp": "n_inner", "act_fn": "activation_function", "eps": "layer_norm_epsilon",
         },
-        _gpt2_weights, {"attn_bias": True}, frozenset({"scale_attn_weights"}),
+        _gpt2_weights, {"attn_bias": True}, frozenset({"scale_attn_weights"}), _of_gpt2,
     ),
     "gpt_neox": Family(
         _SIZES | {"eps": "layer_norm_eps", "attn_bias": "attention_bias", "parallel": "use_parallel_residual"},
         _neox_weights,
     ),
-    "llama": Family(_LLAMA | {"attn_bias": "attention_bias", "mlp_bias": "mlp_bias"}, _llama_weights, _RMS),
-    "mistral": Family(_LLAMA, _llama_weights, _RMS, frozenset({"sliding_window"})),
-    "qwen2": Family(_LLAMA, _llama_weights, _RMS | {"attn_bias": True, "attn_out_bias": False}, _WINDOWS),
-    "qwen3": Family(_LLAMA | {"attn_bias": "attention_bias"}, _llama_weights, _RMS | {"qk_norm": True}, _WINDOWS),
+    "llama": Family(_BIASED | {"mlp_bias": "mlp_bias"}, _plain_weights, _RMS),
+    "mistral": Family(_LLAMA, _plain_weights, _RMS, frozenset({"sliding_window"})),
+    "qwen2": Family(_LLAMA, _plain_weights, _RMS | {"attn_bias": True, "attn_out_bias": False}, _WINDOWS),
+    "qwen3": Family(_BIASED, _plain_weights, _RMS | {"qk_norm": True}, _WINDOWS),
+    "gemma": Family(_BIASED, _gemma_weights, _RMS, frozenset({"hidden_activation"})),
+    "gemma2": Family(
+        _GEMMA2 | {"attn_scores_soft_cap": "attn_logit_softcapping"}, partial(_gemma_weights, parts=_GEMMA2_PARTS),
+        _RMS | {"norms": "both"}, _GEMMA2_KEYS, _of_gemma2,
+    ),
+    "gemma3_text": Family(
+        _GEMMA2, partial(_gemma_weights, parts=_GEMMA2_PARTS), _RMS | {"norms": "both", "qk_norm": True},
+        _GEMMA2_KEYS | {"sliding_window_pattern"}, _of_gemma2,
+    ),
+    "phi": Family(
+        _SIZES | _HEADS | {"eps": "layer_norm_eps"}, _phi_weights, {"attn_bias": True, "parallel": True},
+    ),
+    "phi3": Family(_LLAMA, _phi3_weights, _RMS, frozenset({"sliding_window"})),
+    "opt": Family(
+        _SIZES | {
+            "d_mlp": "ffn_dim", "act_fn": "activation_function", "attn_bias": "enable_bias", "mlp_bias": "enable_bias",
+        },
+        _opt_weights, {},
+        frozenset({"do_layer_norm_before", "word_embed_proj_dim", "layer_norm_elementwise_affine"}), _of_opt,
+    ),
+    "olmo": Family(
+        _SIZES | _HEADS | {"attn_bias": "attention_bias"}, _olmo_weights, {"gated_mlp": True, "mlp_bias": False},
+    ),
+    "olmo2": Family(
+        _BIASED, partial(_plain_weights, parts=_OLMO2_PARTS),
+        _RMS | {"norms": "output", "qk_norm": True, "qk_norm_over": "all"},
+    ),
 }  # fmt: skip
 """By `model_type`."""
-READ = frozenset({"model_type", "tie_word_embeddings", "algoscope"})
-WITHOUT_EFFECT = re.compile(
-    r"_.*|.*(dropout|pdrop|version|initializer|tokenizer|loss|flash_attn|attn_implementation).*|.*token(_ids?)?|"
-    r"(summary|output|classifier|unsloth|original_max_position)_.*|architectures|(torch_)?dtype|name_or_path|license|"
-    r"num_labels|id2label|label2id|problem_type|task_specific_params|finetuning_task|custom_pipelines|return_dict|"
-    r"use_cache|torchscript|use_bfloat16|prefix|n_ctx|n_special|predict_special_tokens|(model_)?max_length|"
-    r"(max_)?seq(uence)?_length|gradient_checkpointing|chunk_size_feed_forward|pretraining_tp|reorder_and_upcast_attn|"
-    r"is_decoder|is_llama_config|use_memory_efficient_attention|transformers\.js_config"
-)
-"""Keys of configs that change no logits in float32: they concern training, generation, or how things are computed."""
-NEUTRAL: tuple[Any, ...] = (None, False, 0, 1.0, "", [], {})
-ROPE = frozenset({
-    "rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
-    "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "truncate", "finetuned",
-    "partial_rotary_factor",
-})  # fmt: skip
-"""What the library computes rotary frequencies from."""
-
-
-def check_config(config: PretrainedConfig, name: str) -> Family:
-    """The family of a config. Raises SubjectError, with the key and its value, for what our transformer does not
-    represent: nothing that a config says is dropped in silence.
-    """
-    family, usual = family_of(config.model_type, name), type(config)().to_dict()
-    represented = READ | family.also | set(family.fields.values())
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "rope_parameters" in usual:  # the family has rotary positions
-        represented |= {"rope_parameters", "rope_theta"}
-    plain = config.to_dict() | {f"rope_parameters.{key}": value for key, value in rope.items() if key not in ROPE}
-    for key, value in plain.items():
-        neutral = value == usual[key] if key in usual else value in NEUTRAL and value is not True
-        neutral |= key == "layer_types" and set(value or ()) == {"full_attention"}
-        if not (neutral or key in represented or WITHOUT_EFFECT.fullmatch(key)):
-            raise SubjectError(
-                f"{name}: its config has {key}={value!r}, which algoscope does not represent: where "
-                "it changes no logits, delete it from its config.json"
-            )
-    if (activation := getattr(config, family.fields["act_fn"])) not in ACTIVATIONS:
-        raise SubjectError(
-            f"{name}: the activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
-        )
-    return family
-
-
-def family_of(model_type: str | None, name: str) -> Family:
-    """The family of a `model_type`. Raises SubjectError, naming `name`, for one that is not supported."""
-    if model_type is None:
-        raise SubjectError(f"{name}: its config has no model_type; supported: {', '.join(FAMILIES)}")
-    if model_type not in FAMILIES:
-        raise SubjectError(
-            f"{name}: the architecture {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[model_type]
-
-
-def windows_of(config: PretrainedConfig, name: str) -> tuple[int | None, ...] | None:
-    """The sliding window of each block; None where no block has one that is shorter than the context."""
-    if config.model_type not in ("mistral", "qwen2", "qwen3"):
-        return None
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers  # Mistral's
-    if set(kinds) - {"full_attention", "sliding_attention"}:
-        raise SubjectError(f"{name}: its config has layer_types={kinds!r}, which algoscope does not represent")
-    window = config.sliding_window
-    if window is None or window >= config.max_position_embeddings:
-        return None
-    windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    return windows if any(windows) else None
-
-
-def _renamed(state: Weights, there: str, here: str, parts: Mapping[str, str]) -> dict[str, Tensor]:
-    """The weights and biases of these parts that exist."""
-    return {
-        f"{here}.{new}.{kind}".removeprefix("."): state[f"{there}.{old}.{kind}"]
-        for old, new in parts.items()
-        for kind in ("weight", "bias")
-        if f"{there}.{old}.{kind}" in state
-    }
-
-
-def rotary_fields(source: Any, name: str) -> dict[str, Any]:
-    """Rotary frequencies as the library computes them from the config, including scaling."""
-    rope = getattr(source.config, "rope_parameters", None)
-    if rope is None:
-        return {}
-    kind = rope.get("rope_type", "default")
-    if kind not in ROTARY:
-        raise SubjectError(
-            f"{name}: rotary positions of the kind {kind!r} are not supported; supported: {', '.join(ROTARY)}"
-        )
-    rotary, size = source.base_model.rotary_emb, 2 * len(source.base_model.rotary_emb.inv_freq)
-    share = rope.get("partial_rotary_factor", 1.0)
-    head = getattr(source.config, "head_dim", None) or source.config.hidden_size // source.config.num_attention_heads
-    if size != 2 * math.ceil(int(head * share) / 2):
-        raise SubjectError(
-            f"{name}: its config has partial_rotary_factor={share}, but {source.config.model_type} of transformers "
-            f"rotates {size} of the {head} entries of a head"
-        )
-    if size == 0:
-        return {"positions": None}
-    usual = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float) / size)
-    fields = {
-        "positions": "rotary", "rotary_base": rope["rope_theta"], "rotary_dim": size,
-        "rotary_magnitude": float(rotary.attention_scaling),
-    }  # fmt: skip
-    if not torch.equal(rotary.inv_freq, usual):  # scaled, or an odd number of entries
-        fields["rotary_frequencies"] = tuple(rotary.inv_freq.tolist())
-    return fields

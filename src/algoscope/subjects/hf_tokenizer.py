@@ -10,10 +10,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
+from tokenizers import Tokenizer
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
 
-from algoscope.core.errors import VocabularyError
+from algoscope.core.errors import SubjectError, VocabularyError, shown
 from algoscope.subjects.text import Numbers, Text, distinct
 
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -218,7 +225,7 @@ def find_tokenizer(rest: str, config: PretrainedConfig, offline: bool) -> Text:
 
     Where there is none, or it cannot be read, texts are token ids; what is no id is answered with the reason.
     """
-    d_vocab, ends, folder = config.vocab_size, _end_tokens(rest, config, offline), Path(rest)
+    d_vocab, ends, folder = config.vocab_size, stored_end_tokens(rest, config, offline), Path(rest)
     files = [file for file in FILES if (folder / file).exists() or (folder / file).is_symlink()]
     if folder.is_dir() and not files:
         return Numbers(d_vocab, ends=ends or ())  # the library would create an empty one
@@ -232,12 +239,37 @@ def find_tokenizer(rest: str, config: PretrainedConfig, offline: bool) -> Text:
         return Numbers(d_vocab, f"the tokenizer of this model{named} could not be read ({_reason(error)})", ends or ())
 
 
-def _end_tokens(rest: str, config: PretrainedConfig, offline: bool) -> list[int] | None:
-    """The tokens at which the library ends a text of this model; None: not said."""
+def tokenizer_to_text(tokenizer: object, d_vocab: int, ends: Iterable[int] | None = None) -> Text:
+    """A tokenizer in memory, of `transformers`, of `tokenizers` or ours; None: texts are token ids.
+
+    Raises SubjectError for anything else.
+    """
+    if tokenizer is None:
+        return Numbers(d_vocab, ends=ends or ())
+    if isinstance(tokenizer, Text):
+        return tokenizer
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise SubjectError(
+            f"tokenizer={shown(tokenizer)} is no tokenizer: give one of transformers, such as "
+            "AutoTokenizer.from_pretrained(FOLDER), or of tokenizers"
+        )
+    return TokenizerText(tokenizer, d_vocab, ends)
+
+
+def stored_end_tokens(rest: str, config: PretrainedConfig, offline: bool) -> list[int] | None:
+    """The tokens at which the library ends a text of the model at this place; None: not said."""
     try:
-        ends = GenerationConfig.from_pretrained(rest, local_files_only=offline).eos_token_id
+        settings = GenerationConfig.from_pretrained(rest, local_files_only=offline)
     except (OSError, ValueError):  # there is no such file, or no such settings: the library takes those of the config
-        ends = getattr(config, "eos_token_id", None)
+        settings = None
+    return end_tokens(settings, config)
+
+
+def end_tokens(settings: GenerationConfig | None, config: PretrainedConfig) -> list[int] | None:
+    """The tokens that end a text by these settings of generation; without settings, by the config. None: not said."""
+    ends = getattr(config if settings is None else settings, "eos_token_id", None)
     listed = ends if isinstance(ends, list | tuple) else [ends]
     return [end for end in listed if isinstance(end, int) and 0 <= end < config.vocab_size] or None
 

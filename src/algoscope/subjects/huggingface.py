@@ -4,26 +4,24 @@ The library reads the folder (shards, tied weights, tokenizer); the weights are 
 transformer. Nothing is folded or centred: in float32 the logits equal those of `transformers` up to rounding.
 """
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
-from transformers.utils import logging
-from transformers.utils.peft_utils import find_adapter_config_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import CheckpointError, ConfigError, SubjectError, shown
-from algoscope.core.files import user_path
+from algoscope.core.errors import CheckpointError, ConfigError, SubjectError
 from algoscope.networks.transformer import Transformer
-from algoscope.subjects._hf_families import ACTIVATIONS, FAMILIES, check_config, family_of, rotary_fields, windows_of
-from algoscope.subjects.hf_tokenizer import find_tokenizer
+from algoscope.subjects._hf_adapters import merge
+from algoscope.subjects._hf_configs import ACTIVATIONS, check_config, rotary_fields, windows_of
+from algoscope.subjects._hf_places import Place, find_place, quiet, reason_of, some_of
+from algoscope.subjects.hf_tokenizer import end_tokens, find_tokenizer, tokenizer_to_text
 from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Text
 
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
 DECODING = frozenset({
     "do_sample", "num_beams", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
     "sequence_bias", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id",
@@ -31,39 +29,91 @@ DECODING = frozenset({
     "penalty_alpha", "dola_layers", "watermarking_config", "token_healing", "stop_strings", "max_time",
 })  # fmt: skip
 """Settings of generation that change which tokens are written."""
-COMPARED, TOLERANCE = 16, 1e-3  # tokens whose logits are compared with the library's; largest difference, as a share
+COMPARED = 16
+"""Tokens whose logits are compared with the library's."""
+TOLERANCES = {torch.float16: 0.03, torch.bfloat16: 0.2}
+"""Largest difference of logits, as a share of the largest logit, that rounding explains; else 1e-3."""
 
 
-def open_hf(name: str, rest: str, directory: Path, device: str) -> Subject:
-    """A causal model of a supported family, in float32. Code in the folder is never run.
+def open_hf(
+    name: str,
+    rest: str,
+    directory: Path,
+    device: str,
+    dtype: torch.dtype | None = None,
+    tokenizer: Any = None,
+) -> Subject:
+    """A causal model of a supported family, in float32 unless a `dtype` is given. Code in the folder is never run.
+
+    An adapter (LoRA) is merged into its base model, which its config or `?base=FOLDER` names.
 
     Raises SubjectError where it is missing or not supported, CheckpointError where its weights are damaged, incomplete,
     or more than its config describes.
     """
-    rest = str(user_path(rest)) if rest.startswith("~") else rest
-    with _quiet():
-        config, offline = _find_config(name, rest)
-        check_config(config, name)
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                rest,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=offline,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # they are named below
-                output_loading_info=True,
-            )
-            source, report = loaded
-        except Exception as error:  # the library has no common class for the many ways a file can be damaged
-            raise CheckpointError(f"{name}: its weights cannot be read: {_reason(error)}") from error
-        _check_weights(report, name)
+    with quiet():
+        place = find_place(name, rest)
+        check_config(place.config, name)
+        source = _load(name, place, dtype or torch.float32)
+        if place.adapter is not None:
+            merge(source, place.adapter, name)
         model = convert(source, name)
         _compare(source, model, name)
-        text = find_tokenizer(rest, config, offline)
+        if tokenizer is None:
+            text = find_tokenizer(place.texts, place.config, place.offline)
+        else:
+            text = _text(tokenizer, source)
     subject = Subject(name, model.to(device), text=text)
-    subject.note = _unused_settings(source.generation_config)
+    subject.note = "; ".join(filter(None, (place.note, _shortened(place.config, model), _unused_settings(source))))
     return subject
+
+
+def open_model_object(
+    source: Any,
+    name: str,
+    tokenizer: Any = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Subject:
+    """A model of `transformers` in memory. Its weights are copied, so that training it further does not change the
+    subject; the model itself, its mode and its gradients stay as they are.
+
+    `dtype`: None: that of the model. `tokenizer`: of `transformers` or ours; None: texts are token ids.
+
+    Raises SubjectError for an architecture, or an option of one, that is not supported.
+    """
+    with quiet():
+        model = convert(source, name)
+        _compare(source, model, name)
+        text = _text(tokenizer, source)
+    dtype = dtype or model.embed.weight.dtype
+    copies = {key: value.to(device, dtype, copy=True) for key, value in model.state_dict().items()}
+    model.load_state_dict(copies, assign=True)
+    subject = Subject(name, model, text=text)
+    subject.note = "; ".join(filter(None, (_shortened(source.config, model), _unused_settings(source))))
+    return subject
+
+
+def _text(tokenizer: object, source: Any) -> Text:
+    return tokenizer_to_text(tokenizer, source.config.vocab_size, end_tokens(source.generation_config, source.config))
+
+
+def _load(name: str, place: Place, dtype: torch.dtype) -> Any:
+    """The library's model."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place.weights,
+            config=place.config,
+            dtype=dtype,
+            local_files_only=place.offline,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
+        )
+    except Exception as error:  # the library has no common class for the many ways a file can be damaged
+        raise CheckpointError(f"{name}: its weights cannot be read: {reason_of(error)}") from error
+    source, report = loaded
+    _check_weights(report, name)
+    return source
 
 
 def _check_weights(report: Mapping[str, Any], name: str) -> None:
@@ -71,15 +121,30 @@ def _check_weights(report: Mapping[str, Any], name: str) -> None:
     says. Buffers that the library itself ignores are not in its report.
     """
     if report["missing_keys"]:
-        raise CheckpointError(f"{name}: weights are missing: {_some(report['missing_keys'])}")
+        raise CheckpointError(f"{name}: weights are missing: {some_of(report['missing_keys'])}")
     for key, *shapes in sorted(report["mismatched_keys"]):
         got, wanted = (list(shape) for shape in shapes)
         raise CheckpointError(f"{name}: {key} has shape {got} in its files, its config says {wanted}")
     if report["unexpected_keys"]:
         raise CheckpointError(
-            f"{name}: its files have weights that its config does not describe: {_some(report['unexpected_keys'])}; "
+            f"{name}: its files have weights that its config does not describe: {some_of(report['unexpected_keys'])}; "
             "correct its config.json, or write the folder again with `save_pretrained`"
         )
+
+
+# ---------------------------------------------------------------------- converting
+
+
+class _Weights(dict[str, Tensor]):
+    """The weights of a model of the library, which remember what was read."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.unread = set(weights)
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.unread.discard(key)
+        return super().__getitem__(key)
 
 
 def convert(source: Any, name: str = "the model") -> Transformer:
@@ -89,129 +154,82 @@ def convert(source: Any, name: str = "the model") -> Transformer:
     """
     config = source.config
     family = check_config(config, name)
-    shape: dict[str, Any] = dict(family.fixed) | {
-        ours: getattr(config, theirs, None) for ours, theirs in family.fields.items()
-    }
-    shape["act_fn"] = ACTIVATIONS[shape["act_fn"]]
-    shape["windows"] = windows_of(config, name)
-    shape["d_mlp"] = shape["d_mlp"] or 4 * shape["d_model"]  # GPT-2's n_inner may be None
-    if not getattr(config, "scale_attn_weights", True):
-        shape["attn_scale"] = 1.0
+    embed, head = source.get_input_embeddings(), source.get_output_embeddings()
+    if head is None:
+        raise SubjectError(f"{name}: a {type(source).__name__} has no logits: give the model for causal language")
+    shape: dict[str, Any] = {ours: getattr(config, theirs, None) for ours, theirs in family.fields.items()}
+    shape |= {"windows": windows_of(config, family, name), "act_fn": ACTIVATIONS[shape["act_fn"]]}
     # A file may have an unembedding of its own although the config says that it is tied: the library then uses it.
-    embed, unembed = source.get_input_embeddings().weight, source.get_output_embeddings().weight
-    shape["tied_head"] = config.tie_word_embeddings and (embed is unembed or torch.equal(embed, unembed))
+    tied = embed.weight is head.weight or torch.equal(embed.weight, head.weight)
+    shape |= {"tied_head": config.tie_word_embeddings and tied, "head_bias": head.bias is not None}
+    if hasattr(embed, "embed_scale"):
+        shape["embed_scale"] = float(embed.embed_scale.to(embed.weight.dtype))
+    shape |= rotary_fields(source, name)
     try:
-        cfg = ModelConfig(**shape, **rotary_fields(source, name))
+        cfg = ModelConfig(**shape | dict(family.fixed) | family.more(config))
     except ConfigError as error:
         raise SubjectError(f"{name}: {error}") from error
-    weights = family.weights(cfg, {key: value.detach() for key, value in source.state_dict().items()})
-    if not cfg.tied_head:
-        weights["unembed.weight"] = unembed.detach()
+    state = _Weights({key: value.detach() for key, value in source.state_dict().items()})
+    try:
+        weights = family.weights(cfg, state)
+    except KeyError as error:
+        raise SubjectError(f"{name}: it has no weight {error}: it is not a plain {type(source).__name__}") from error
+    weights |= _head_weights(cfg, head, weights)
+    heads = {f"{key}.{kind}" for key, module in source.named_modules() if module is head for kind in ("weight", "bias")}
+    if unread := state.unread - heads:
+        raise SubjectError(f"{name}: its weights {some_of(unread)} are none of a plain {type(source).__name__}")
     with torch.device("meta"):
         model = Transformer(cfg)
     model.load_state_dict(weights, strict=True, assign=True)
     return model
 
 
+def _head_weights(cfg: ModelConfig, head: nn.Linear, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The unembedding of a model, where its family has none of its own."""
+    ours: dict[str, Tensor] = {}
+    if not cfg.tied_head and "unembed.weight" not in weights:
+        ours["unembed.weight"] = head.weight.detach()
+    if cfg.head_bias:
+        ours["unembed.bias"] = head.bias.detach()
+    return ours
+
+
 @torch.no_grad()
 def _compare(source: Any, model: Transformer, name: str) -> None:
-    """Raises SubjectError where the logits of a few tokens are not those of the library, which is the reference."""
+    """Raises SubjectError where the logits of a few tokens are not those of the library, which is the reference. The
+    library's model stays in the mode that it has.
+    """
     shape, draw = (1, min(COMPARED, model.cfg.n_ctx)), torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.cfg.d_vocab, shape, generator=draw)
+    tokens = torch.randint(model.cfg.d_vocab, shape, generator=draw).to(model.embed.weight.device)
+    modes = {module: module.training for module in source.modules()}
     try:
         theirs = source.eval()(tokens, use_cache=False).logits
     except Exception as error:  # a config that the library accepts and cannot compute with
-        raise SubjectError(f"{name}: transformers cannot run it: {_reason(error)}") from error
+        raise SubjectError(f"{name}: transformers cannot run it: {reason_of(error)}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
     apart = float((model(tokens) - theirs).abs().max() / theirs.abs().max())
-    if theirs.isfinite().all() and not apart < TOLERANCE:
+    if theirs.isfinite().all() and not apart < TOLERANCES.get(theirs.dtype, 1e-3):
         raise SubjectError(
             f"{name}: its logits differ from those of transformers by {apart:.2g} of the largest: its config.json "
             "has an option that algoscope does not represent"
         )
 
 
-# ---------------------------------------------------------------------- finding
+# ---------------------------------------------------------------------- notes
 
 
-def _find_config(name: str, rest: str) -> tuple[PretrainedConfig, bool]:
-    """The config, and whether it was loaded offline: from a folder or the local cache, which are tried first."""
-    forbidden = any(os.environ.get(switch, "0").lower() in ("1", "true", "yes", "on") for switch in SWITCHES)
-    here = Path(rest).exists()
-    if Path(rest).is_file():
-        raise SubjectError(f"{name} is a file: give the folder that it is in, with its config.json")
-    attempts = [True] if here or rest.startswith((".", "/", "~")) or forbidden else [True, False]
-    for offline in attempts:
-        try:
-            if find_adapter_config_file(rest, local_files_only=offline) or any(Path(rest).glob("adapter_model.*")):
-                raise SubjectError(
-                    f"{name} is an adapter: merge it into its model first, with `merge_and_unload` of peft, and write "
-                    "the result with `save_pretrained`"
-                )
-            if here and not (Path(rest) / "config.json").is_file():
-                raise SubjectError(
-                    f"no model at {name}: it has no config.json; give the folder that `save_pretrained` wrote"
-                )
-            plain, _ = PretrainedConfig.get_config_dict(rest, local_files_only=offline)
-            _refuse_others(name, plain)
-            return AutoConfig.from_pretrained(rest, local_files_only=offline, trust_remote_code=False), offline
-        except SubjectError:
-            raise
-        except OSError as error:
-            last: Exception = error
-        except Exception as error:  # values of the wrong type or range raise errors of many classes
-            raise SubjectError(f"{name}: its config cannot be read: {_reason(error)}") from error
-    if here:
-        raise SubjectError(f"{name}: its config cannot be read: {_reason(last)}") from last
-    hub = "" if attempts == [True] else f", and the hub says: {_reason(last)}"
-    raise SubjectError(
-        f"no model at {name}: there is no such folder, and nothing in the local cache{hub}; give the folder that "
-        "`save_pretrained` wrote"
-    ) from last
+def _shortened(config: PretrainedConfig, model: Transformer) -> str:
+    """A note on a context that is shorter than the config's."""
+    longest, n_ctx = config.max_position_embeddings, model.cfg.n_ctx
+    if n_ctx >= longest:
+        return ""
+    return f"its context is {n_ctx} tokens, not {longest}: beyond those the library takes other rotary frequencies"
 
 
-def _refuse_others(name: str, plain: Mapping[str, Any]) -> None:
-    """Raises SubjectError for a config that asks for code of its own, that is quantised, or of another family."""
-    if not isinstance(plain, Mapping):
-        raise SubjectError(f"{name}: its config.json holds {shown(plain)}, not the fields of a config")
-    if plain.get("auto_map"):
-        raise SubjectError(
-            f"{name} asks to run code of its own (auto_map {plain['auto_map']}), which is never run: if it is a plain "
-            f"model of {', '.join(FAMILIES)}, delete auto_map from its config.json"
-        )
-    if plain.get("quantization_config"):
-        raise SubjectError(f"{name} is quantised: write its weights as floats first, with `dequantize` of transformers")
-    family_of(plain.get("model_type"), name)
-
-
-def _unused_settings(settings: Any) -> str:
+def _unused_settings(source: Any) -> str:
     """A note on the settings of generation that would change a text and are not used; end tokens are."""
-    unused = {key: value for key, value in settings.to_diff_dict().items() if key in DECODING and value}
+    unused = {key: value for key, value in source.generation_config.to_diff_dict().items() if key in DECODING and value}
     listed = ", ".join(f"{key}={value}" for key, value in sorted(unused.items()))
     return f"decoded greedily, without the {listed} of its generation_config.json" if listed else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _reason(error: Exception) -> str:
-    """The reason in an error of the library, on one line."""
-    if "weights only load failed" in str(error).lower():
-        return "they need code to be run, which is never done"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence progress bars and warnings of the library, and restore its settings."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
