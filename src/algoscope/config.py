@@ -8,25 +8,19 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import InitErrorDetails
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from algoscope.core.arguments import checked_arguments
-from algoscope.core.errors import ConfigError, UnknownNameError
+from algoscope.core.errors import ConfigError
 from algoscope.core.sections import Section, first_fault
 from algoscope.model_config import BY_DIGIT as BY_DIGIT
 from algoscope.model_config import ModelConfig as ModelConfig
 from algoscope.model_config import Positive, Share
 from algoscope.tasks.base import Task
 from algoscope.tasks.capabilities import Repeating, Staged
-from algoscope.tasks.digits.addition import Addition
-from algoscope.tasks.digits.subtraction import Subtraction
-from algoscope.tasks.groups.group import Group
-from algoscope.tasks.groups.modular import Modular
-from algoscope.tasks.strings.copying import Copying
-from algoscope.tasks.strings.reversal import Reversal
+from algoscope.tasks.specs import RecordedTask, parsed_task, plain_task
 
-AnyTask = Annotated[Addition | Copying | Group | Modular | Reversal | Subtraction, Field(discriminator="kind")]
+AnyTask = Annotated[Task, BeforeValidator(parsed_task), PlainSerializer(lambda task, info: plain_task(task, info.mode))]
 
 
 class DataConfig(Section):
@@ -107,8 +101,8 @@ class RunConfig(Section):
     """The complete config of a run: its `config.json` is enough to repeat the run.
 
     Args:
-        recipe: the name of its recipe.
-        task: what the model is trained on.
+        recipe: the name of its recipe; by default that of its task.
+        task: what the model is trained on: one that ships, or one of your own.
         model: the transformer; `d_vocab` and `n_ctx` follow from the task unless they are given.
         data, optim, train: where training inputs come from; the optimiser; number of steps and intervals of logging.
         seed, start: the seed of weights and data; another run whose weights to start from instead.
@@ -123,26 +117,35 @@ class RunConfig(Section):
         (10, 'adamw')
     """
 
-    recipe: str
+    recipe: str = ""
     task: AnyTask
     model: ModelConfig
-    data: DataConfig
-    optim: OptimConfig
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
     train: TrainConfig
     seed: int = Field(0, ge=0)
     start: StartConfig | None = Field(None, description="initial weights; None: drawn from the seed")
 
     @model_validator(mode="before")
     @classmethod
-    def _sizes_from_task(cls, fields: object) -> object:
-        if isinstance(fields, Mapping) and isinstance(fields.get("model"), Mapping) and "task" in fields:
-            task = _task(fields["task"])
-            sizes = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx}
-            return {**fields, "task": task, "model": {**sizes, **fields["model"]}}
-        return fields
+    def _from_task(cls, fields: object) -> object:
+        """The name and the sizes that are not given follow from the task."""
+        if not isinstance(fields, Mapping) or "task" not in fields:
+            return fields
+        try:
+            task, model = parsed_task(fields["task"]), fields.get("model", {})
+        except ValueError:
+            return fields  # the field itself says what is wrong
+        if isinstance(model, Mapping) and not {"d_vocab", "n_ctx"} <= model.keys():
+            model = {"d_vocab": task.d_vocab, "n_ctx": task.n_ctx, **model}
+        return {**fields, "recipe": fields.get("recipe") or task.kind, "task": task, "model": model}
 
     @model_validator(mode="after")
     def _fits(self) -> "RunConfig":
+        if isinstance(self.task, RecordedTask):
+            return self  # it was checked when its code was there
+        if self.data.hard_share and self.task.is_plain:
+            raise ValueError(f"data.hard_share {self.data.hard_share}: {self.task.kind} has no inputs known to be hard")
         least = {"d_vocab": self.task.d_vocab, "n_ctx": self.task.n_ctx - 1}  # the last token is never read
         for size, needed in least.items():
             if getattr(self.model, size) < needed:
@@ -187,16 +190,14 @@ class RunConfig(Section):
             raise ValueError(f"data.shortest {shortest} is for data.source fresh: a fixed set has one width")
 
 
-def _task(plain: object) -> Task:
-    """Validate a task. Errors name fields as in a RunConfig, `task.FIELD`."""
-    try:
-        return TypeAdapter[Task](AnyTask).validate_python(plain)
-    except ValidationError as error:
-        lines = [
-            InitErrorDetails(type=e["type"], loc=("task", *e["loc"][1:]), input=e["input"], ctx=e.get("ctx", {}))
-            for e in error.errors()
-        ]
-        raise ValidationError.from_exception_data("task", lines) from error
+def with_task(config: RunConfig, task: Task) -> RunConfig:
+    """The config with another task: its sizes follow, and what only some tasks have is left out of the data."""
+    general = DataConfig().model_dump(include={"hard_share", "repeat_share", "curriculum", "shortest"})
+    plain = {**config.model_dump(), "recipe": f"{config.recipe}-{task.kind}", "task": task}
+    plain["data"] |= general
+    for size in ("d_vocab", "n_ctx"):
+        del plain["model"][size]
+    return parse_config(plain)
 
 
 SHORT = {"steps": "train.steps", "batch": "train.batch", "lr": "optim.lr", "n_digits": "task.n_digits"} | {
@@ -224,7 +225,7 @@ def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
         >>> config.task.n_digits, config.model.n_ctx, config.optim.lr
         (2, 10, 0.003)
     """
-    plain = config.model_dump()
+    plain = config.model_dump() | {"task": config.task.model_dump()}
     for size in ("d_vocab", "n_ctx"):
         if plain["model"][size] == getattr(config.task, size):
             del plain["model"][size]  # follows the task again
@@ -241,7 +242,18 @@ def override(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
                 f"no field {name!r} in the config: {hint}`algoscope recipes {config.recipe}` prints them all"
             )
         section[leaf] = _typed(value)
+    plain["task"] = _changed(config.task, plain["task"])
     return parse_config(plain)
+
+
+def _changed(task: Task, fields: Mapping[str, object]) -> Task:
+    """The task with the fields of a plain one. Errors name fields as in a RunConfig, `task.FIELD`."""
+    if fields == task.model_dump():
+        return task
+    try:
+        return type(task).model_validate(fields)
+    except ValidationError as error:
+        raise first_fault(error, type(task), "task", "task.") from error
 
 
 def _typed(value: object) -> object:
@@ -273,17 +285,3 @@ def parse_config(plain: object) -> RunConfig:
         return RunConfig.model_validate(plain)
     except ValidationError as error:
         raise first_fault(error, RunConfig, "config") from error
-
-
-def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
-    """The task with some fields changed. Raises UnknownNameError for an unknown field, ConfigError for an illegal
-    value.
-    """
-    known = [field for field in type(task).model_fields if field != "kind"]
-    for field in fields:
-        if field not in known:
-            raise UnknownNameError(f"field of the task {task.kind}", field, known)
-    try:
-        return _task({**task.model_dump(), **fields})
-    except ValidationError as error:
-        raise first_fault(error, type(task), f"task {task.kind}") from error

@@ -18,6 +18,8 @@ from algoscope.tasks.capabilities import Repeating, Staged
 
 ENUMERABLE = 2**24  # in domains up to this size draws are distinct: a random permutation
 HELD_OUT_SHARE = 5  # one input in this many is held out of a small domain
+PATIENCE = 100  # rounds of draws without one that is not held out
+TRIED = 1_000  # least number of draws that show how often the held-out inputs are drawn
 STEPS_A_DRAW = 32  # fresh batches are drawn for this many steps at once
 BESIDE = 1  # marks the random stream of draws other than the examples
 
@@ -30,19 +32,35 @@ def seeded(device: torch.device, *numbers: int) -> torch.Generator:
 
 def all_or_sample(task: Task, at_most: int, generator: torch.Generator) -> Tokens:
     """Every input of the task where there are at most `at_most`, else a random sample; on the generator's device."""
-    if task.domain_size <= at_most:
-        return task.at(torch.arange(task.domain_size, device=generator.device))
-    return task.sample(at_most, generator)
+    return task.every(generator.device) if task.has_at_most(at_most) else task.sample(at_most, generator)
 
 
 def held_out(task: Task, data: DataConfig, seed: int, device: torch.device) -> Tokens:
     """The test inputs: `data.n_test` distinct uniform draws, at most a fifth of the domain unless the data fit a fixed
     set. `seed` is the run's.
     """
-    size = task.domain_size
+    size, generator = task.domain_size, seeded(device, seed if data.test_seed is None else data.test_seed)
+    if size is None:
+        return _rarely_drawn(task, data.n_test, generator)
+    if size < 2:
+        raise ConfigError(f"the task {task.kind} has one input: none is left to train on when it is held out")
     fits = data.source == "fixed" and data.n_train + data.n_test <= size
     n = data.n_test if fits else min(data.n_test, max(size // HELD_OUT_SHARE, 1))
-    return _distinct(task, n, seeded(device, seed if data.test_seed is None else data.test_seed))
+    return _distinct(task, n, generator)
+
+
+def _rarely_drawn(task: Task, n: int, generator: torch.Generator) -> Tokens:
+    """Up to `n` distinct draws of a task that does not list its inputs: at most a fifth of draws is among them."""
+    tokens, others = task.sample(n, generator), task.sample(max(n, TRIED), generator)
+    keys = task.keys(tokens)
+    distinct, first = np.unique(keys.cpu().numpy(), return_index=True)
+    tokens, keys = tokens[torch.from_numpy(np.sort(first)).to(tokens.device)], torch.from_numpy(distinct)
+    while float(_among(task.keys(others).cpu(), keys).float().mean()) > 1 / HELD_OUT_SHARE:
+        tokens = tokens[: len(tokens) // 2]
+        if not len(tokens):
+            raise ConfigError(f"the task {task.kind} draws few different inputs: let prompts() list them")
+        keys = task.keys(tokens).cpu().sort().values
+    return tokens
 
 
 class Batches(ABC):
@@ -76,8 +94,8 @@ def batches(task: Task, data: DataConfig, batch: int, seed: int, test: Tokens) -
         return WidthBatches(task, data, batch, seed, test)
     if data.source == "fresh":
         return FreshBatches(task, data, batch, seed, test)
-    room = task.domain_size - len(test)
-    if data.n_train > room:
+    room = None if task.domain_size is None else task.domain_size - len(test)
+    if room is not None and data.n_train > room:
         raise ConfigError(f"data.n_train {data.n_train} exceeds the {room} inputs of the task that are not held out")
     return FixedBatches(task, data, batch, seed, test)
 
@@ -192,7 +210,7 @@ class FixedBatches(Batches):
 def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Tensor, "keys"] | None = None) -> Tokens:
     """`n` uniform draws, distinct where the domain can be enumerated, none with a key in `apart_from`, sorted."""
     spare = 0 if apart_from is None else len(apart_from)
-    if task.domain_size <= ENUMERABLE:
+    if task.domain_size is not None and task.domain_size <= ENUMERABLE:
         order = torch.randperm(task.domain_size, generator=generator, device=generator.device)
         tokens = task.at(order[: n + spare])
     else:
@@ -204,10 +222,12 @@ def _distinct(task: Task, n: int, generator: torch.Generator, apart_from: Int[Te
 
 def _drawn(task: Task, n: int, draw: Callable[[int], Tokens], apart_from: Int[Tensor, "keys"]) -> Tokens:
     """`n` inputs from `draw`, none with a key in `apart_from`, which is sorted."""
-    kept = [draw(0)]
+    kept, rounds = [draw(0)], 0
     while sum(map(len, kept)) < n:
-        tokens = draw(n)
+        tokens, rounds = draw(n), rounds + 1
         kept.append(tokens[~_among(task.keys(tokens), apart_from)])
+        if rounds == PATIENCE and not any(map(len, kept)):
+            raise ConfigError(f"every input that {task.kind} draws is held out: set a smaller data.n_test")
     return torch.cat(kept)[:n]
 
 

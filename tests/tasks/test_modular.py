@@ -185,7 +185,7 @@ def test_a_run_of_it_survives_json_and_takes_its_sizes_from_it() -> None:
         ({"kind": "modular", "p": 1}, ["task.p:", "2", "not 1"]),
         ({"kind": "modular", "operation": "/"}, ["task.operation:", "'+', '-' or '*'", "'/'"]),
         ({"kind": "modular", "n_digits": 3}, ["task.n_digits:", "no such field"]),
-        ({"kind": "modulo"}, ["task:", "'modulo'", *(f"'{kind}'" for kind in TASKS)]),
+        ({"kind": "modulo"}, ["task:", "'modulo'", *TASKS]),
         ({"p": 5}, ["task:", "'kind'"]),
         (5, ["task:", "5"]),
     ],

@@ -88,6 +88,10 @@ class TaskMismatchError(AlgoscopeError):
     """A task that does not fit the model or the request."""
 
 
+class TaskError(AlgoscopeError):
+    """A task of one's own that contradicts itself, whose code fails, or whose code has to be named."""
+
+
 class SubjectError(AlgoscopeError):
     """A name that does not identify a model, or a model that does not support the request."""
 

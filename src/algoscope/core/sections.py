@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from algoscope.core.errors import AlgoscopeError, ArgumentError, ConfigError, UnknownNameError, shown
+from algoscope.core.errors import AlgoscopeError, ArgumentError, ConfigError, TaskError, UnknownNameError, shown
 
 
 class Section(BaseModel):
@@ -45,10 +45,14 @@ class Section(BaseModel):
         return plain
 
 
-def first_fault(error: ValidationError, kind: type[BaseModel], name: str) -> AlgoscopeError:
-    """The first fault that pydantic found in the fields of a `kind`, in one line. `name` stands for the whole."""
+def first_fault(error: ValidationError, kind: type[BaseModel], name: str, within: str = "") -> AlgoscopeError:
+    """The first fault that pydantic found in the fields of a `kind`, in one line. `name` stands for the whole, and
+    `within` before the names of fields.
+    """
     fault = error.errors()[0]
-    where = ".".join(map(str, fault["loc"])) or name
+    if isinstance(told := fault.get("ctx", {}).get("error"), TaskError):
+        return told
+    where = within + ".".join(map(str, fault["loc"])) if fault["loc"] else name
     if fault["type"] == "extra_forbidden":
         if len(fault["loc"]) > 1:
             return ConfigError(f"{where}: there is no such field")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from algoscope.subjects.merging import merge as merge
     from algoscope.subjects.opening import open_subject
     from algoscope.subjects.subject import Subject as Subject
+    from algoscope.tasks.base import Task as Task
     from algoscope.tasks.digits.addition import Addition as Addition
     from algoscope.tasks.digits.subtraction import Subtraction as Subtraction
     from algoscope.tasks.groups.group import Group as Group
@@ -99,6 +100,7 @@ PUBLIC = Table(
         "AttentionTarget": Entry(
             "algoscope.lenses.heads.attention_targets:AttentionTarget", "keys that a head may attend to"
         ),
+        "Task": Entry("algoscope.tasks.base:Task", "a task; one of your own is a subclass"),
         "Addition": Entry("algoscope.tasks.digits.addition:Addition", "the addition task"),
         "Subtraction": Entry("algoscope.tasks.digits.subtraction:Subtraction", "the subtraction task"),
         "Group": Entry("algoscope.tasks.groups.group:Group", "products in a finite group"),

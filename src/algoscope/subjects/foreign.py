@@ -21,8 +21,8 @@ from algoscope.networks.transformer import Transformer
 from algoscope.runs.paths import new_folder, split_name
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
-from algoscope.subjects.stored import query_fields
 from algoscope.subjects.subject import Subject
+from algoscope.tasks.specs import query_fields
 from algoscope.tasks.table import TASKS
 
 N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show whether it was read correctly

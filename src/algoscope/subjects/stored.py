@@ -5,15 +5,15 @@
 
 import os
 from pathlib import Path
-from urllib.parse import unquote
 
-from algoscope.config import RunConfig, changed_task
+from algoscope.config import RunConfig
 from algoscope.core.errors import CheckpointError, SubjectError, TaskMismatchError
 from algoscope.runs.paths import is_known, split_name
 from algoscope.runs.reading import load_model, read_config, read_tensors
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
+from algoscope.tasks.specs import changed_task, query_fields
 
 
 def open_run(name: str, rest: str, directory: Path, device: str) -> Subject:
@@ -67,15 +67,6 @@ def _task(name: str, config: RunConfig, query: str) -> Task:
     if task.vocabulary != config.task.vocabulary:
         raise TaskMismatchError(f"{name!r}: the changed task has another vocabulary than the model was trained on")
     return task
-
-
-def query_fields(name: str, query: str) -> dict[str, str]:
-    """`FIELD=VALUE&...` as a mapping, percent-decoded. Raises SubjectError for a field without value or given twice."""
-    pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    for field, equals, _ in pairs:
-        if not field or not equals or [other for other, _, _ in pairs].count(field) > 1:
-            raise SubjectError(f"{name!r}: write {field or 'FIELD'}=VALUE after the '?', each field once")
-    return {field: unquote(value) for field, _, value in pairs}
 
 
 def open_file(name: str, rest: str, directory: Path, device: str) -> Subject:

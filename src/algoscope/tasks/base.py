@@ -1,24 +1,28 @@
 """The interface of tasks. A task is a frozen value: its fields are its config, its methods give the right answers."""
 
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from random import Random
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
+from pydantic import ConfigDict, model_validator
 from torch import Tensor
 
 from algoscope.core.arguments import Natural, Share, checked_arguments
-from algoscope.core.errors import TaskMismatchError, UnknownNameError, VocabularyError
-from algoscope.core.sections import Section
+from algoscope.core.errors import TaskError, UnknownNameError, VocabularyError
+from algoscope.tasks._members import Prompt
+from algoscope.tasks._own import Source, check_members, covering, is_word, prepare
+from algoscope.tasks._plain import Inputs, Listed, inputs_of
+from algoscope.tasks._written import Written
 
 Tokens = Int[Tensor, "batch pos"]
 WRITTEN = frozenset(
     ["prompt", "sequence", "expected", "neighbour", "valid", "encode", "decode", "class_names", "of_width", "sample"]
 )  # methods whose arguments a user writes; the others take tensors, and training calls them at every step
-LISTED = 40  # longest vocabulary that an error lists in full
+ROWS = 10_000  # inputs in a batch
+MANY = 12  # positions of a prompt from which they are one part together
 
 
 def spans(n: int) -> Iterator[range]:
@@ -27,8 +31,12 @@ def spans(n: int) -> Iterator[range]:
         yield from (range(first, end) for end in range(first + 1, n + 1) if end - first < n)
 
 
-class Task(Section, ABC):
-    """A set of inputs, each with exactly one right answer.
+class Task(Written):
+    """A set of inputs, each with exactly one right answer. A task of one's own is a subclass.
+
+    It gives `vocabulary` (the tokens), `prompts` (every prompt; or `draw`, one prompt, where they are too many) and
+    `answer`. `classes`, `edge_cases`, `variables`, `corrupt` and `parts` may be given too. Annotated attributes are
+    fields, other attributes constants.
 
     A sequence is the prompt, then the answer, then the end-of-sequence token where the task ends with one: `n_ctx`
     tokens. A model reads all but the last and predicts all but the first; its prediction at the positions
@@ -40,11 +48,23 @@ class Task(Section, ABC):
         >>> task = ag.Modular(p=5)
         >>> task.decode(task.at(torch.tensor([7]))[0].tolist())  # input number 7 of 25
         '1+2=3'
+        >>> class Larger(ag.Task):
+        ...     vocabulary = ("1", "2", "3")
+        ...     def prompts(self):
+        ...         return [first + second for first in self.vocabulary for second in self.vocabulary]
+        ...     def answer(self, prompt):
+        ...         return max(prompt)
+        >>> Larger().expected("13"), Larger().domain_size
+        ('3', 9)
     """
 
-    kind: str
+    model_config = ConfigDict(ignored_types=(object,))  # attributes without annotation are constants
     uniform: ClassVar[bool] = True  # is every input drawn with the same probability?
-    whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?
+    source: ClassVar[Source | None] = None  # of a task of one's own: its code
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        prepare(cls, Task)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -52,24 +72,92 @@ class Task(Section, ABC):
             if not hasattr(method := getattr(cls, name), "checked"):
                 setattr(cls, name, checked_arguments(method))
 
+    # ------------------------------------------------------------------ what a task of one's own gives
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The tokens in order: token i is written `vocabulary[i]`; `<EOS>`, where there is one, ends sequences."""
+        raise TaskError(f"{self.kind} gives no vocabulary: its tokens, such as vocabulary = ('0', '1')")
+
+    def prompts(self) -> Iterable[Prompt]:
+        """Every prompt, as texts or as lists of tokens, all of one length."""
+        if self.domain_size is None:
+            raise TaskError(f"{self.kind} draws its prompts and gives no list of them")
+        for start in range(0, self.domain_size, ROWS):
+            yield from self._prompts_of(self.at(torch.arange(start, min(start + ROWS, self.domain_size))))
+
+    def draw(self, random: Random) -> Prompt:
+        """One prompt, by chance."""
+        generator = torch.Generator().manual_seed(random.getrandbits(62))
+        return self._prompts_of(self.sample(1, generator))[0]
+
+    def answer(self, prompt: Prompt) -> str | Sequence[str]:
+        """The tokens that are right for a prompt, one or several: a token, a text, or a list of tokens."""
+        return [self.token(number) for number in self._row(prompt)[self.prompt_length :]]
+
+    def classes(self, prompt: Prompt) -> Mapping[str, object]:
+        """The class of a prompt in every scheme, by name."""
+        row = torch.tensor([self._row(prompt)])
+        return {by: list(self.class_names(by))[int(self.class_of(row, by))] for by in self.class_schemes}
+
+    def variables(self, prompt: Prompt) -> Mapping[str, object]:
+        """Intermediate variables of an algorithm, by name: whole numbers or tokens, one or several."""
+        return {name: row[0].tolist() for name, row in self.variables_of(torch.tensor([self._row(prompt)])).items()}
+
+    def edge_cases(self) -> Iterable[Prompt]:
+        """Prompts at the edges of the domain, and those that people try first."""
+        return self._prompts_of(self.edge_inputs())
+
+    def corrupt(self, prompt: Prompt) -> Prompt:
+        """A prompt that differs little and has another answer, for patching."""
+        return self.neighbour(prompt if isinstance(prompt, str) else self.separator.join(prompt))
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        """Named stretches of the sequence."""
+        return {} if self.prompt_length <= MANY else {"prompt": slice(0, self.prompt_length)}
+
+    def gives(self, member: str) -> bool:
+        """Whether the class has a member of its own in place of the default."""
+        return getattr(type(self), member) is not getattr(Task, member)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it gives its inputs prompt by prompt; the tasks that ship compute them as tensors."""
+        return not self.gives("completed")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Task":
+        if self.is_plain:
+            check_members(self)
+        return self
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        return inputs_of(self)
+
+    def _prompts_of(self, tokens: Tokens) -> list[Prompt]:
+        return [self.decode(row) for row in tokens[:, : self.prompt_length].tolist()]
+
+    def _row(self, prompt: Prompt) -> list[int]:
+        return self.sequence(prompt if isinstance(prompt, str) else self.separator.join(prompt))
+
     # ------------------------------------------------------------------ sequences
 
     @property
-    @abstractmethod
-    def vocabulary(self) -> tuple[str, ...]:
-        """The tokens in order: token i is written `vocabulary[i]`; `<EOS>`, where there is one, ends sequences."""
+    def separator(self) -> str:
+        return " " if self.is_plain and any(map(is_word, self.vocabulary)) else ""
 
     @property
-    @abstractmethod
     def n_ctx(self) -> int:
         """Tokens in one whole sequence."""
+        return self._inputs.prompt_length + self._inputs.answer_length
 
     @property
-    @abstractmethod
     def prompt_length(self) -> int:
         """Tokens in the prompt."""
+        return self._inputs.prompt_length
 
-    @abstractmethod
     def prompt(self, text: str) -> str:
         """The prompt for a text that a user typed, such as `123+4`.
 
@@ -81,8 +169,12 @@ class Task(Section, ABC):
             >>> ag.Addition(n_digits=3).prompt("123+4")
             '123+004='
         """
+        ids, inputs = self.encode(text), self._inputs
+        if not inputs.has(ids):
+            example = self.decode(inputs.known[len(inputs.known) // 2, : inputs.prompt_length].tolist())
+            raise VocabularyError(f"{text!r} is no prompt of {self.kind}: write one such as {example!r}")
+        return self.decode(ids)
 
-    @abstractmethod
     def completed(self, prompts: Int[Tensor, "batch read"]) -> Tokens:
         """Whole sequences that begin with these prompts: prompt, right answer, end.
 
@@ -94,6 +186,7 @@ class Task(Section, ABC):
             >>> ag.Addition(n_digits=1).completed(torch.tensor([[7, 10, 5, 11]])).tolist()  # 7+5= and 21<EOS>
             [[7, 10, 5, 11, 2, 1, 12]]
         """
+        return self._inputs.completed(prompts)
 
     def sequence(self, text: str) -> list[int]:
         """The whole sequence for a text, as token ids: prompt, right answer, end.
@@ -119,11 +212,6 @@ class Task(Section, ABC):
         return self.decode(self.sequence(text)[self.prompt_length :])
 
     @property
-    def d_vocab(self) -> int:
-        """The number of tokens in the vocabulary."""
-        return len(self.vocabulary)
-
-    @property
     def answer_slice(self) -> slice:
         """Positions of the model's input at which the logits give the answer."""
         return slice(self.prompt_length - 1, self.n_ctx - 1)
@@ -135,61 +223,38 @@ class Task(Section, ABC):
         numbers = [f"token {i + 1}" for i in range(self.n_ctx - self.prompt_length - ends)]
         return (*numbers, "end") if ends else tuple(numbers)
 
-    @property
-    @abstractmethod
-    def parts(self) -> Mapping[str, slice]:
-        """Named ranges of positions, in order; together they cover what a model reads."""
+    @cached_property
+    def all_parts(self) -> Mapping[str, slice]:
+        """`parts` in order, with names for what they leave out: together they cover what a model reads."""
+        return covering(self.kind, self.parts, self.prompt_length, self.n_ctx - 1)
 
     @property
-    def sources(self) -> Mapping[str, Mapping[int, tuple[int, ...]]]:
-        """The positions that determine the answer, by name: for each position at which an answer token is predicted,
-        the positions of the tokens that determine it. Empty where the task names none.
-        """
-        return {}
-
-    @property
-    def significance(self) -> tuple[int, ...] | None:
-        """The significance of the digit at each position of a sequence: 1 for the units, 2 for the tens and so on; 0
-        for tokens that are no digit of a number. None where the task has no digits.
-        """
-        return None
-
-    @property
-    def width(self) -> int | None:
-        """The number of digits of its inputs; None for a task without a width."""
-        return None
-
-    def of_width(self, width: int) -> "Task":
-        """The same task at another width, such as sums of more digits.
-
-        Raises:
-            TaskMismatchError: for a task that has no width.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.Addition(n_digits=3).of_width(5).prompt("1+2")
-            '00001+00002='
-        """
-        raise TaskMismatchError(f"the task {self.kind} has no width")
-
-    @property
-    @abstractmethod
     def ordinals(self) -> tuple[str, ...]:
         """The tokens that represent quantities, smallest first."""
+        numbers = sorted((token for token in self.used_tokens if token.isdecimal()), key=int)
+        return tuple(numbers) if len(numbers) > 1 else self.used_tokens
 
     @property
-    @abstractmethod
     def used_tokens(self) -> tuple[str, ...]:
         """The tokens that occur in sequences, in the order of the vocabulary."""
+        return tuple(self.vocabulary[number] for number in self._inputs.used)
 
     # ------------------------------------------------------------------ inputs
 
     @property
-    @abstractmethod
-    def domain_size(self) -> int:
-        """The number of different inputs."""
+    def domain_size(self) -> int | None:
+        """The number of different inputs; None for a task that draws them and does not list them."""
+        return self._inputs.size
 
-    @abstractmethod
+    def has_at_most(self, n: int) -> bool:
+        """Whether its inputs can be listed and are at most `n`."""
+        return self.domain_size is not None and self.domain_size <= n
+
+    def every(self, device: torch.device | str = "cpu") -> Tokens:
+        """All inputs, where they can be listed."""
+        assert self.domain_size is not None
+        return self.at(torch.arange(self.domain_size, device=device))
+
     def at(self, index: Int[Tensor, "batch"]) -> Tokens:
         """The inputs with these indices in the domain (lexicographic order), with their answers.
 
@@ -199,8 +264,9 @@ class Task(Section, ABC):
             >>> task.at(torch.arange(task.domain_size)).shape
             torch.Size([100, 7])
         """
+        assert isinstance(self._inputs, Listed)  # what is drawn has no domain size
+        return self._inputs.at(index)
 
-    @abstractmethod
     def sample(self, n: Natural, generator: torch.Generator, hard_share: Share = 0.0) -> Tokens:
         """Random inputs with their answers, on the generator's device.
 
@@ -214,14 +280,20 @@ class Task(Section, ABC):
             >>> ag.Reversal(length=3).sample(4, torch.Generator().manual_seed(0)).shape
             torch.Size([4, 8])
         """
+        inputs = self._inputs
+        if isinstance(inputs, Listed) and not self.gives("draw"):
+            return inputs.at(torch.randint(inputs.size, (n,), generator=generator, device=generator.device))
+        tokens = inputs.sample(n, generator)
+        inputs.keys(tokens)  # raises for a draw that is not listed
+        return tokens
 
-    @abstractmethod
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         """One integer per input: inputs are equal where their keys are."""
+        return self._inputs.keys(tokens)
 
-    @abstractmethod
     def edge_inputs(self) -> Tokens:
         """Inputs at the edges of the domain and those that people try first, with their answers."""
+        return self._inputs.edge_inputs()
 
     def neighbour(self, text: str) -> str:
         """An input that differs in a single token and has another answer, for use as the corrupt input of patching.
@@ -237,12 +309,16 @@ class Task(Section, ABC):
             '123+450='
         """
         n, sequence = self.prompt_length, self.sequence(text)
+        if self.gives("corrupt"):
+            return self.decode(self._inputs.corrupted(sequence[:n]))
         for pos in reversed(range(n)):
             for token in self.ordinals:
                 other = [*sequence[:pos], self.vocabulary.index(token), *sequence[pos + 1 : n]]
                 written = self.decode(other)
                 if other != sequence[:n] and self.valid(written) and self.sequence(written)[n:] != sequence[n:]:
                     return written
+        if self.is_plain and (nearest := self._inputs.nearest(sequence)) is not None:
+            return self.decode(nearest)
         raise VocabularyError(f"no input of {self.kind} differs from {text!r} in one token and in its answer")
 
     def valid(self, text: str) -> bool:
@@ -262,11 +338,10 @@ class Task(Section, ABC):
     # ------------------------------------------------------------------ truth
 
     @property
-    @abstractmethod
     def class_schemes(self) -> tuple[str, ...]:
         """The schemes that divide inputs into classes; the first is the default."""
+        return self._inputs.schemes
 
-    @abstractmethod
     def class_names(self, by: str) -> Mapping[str, str]:
         """The classes of a scheme, short name to description, in the order of the numbers that `class_of` gives.
 
@@ -278,6 +353,9 @@ class Task(Section, ABC):
             >>> ag.Reversal(length=3).class_names("palindrome")
             {'other': 'reads differently backwards', 'palindrome': 'reads the same backwards'}
         """
+        self._check_scheme(by)
+        names = self._inputs.names[by]
+        return {"all": "every input"} if names == ("all",) else {name: f"{by} is {name}" for name in names}
 
     def class_phrases(self, by: str) -> Iterator[tuple[str, Sequence[int]]]:
         """Sets of classes that a few words describe, with these words, which follow "where".
@@ -292,7 +370,6 @@ class Task(Section, ABC):
         self._check_scheme(by)
         yield from ()
 
-    @abstractmethod
     def class_of(self, tokens: Tokens, by: str) -> Int[Tensor, "batch"]:
         """The class of each input: an index into `class_names(by)`.
 
@@ -302,12 +379,13 @@ class Task(Section, ABC):
             >>> task.class_of(task.edge_inputs(), "chain").tolist()  # 999+1 has the longest chain
             [0, 3, 0, 1, 1, 0]
         """
+        self._check_scheme(by)
+        return self._inputs.class_numbers(tokens, by)
 
     def _check_scheme(self, by: str) -> None:
         if by not in self.class_schemes:
             raise UnknownNameError("class scheme", by, self.class_schemes)
 
-    @abstractmethod
     def variables_of(self, tokens: Tokens) -> dict[str, Int[Tensor, "batch column"]]:
         """Intermediate variables of an algorithm for the task, by name: candidates to look for inside a model.
 
@@ -317,65 +395,4 @@ class Task(Section, ABC):
             >>> task.variables_of(torch.tensor([task.sequence("199+1")]))["carry"].tolist()  # units, tens, hundreds
             [[1, 1, 0]]
         """
-
-    # ------------------------------------------------------------------ text
-
-    @cached_property
-    def token_pattern(self) -> re.Pattern[str]:
-        """The next token of a text."""
-        longest_first = sorted(self.vocabulary, key=len, reverse=True)
-        ends = {token: r"(?![0-9])" if self.whole_numbers and token.isdecimal() else "" for token in longest_first}
-        return re.compile("|".join(re.escape(token) + end for token, end in ends.items()))
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text written in the vocabulary.
-
-        Raises:
-            VocabularyError: for a character (or a whole number) that no token covers, and for a text longer than the
-                context.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.Addition(n_digits=3).encode("12+<EOS>")
-            [1, 2, 10, 12]
-        """
-        ids, at = [], 0
-        while at < len(text):
-            match = self.token_pattern.match(text, at)
-            if match is None:
-                unknown = re.findall("[0-9]+|." if self.whole_numbers else ".", text[at:], flags=re.DOTALL)[0]
-                raise VocabularyError(
-                    f"{unknown!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
-                    f"{' '.join(self.listed)}"
-                )
-            ids.append(self.vocabulary.index(match.group()))
-            at = match.end()
-        if len(ids) > self.n_ctx:
-            raise VocabularyError(f"{text!r} has {len(ids)} tokens; the context of {self.kind} holds {self.n_ctx}")
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.Addition(n_digits=3).decode([1, 2, 10, 12])
-            '12+<EOS>'
-        """
-        return "".join(map(self.token, ids))
-
-    def token(self, number: int) -> str:
-        """A token as it is written; one beyond the vocabulary, which a model with more logits may give, as `<59>`.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.Modular(p=5).token(4), ag.Modular(p=5).token(59)
-            ('4', '<59>')
-        """
-        return self.vocabulary[number] if number < len(self.vocabulary) else f"<{number}>"
-
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """The vocabulary for display; of a long one the first and last tokens."""
-        known = self.vocabulary
-        return known if len(known) <= LISTED else (*known[: LISTED // 4], "...", *known[-LISTED // 4 :])
+        return self._inputs.variables(tokens) if self.gives("variables") else {}

@@ -91,10 +91,11 @@ def certify(
 def show_verdict(verdict: Finding) -> None:
     """A verdict for the terminal: the count and its scope, the margin, the classes, some counterexamples."""
     facts, domain = verdict.facts, verdict["domain"]
+    size = "inputs that the task draws" if domain["size"] is None else f"{domain['size']:,} inputs"
     scope = {
         "exhaustive": "all inputs",
-        "sampled": f"a sample of the {domain['size']:,} inputs",
-        "stratified": f"draws from every class of the {domain['size']:,} inputs",
+        "sampled": f"a sample of the {size}",
+        "stratified": f"draws from every class of the {size}",
     }[domain["method"]]
     if facts["wrong"] and domain["method"] == "stratified":
         echo(verdict.claim)

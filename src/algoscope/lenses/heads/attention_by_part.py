@@ -136,7 +136,7 @@ def inputs_of(subject: Subject, n_inputs: int, seed: int) -> tuple[Tokens, dict[
     if n_inputs < 2:
         raise ConfigError(f"n_inputs is {n_inputs}: means over inputs need at least 2")
     tokens = all_or_sample(task, n_inputs, seeded(subject.device, seed))
-    method = "exhaustive" if task.domain_size <= n_inputs else "sampled"
+    method = "exhaustive" if task.has_at_most(n_inputs) else "sampled"
     return tokens, {"inputs": len(tokens), "of": task.domain_size, "method": method}
 
 
@@ -148,7 +148,7 @@ def _default_inputs(task: Task) -> list[str]:
 
 def _query_labels(subject: Subject) -> tuple[str, ...]:
     """The answer positions, by input part."""
-    parts = subject.task.parts.items()
+    parts = subject.task.all_parts.items()
     places = range(subject.task.n_ctx - 1)[subject.task.answer_slice]
     return tuple(next(name for name, part in parts if part.start <= place < part.stop) for place in places)
 
@@ -192,7 +192,7 @@ def input_parts(task: Task, causal: bool) -> InputParts:
     operands = torch.tensor(task.operand_positions if isinstance(task, Binary) else (), dtype=torch.long)
     itself = (key == query) & ~torch.isin(key, operands)
     others = visible_keys & ~itself
-    masks = {name: (key >= part.start) & (key < part.stop) & others for name, part in task.parts.items()}
+    masks = {name: (key >= part.start) & (key < part.stop) & others for name, part in task.all_parts.items()}
     masks |= {ITSELF: itself}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     return InputParts(tuple(masks), torch.stack(list(masks.values())))

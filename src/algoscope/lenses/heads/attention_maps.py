@@ -149,7 +149,7 @@ def _share_by_part(
 ) -> Float[np.ndarray, "layer head part"]:
     """The mean share that the answer positions put on each part of the sequence."""
     answer_rows = pattern[:, :, subject.task.answer_slice]
-    parts = [answer_rows[..., part].sum(-1).mean(-1) for part in subject.task.parts.values()]
+    parts = [answer_rows[..., part].sum(-1).mean(-1) for part in subject.task.all_parts.values()]
     return np.stack(parts, axis=-1)
 
 
@@ -157,7 +157,7 @@ def _part_panel(subject: Subject, by_part: Float[np.ndarray, "layer head part"])
     return Panel(
         name="where answers look",
         title="attention of the answer positions by input part",
-        axes=(*head_axes(subject.cfg), Axis("part", tuple(subject.task.parts), "part of the sequence")),
+        axes=(*head_axes(subject.cfg), Axis("part", tuple(subject.task.all_parts), "part of the sequence")),
         values=by_part,
         view="bars",
         caption="The same, summed by part. The share of attention that the answer positions (those that predict a "
@@ -171,7 +171,7 @@ def _part_panel(subject: Subject, by_part: Float[np.ndarray, "layer head part"])
 
 
 def _part_table(subject: Subject, by_part: Float[np.ndarray, "layer head part"], shown: Sequence[str]) -> ResultTable:
-    parts = tuple(subject.task.parts)
+    parts = tuple(subject.task.all_parts)
     shares = dict(zip(head_names(subject.cfg), by_part.reshape(-1, len(parts)), strict=True))
     rows = [(name, parts[int(shares[name].argmax())], round(float(shares[name].max()), 3)) for name in shown]
     return ResultTable(

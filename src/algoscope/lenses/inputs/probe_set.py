@@ -42,9 +42,9 @@ def probe_set_of(
         raise ConfigError(f"a probe of {n_inputs} inputs and {per_class} of each class is empty: give 1 or more")
     scheme = by or task.class_schemes[0]
     names = task.class_names(scheme)
-    whole = task.domain_size <= EXHAUSTIVE_UP_TO
+    whole = task.has_at_most(EXHAUSTIVE_UP_TO)
     if whole:
-        tokens = task.at(torch.arange(task.domain_size))
+        tokens = task.every()
         n_plain, number = len(tokens), task.class_of(tokens, scheme)
     else:
         device = torch.device("cpu")

@@ -49,6 +49,8 @@ COVERS = {
     "exhaustive": "Every one of the {size:,} inputs was checked: this is a count, not an estimate.",
     "sampled": "The inputs checked are independent uniform draws from the {size:,} there are; the 95 % interval of the "
     "accuracy over all of them is that of Clopper and Pearson.",
+    "drawn": "The inputs checked are independent draws by the task, which does not list its inputs, so this is the "
+    "share of draws that are right; its 95 % interval is that of Clopper and Pearson.",
     "stratified": "Inputs were drawn from every class of the {size:,} inputs, as a uniform sample would miss rare "
     "classes, and each class is weighted by its exact size. The task's edge cases are checked as well, but are not "
     "part of the estimate. The 95 % interval holds for the accuracy over all inputs.",
@@ -270,7 +272,7 @@ def _finding(
     n_classes = len(names) - (EDGE in names)
     in_class = wrong_of[:n_classes]
     sizes = [*domain.sizes(checked_of[:n_classes]), None]
-    weights = [None if size is None else size / domain.size for size in sizes]
+    weights = [None if size is None or domain.size is None else size / domain.size for size in sizes]
     intervals = [*domain.class_intervals(checked_of[:n_classes], in_class), None]
     columns = names, names.values(), sizes, weights, checked_of, wrong_of, intervals
     fields = ("class", "meaning", "size", "weight", "checked", "wrong", "interval_95")
@@ -297,12 +299,13 @@ def _finding(
     }
     if subject.note:
         facts["note"] = subject.note
+    covers = COVERS["drawn" if domain.size is None else domain.method]
     return subject.finding(
         "certify",
         _claim(facts),
         facts,
         (class_panel(facts), margin_panel(count.histogram)),
-        about=f"{COVERS[domain.method].format(size=domain.size)} {ABOUT}",
+        about=f"{covers.format(size=domain.size)} {ABOUT}",
         tables=result_tables(facts),
         seconds=seconds,
         task=subject.task.model_dump(mode="json"),
@@ -315,7 +318,8 @@ def _claim(facts: Mapping[str, Any]) -> str:
     if facts["better_fit"]:
         where += f"; {facts['better_fit']['words']}"
     scope = {"exhaustive": "all", "sampled": "a sample", "stratified": "draws from every class"}[domain["method"]]
-    counted = f"{wrong:,} wrong of {domain['checked']:,} inputs ({scope} of the {domain['size']:,} there are)"
+    of = f"{scope} of the {domain['size']:,} there are" if domain["size"] is not None else "draws by the task"
+    counted = f"{wrong:,} wrong of {domain['checked']:,} inputs ({of})"
     if not wrong or domain["method"] == "exhaustive":
         return f"{counted}: {where}" if wrong else counted
     share, (low, high) = facts["wrong_share"]["share"], facts["wrong_share"]["interval_95"]

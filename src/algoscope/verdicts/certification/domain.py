@@ -29,10 +29,12 @@ SAMPLE_SEED = 2025
 
 @dataclass(frozen=True)
 class Domain:
-    """The inputs to be checked, `checked` of `size`: all, uniform draws, or draws within the classes of a scheme."""
+    """The inputs to be checked, `checked` of `size` (None: not known): all, uniform draws, or draws within the classes
+    of a scheme. Of a task that draws its inputs and does not list them, the draws are its own.
+    """
 
     task: Task
-    size: int
+    size: int | None
     checked: int
     method: Literal["exhaustive", "sampled", "stratified"]
 
@@ -49,7 +51,7 @@ class Domain:
 
     def draw(self, start: int, n: int, generator: torch.Generator) -> Tokens:
         """The inputs of a sample from number `start` on: uniform, also where the task itself draws otherwise."""
-        if self.task.uniform:
+        if self.task.uniform or self.size is None:
             return self.task.sample(n, generator)
         index = uniform_below(np.full(n, self.size, dtype=object), generator)
         return self.task.at(torch.from_numpy(index.astype(np.int64)).to(generator.device))
@@ -167,14 +169,15 @@ def domain_of(task: Task, sample: int | None = None, *, by: str | None = None, p
     can = isinstance(task, Stratified)
     if per_class is not None and not can:
         raise ConfigError(f"{task.kind} cannot be sampled class by class: use a uniform sample (--sample)")
-    if sample is None and per_class is None and task.domain_size <= EXHAUSTIVE_UP_TO:
-        return Domain(task, task.domain_size, task.domain_size, "exhaustive")
+    size = task.domain_size
+    if sample is None and per_class is None and size is not None and size <= EXHAUSTIVE_UP_TO:
+        return Domain(task, size, size, "exhaustive")
     if sample is None and isinstance(task, Stratified):
         sizes = task.class_sizes(by)
         draws = per_class or min(max(DRAWS_OF_LARGE // len(sizes), FEWEST), MOST)
         checked = sum(min(size, draws) for size in sizes)
-        return Strata(task, task.domain_size, checked, "stratified", by, draws)
-    return Domain(task, task.domain_size, sample or SAMPLE_OF_LARGE, "sampled")
+        return Strata(task, size, checked, "stratified", by, draws)
+    return Domain(task, size, sample or SAMPLE_OF_LARGE, "sampled")
 
 
 def _accuracies(wrong_of: Sequence[int], checked_of: Sequence[int]) -> list[list[float] | None]:
