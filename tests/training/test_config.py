@@ -48,7 +48,7 @@ def test_sizes_follow_the_task() -> None:
         ({"lr": "nan"}, ["lr", "nan"]),
         ({"lr": -1}, ["lr", "-1"]),
         ({"n_heads": 5}, ["d_model 32", "n_heads 5"]),
-        ({"model.act_fn": "tanh"}, ["act_fn", "tanh"]),
+        ({"model.act_fn": "tanhh"}, ["act_fn", "tanhh"]),
         ({"model": 5}, ["model"]),
         ({"model.n_ctx": 4}, ["n_ctx", "4", "12"]),
         ({"data.source": "fixed", "data.n_train": 10}, ["batch", "n_train"]),
