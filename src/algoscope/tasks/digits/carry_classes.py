@@ -4,6 +4,7 @@ Two digits sum to less than nine in 45 of 100 cases, to nine in 10, to ten or mo
 class says which letters the columns may have, so its size is a count of words of letters, each weighted by the pairs
 of digits that its letters have. Going up the columns, two numbers are a sufficient state for the class of a word: the
 length of the current chain (a carry and the columns of nine directly above it), and that of the longest chain so far.
+Above the narrower operand a column has one digit: less than nine in 9 of 10 cases, nine in 1.
 """
 
 from functools import cache
@@ -19,6 +20,7 @@ PAIRS = tuple(  # pairs of digits by letter: their sum is below nine, nine, ten 
     [(a, b) for a in range(10) for b in range(10) if (a + b >= 9) + (a + b >= 10) == letter] for letter in range(3)
 )
 N_PAIRS = tuple(map(len, PAIRS))  # 45, 10, 45
+N_ALONE = (9, 1, 0)
 FIRST_DIGIT, SECOND_DIGIT = (
     torch.tensor([[pair[which] for pair in pairs] + [0] * (45 - len(pairs)) for pairs in PAIRS]) for which in (0, 1)
 )
@@ -27,9 +29,9 @@ States = Int[np.ndarray, "rows"]  # chain * (n + 1) + longest; chain: its column
 Digits = Int[Tensor, "batch column"]  # units first
 
 
-def chain_sizes(n: int) -> tuple[int, ...]:
-    """The exact number of sums of n columns in the classes S0, S1, ... Sn."""
-    return tuple(_ways(n)[n][0])
+def chain_sizes(n: int, both: int) -> tuple[int, ...]:
+    """The exact number of sums of n columns, the lowest `both` of two digits, in the classes S0, S1, ... Sn."""
+    return tuple(_ways(n, both)[n][0])
 
 
 def pattern_sizes(n: int) -> tuple[int, ...]:
@@ -49,21 +51,27 @@ def chains_of_patterns(n: int) -> States:
     return state % (n + 1)
 
 
-def chain_member(n: int, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> tuple[Digits, Digits]:
-    """The digits of the two operands of sum number `rank` among those of class `kinds`: each has one rank."""
+def chain_member(n: int, both: int, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> tuple[Digits, Digits]:
+    """The digits of the wider and of the narrower operand of sum number `rank` among those of class `kinds`: each has
+    one rank.
+    """
     kind, rows = kinds.cpu().numpy(), np.arange(len(rank))
     state = np.zeros(len(rank), dtype=int)
     letters, picks = np.zeros((2, len(rank), n), dtype=int)
     for column in range(n):
         choices = np.stack([_climb(state, letter, n) for letter in range(3)])
-        ways = _ways(n)[n - 1 - column][choices, kind]  # completions, by letter
-        below_nine = ways[0] * N_PAIRS[0]
-        below_ten = below_nine + ways[1] * N_PAIRS[1]
+        ways = _ways(n, both)[n - 1 - column][choices, kind]  # completions, by letter
+        pairs = N_PAIRS if column < both else N_ALONE
+        below_nine = ways[0] * pairs[0]
+        below_ten = below_nine + ways[1] * pairs[1]
         letter = (rank >= below_nine).astype(int) + (rank >= below_ten)
         rank = rank - np.stack([below_nine * 0, below_nine, below_ten])[letter, rows]
         letters[:, column], picks[:, column] = letter, rank // ways[letter, rows]
         rank, state = rank % ways[letter, rows], choices[letter, rows]
-    return _digits(letters, picks, kinds.device)
+    wider, narrower = _digits(letters, picks, kinds.device)
+    wider[:, both:] = torch.from_numpy(np.where(letters == 1, 9, picks)[:, both:])
+    narrower[:, both:] = 0
+    return wider, narrower
 
 
 def pattern_member(n: int, kinds: Int[Tensor, "batch"], rank: WholeNumbers) -> tuple[Digits, Digits]:
@@ -85,12 +93,13 @@ def _digits(
 
 
 @cache
-def _ways(n: int) -> tuple[Shaped[np.ndarray, "state kind"], ...]:
+def _ways(n: int, both: int) -> tuple[Shaped[np.ndarray, "state kind"], ...]:
     """By the number of remaining columns: the number of completions from each state to each class."""
     state, kind = np.arange((n + 1) ** 2), np.arange(n + 1)
     ways = [(state[:, None] % (n + 1) == kind).astype(int).astype(object)]
-    for _ in range(n):
-        ways.append(sum(N_PAIRS[letter] * ways[-1][_climb(state, letter, n)] for letter in range(3)))
+    for column in reversed(range(n)):
+        pairs = N_PAIRS if column < both else N_ALONE
+        ways.append(sum(pairs[letter] * ways[-1][_climb(state, letter, n)] for letter in range(3)))
     return tuple(ways)
 
 

@@ -18,6 +18,7 @@ class Subtraction(ColumnArithmetic):
         n_digits: digits of each operand, 1 to 200.
         reversed: the difference is written with its units digit first.
         operands_reversed: the operands are written units first, too.
+        second_digits, answer_digits, prefix, separator, equals, ends, padding, tokens: other formats, as in Addition.
 
     Example:
         >>> import algoscope as ag
@@ -41,7 +42,7 @@ class Subtraction(ColumnArithmetic):
 
     def _tried_first(self) -> Sequence[tuple[str, str]]:
         """For 3 digits 456-123, 100-1, 0-0, 0-999, 500-500, 123-456."""
-        n = self.n_digits
-        count, five = "1234567890" * n, "5".ljust(n, "0")
-        low, high = count[:n], count[n : 2 * n]
-        return [(high, low), ("1".ljust(n, "0"), "1"), ("0", "0"), ("0", "9" * n), (five, five), (low, high)]
+        n, m = self.widths
+        count = "1234567890" * self.n_columns * 2
+        pairs = [(count[m : m + n], count[:m]), ("1".ljust(n, "0"), "1"), ("0", "0"), ("0", "9" * m)]
+        return [*pairs, ("5".ljust(n, "0"), "5".ljust(m, "0")), (count[:n], count[n : n + m])]
