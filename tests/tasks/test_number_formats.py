@@ -54,8 +54,8 @@ def described(task: ColumnArithmetic) -> str:
     return ",".join(f"{name}={value}" for name, value in fields.items()) or "default"
 
 
-EVERY = [task for kind in (Addition, Subtraction) for task in formats(kind)]
-SOME = EVERY[::5]
+EVERY = [*formats(Addition)[::3], *formats(Subtraction)[::7]]
+SOME = EVERY[::3]
 
 
 def written(task: ColumnArithmetic, a: int, b: int) -> tuple[str, str]:
@@ -173,7 +173,7 @@ def test_classes_do_not_depend_on_the_format() -> None:
         assert len(task.class_names("chain")) == task.n_columns + 1
 
 
-@pytest.mark.parametrize(("n", "m"), [(3, 1), (1, 3), (2, 3), (4, 2)])
+@pytest.mark.parametrize(("n", "m"), [(3, 1), (1, 3), (2, 3)])
 def test_classes_of_operands_of_two_widths_are_counted_and_listed(n: int, m: int) -> None:
     task = Addition(n_digits=n, second_digits=m)
     tokens = task.at(torch.arange(task.domain_size))
