@@ -1,17 +1,18 @@
 """Arguments of public functions: what is meant is taken, anything else is one line that says what is taken."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 import algoscope as ag
-from algoscope.core.arguments import Count, Form, Range, checked_arguments
+from algoscope.core.arguments import Count, Form, Range, _unchanged, checked_arguments, fitted
 from algoscope.core.errors import ArgumentError, UnknownNameError
 from algoscope.lenses.interventions.activation_patching import SWEEPS, Sweep
 from algoscope.lenses.interventions.metrics import METRICS, MetricName
@@ -168,3 +169,57 @@ def test_what_can_be_gone_through_once_is_read_once() -> None:
     expected = ag.lenses.roles("planted:induction", texts).facts
     assert ag.lenses.roles("planted:induction", (text for text in texts)).facts == expected
     assert ag.lenses.logit("planted:induction", iter(texts)).facts["inputs"][1]["input"] == "abdab"
+
+
+ANNOTATIONS = [
+    *(int, float, bool, str, Path, Tensor, None, Any, Sequence[Any], Count, Colour, list[int], tuple[int, ...]),
+    *(
+        tuple[int, float],
+        Sequence[str],
+        Colour | Sequence[Colour] | None,
+        str | Path | None,
+        Annotated[float, Range(0, 1)],
+    ),
+    *(
+        Float[Tensor, "..."],
+        Shaped[Tensor, "..."] | np.ndarray | float,
+        SupportsIndex | slice | None,
+        Mapping[str, int],
+    ),
+]
+VALUES = [
+    *(0, -1, 1.0, 0.5, math.nan, True, None, "red", "blue", "", Path("~"), Path("x"), [], (), [1, 2], (1, 2), ("red",)),
+    *(
+        ["red", 3],
+        np.float64(0.5),
+        np.int64(3),
+        np.zeros(2),
+        torch.zeros(2),
+        torch.zeros(2).long(),
+        slice(None),
+        {"a": 1},
+    ),
+    *(iter([1]), range(3), object()),
+]
+
+
+@pytest.mark.parametrize("annotation", ANNOTATIONS, ids=str)
+def test_the_quick_test_of_a_call_lets_pass_only_what_is_passed_on_as_it_is(annotation: Any) -> None:
+    for value in VALUES:
+        if _unchanged(annotation)(value):
+            assert fitted(value, annotation, "x", "f") is value
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [((), {}), ((1, 2, 3), {}), ((1,), {"a": 2, "b": 3}), ((1,), {"b": 2, "d": 3}), ((), {"b": 2}), (("1",), {"b": 2})],
+    ids=str,
+)
+def test_a_call_that_does_not_fit_is_refused_whatever_its_form(args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    @checked_arguments
+    def add(a: int, b: int = 0, *, c: int = 0) -> int:
+        return a + b + c
+
+    assert (add(1), add(1, 2), add(1, b=2), add(a=1, c=2), add(1, 2, c=3)) == (1, 3, 3, 3, 6)
+    with pytest.raises((ArgumentError, UnknownNameError)):
+        add(*args, **options)

@@ -31,32 +31,61 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def settled(*, gradients: bool = False) -> Iterator[None]:
-    """Run the body, or a decorated function, in the usual surroundings, then restore those of the caller.
-
-    The usual ones: new tensors in float32 on the CPU, no autocast, float32 products in float32, NumPy's own handling of
-    overflow. The state of PyTorch's global random numbers is restored afterwards.
+def usual_torch(*, gradients: bool = False) -> Iterator[None]:
+    """Run the body, or a decorated function, with the settings of PyTorch on which a forward pass depends: new tensors
+    in float32 on the CPU, no autocast, float32 products in float32. Then restore those of the caller.
 
     Args:
         gradients: whether gradients are recorded; where they are, inference mode is left as well.
     """
+    if _torch_is_usual():
+        with torch.set_grad_enabled(
+            gradients
+        ):  # a tiny model runs for less than a millisecond: this way is the short one
+            yield
+        return
     with ExitStack() as stack:
-        enter = stack.enter_context
-        if torch.is_inference_mode_enabled():
-            enter(torch.inference_mode(False))
-        enter(torch.set_grad_enabled(gradients))
-        enter(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        if torch.get_default_device().type != "cpu":
-            enter(torch.device("cpu"))
-        for device in DEVICES:
-            if torch.is_autocast_enabled(device):
-                enter(torch.autocast(device, enabled=False))
-        if torch.get_default_dtype() != torch.float32:
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(torch.float32)
-        for product in PRODUCTS:
-            if product.fp32_precision not in EXACT:
-                stack.callback(setattr, product, "fp32_precision", product.fp32_precision)
-                product.fp32_precision = "ieee"
-        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        _make_torch_usual(stack)
+        stack.enter_context(torch.set_grad_enabled(gradients))
         yield
+
+
+@contextmanager
+def settled(*, gradients: bool = False) -> Iterator[None]:
+    """As `usual_torch`, with NumPy's own handling of overflow; the state of PyTorch's global random numbers is restored
+    afterwards.
+    """
+    with usual_torch(gradients=gradients), np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        random_state = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(random_state)
+
+
+def _torch_is_usual() -> bool:
+    made = torch.empty(0)  # quicker than asking for the default device and type
+    return (
+        made.dtype == torch.float32
+        and made.device.type == "cpu"
+        and not torch.is_inference_mode_enabled()
+        and not any(map(torch.is_autocast_enabled, DEVICES))
+        and all(product.fp32_precision in EXACT for product in PRODUCTS)
+    )
+
+
+def _make_torch_usual(stack: ExitStack) -> None:
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    if torch.get_default_device().type != "cpu":
+        stack.enter_context(torch.device("cpu"))
+    for device in DEVICES:
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    if torch.get_default_dtype() != torch.float32:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    for product in PRODUCTS:
+        if product.fp32_precision not in EXACT:
+            stack.callback(setattr, product, "fp32_precision", product.fp32_precision)
+            product.fp32_precision = "ieee"

@@ -15,7 +15,7 @@ import os
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -91,8 +91,14 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     def annotations() -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
 
+    @functools.cache
+    def fits() -> Callable[[tuple[Any, ...], Mapping[str, Any]], bool]:
+        return _fitting_calls(signature, annotations())
+
     @functools.wraps(function)
     def called(*args: Any, **options: Any) -> Any:
+        if fits()(args, options):
+            return function(*args, **options)
         try:
             bound = signature.bind(*args, **options)
         except TypeError as error:
@@ -245,6 +251,82 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str | bytes | Mapping | set | frozenset | os.PathLike) or not hasattr(value, "__iter__"):
         return [value]
     return value.tolist() if getattr(value, "ndim", 0) == 1 else [value] if hasattr(value, "ndim") else list(value)
+
+
+# ---------------------------------------------------------------------- calls that need no conversion
+
+Test = Callable[[Any], bool]
+
+
+def _fitting_calls(
+    signature: inspect.Signature, annotations: Mapping[str, Any]
+) -> Callable[[tuple[Any, ...], Mapping[str, Any]], bool]:
+    """A quick test of the arguments of a call that is true only where `fitted` would return each of them as it is.
+
+    Sweeps make thousands of edits and of runs of tiny models, where binding and converting would take longer than the
+    computation.
+    """
+    parameters = list(signature.parameters.values())
+    tests = {one.name: _unchanged(annotations.get(one.name, Any)) for one in parameters}
+    in_order = tuple(one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))
+    by_name = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    required = {one.name for one in parameters if one.default is one.empty}
+    is_open = any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters)
+
+    def fits(args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
+        if is_open or len(args) > len(in_order):
+            return False
+        first = in_order[: len(args)]
+        for name, value in chain(zip(first, args, strict=True), options.items()):
+            if name not in tests or not tests[name](value):
+                return False
+        return by_name.issuperset(options) and options.keys().isdisjoint(first) and required <= {*first, *options}
+
+    return fits
+
+
+@functools.cache
+def _unchanged(annotation: Any) -> Test:
+    """A quick test that is true only of values that fit an annotation as they are; false also where it cannot tell."""
+    origin, members = _parts(annotation)
+    if annotation in FREE:
+        return lambda value: not isinstance(value, Iterator)
+    if annotation in (None, types.NoneType):
+        return lambda value: value is None
+    if origin is Annotated:
+        test, limits = _unchanged(members[0]), [one for one in members[1:] if isinstance(one, Range)]
+        if not limits:
+            return test
+        return lambda value: test(value) and (value is None or all(value in limit for limit in limits))
+    if origin in (Union, types.UnionType):
+        tests = sorted(map(_unchanged, members), key=lambda test: test is not _unchanged(None))
+        return lambda value: any(test(value) for test in tests)
+    if origin is Literal:
+        names = frozenset(name for name in members if isinstance(name, str))
+        return lambda value: type(value) is str and value in names
+    if annotation in (str, int, bool):
+        return lambda value: type(value) is annotation
+    if annotation is float:
+        return lambda value: type(value) is int or (type(value) is float and math.isfinite(value))
+    if annotation is SupportsIndex:
+        return lambda value: type(value) is int
+    if origin in (list, Sequence, Iterable) or (origin is tuple and members[1:] == (...,)):
+        kinds, item = (list, tuple) if origin in (Sequence, Iterable) else (origin,), _unchanged(members[0])
+        return lambda value: isinstance(value, kinds) and all(map(item, value))
+    if origin is tuple:
+        each = [_unchanged(member) for member in members]
+        return lambda value: (
+            type(value) is tuple
+            and len(value) == len(each)
+            and all(test(item) for test, item in zip(each, value, strict=True))
+        )
+    if getattr(annotation, "dim_str", None) == "..." and annotation.array_type is not np.ndarray:
+        kind, of = annotation.array_type, annotation.__name__.partition("[")[0]
+        if of == "Float":
+            return lambda value: isinstance(value, kind) and value.is_floating_point()
+        return lambda value: of == "Shaped" and isinstance(value, kind)
+    plain = isinstance(annotation, type) and not hasattr(annotation, "array_type") and not issubclass(annotation, Path)
+    return lambda value: plain and type(value) is annotation
 
 
 # ---------------------------------------------------------------------- words

@@ -24,6 +24,8 @@ Keys = Key | Iterable[Any]
 
 def token_ids(tokens: Any, device: torch.device) -> Int[Tensor, "batch pos"]:
     """Token ids as integers [batch pos] on a device. Raises VocabularyError for what is no such thing."""
+    if isinstance(tokens, Tensor) and tokens.dtype == torch.long and tokens.ndim == 2 and tokens.shape[1]:
+        return _tensor("tokens", tokens).to(device)
     if isinstance(tokens, str | Mapping) or (isinstance(tokens, Sequence) and any(isinstance(t, str) for t in tokens)):
         what = "a text" if not isinstance(tokens, Mapping) else "what a tokenizer returns"
         way = "model.to_tokens(text)" if not isinstance(tokens, Mapping) else "its input_ids"
@@ -86,7 +88,7 @@ def vocabulary_ids(among: Any, d_vocab: int, device: torch.device) -> Int[Tensor
 
 def keys_of(sites: Any) -> list[Key]:
     """The keys of sites, one or several."""
-    if sites is None:
+    if sites is None or sites == ():
         return []
     parts = list(sites[:2]) if isinstance(sites, tuple | list) else []
     is_key = len(parts) == 2 and isinstance(parts[0], str) and not isinstance(parts[1], str | tuple | list | Site)
@@ -97,6 +99,8 @@ def keys_of(sites: Any) -> list[Key]:
 
 def edits_of(edits: Any, kind: type[Any]) -> list[Any]:
     """Edits, one or several. Raises EditError for what is none."""
+    if isinstance(edits, tuple) and not edits:
+        return []
     listed = list(edits) if isinstance(edits, Iterable) else [] if edits is None else [edits]
     for edit in listed:
         if not isinstance(edit, kind):

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, combinations, product
 from typing import Any
 
@@ -54,7 +55,7 @@ class Coverage:
         """The shape of the covered entries."""
         return tuple(len(self.limits.get(axis, range(size))) for axis, size in enumerate(self.shape))
 
-    @property
+    @cached_property
     def where(self) -> tuple[slice | Int[Tensor, "..."], ...]:
         """The index of the covered entries, which keeps every axis in its place."""
         lists = [axis for axis, indices in self.limits.items() if len(indices) > 1]
@@ -76,6 +77,9 @@ class Coverage:
 
         Raises EditError for a value that does not fit, and for one that fits in two ways with different results.
         """
+        sizes = self.shape
+        if value.shape == sizes and all(len(chosen) < sizes[axis] for axis, chosen in self.limits.items()):
+            return _selected(value, self.limits)  # the only way to read it
         readings = list(self._readings(value))
         if not readings:
             raise EditError(f"{self.label}: a value of shape {tuple(value.shape)} does not fit {self._forms}")

@@ -1,5 +1,6 @@
 """Running a model on tokens: the part of a subject that needs no tokenizer and no task."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.config import ModelConfig
-from algoscope.core.ambient import settled
+from algoscope.core.ambient import usual_torch
 from algoscope.core.arguments import Natural, checked_arguments
 from algoscope.core.errors import CheckpointError, DivergedError, SubjectError, VocabularyError
 from algoscope.core.sites import Site, find_site
@@ -71,7 +72,7 @@ class Runner:
         """The device of the weights."""
         return self.model.embed.weight.device
 
-    @settled()
+    @usual_torch()
     def run(
         self,
         tokens: TokenIds,
@@ -115,7 +116,7 @@ class Runner:
         values = {site: self._result(value) for site, value in editor.values.items()}
         return self._result(logits), ActivationCache(values, self.sites)
 
-    @settled()
+    @usual_torch()
     def run_each(
         self,
         tokens: TokenIds,
@@ -204,7 +205,7 @@ class Runner:
         """The logits at every position."""
         return self.run(tokens)[0]
 
-    @settled()
+    @usual_torch()
     def unembed(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of a residual stream: final norm, then unembedding, as in the logit lens.
 
@@ -221,7 +222,7 @@ class Runner:
             )
         return self._result(self.model.to_logits(stream.to(self.model.embed.weight)))
 
-    @settled()
+    @usual_torch()
     def generate_tokens(
         self, prompts: TokenIds, n_new: Natural, *, use_cache: bool = True, attention_mask: MaskLike = None
     ) -> Int[Tensor, "batch new"]:
@@ -320,6 +321,8 @@ class Runner:
 
     def _located(self, edits: Any) -> list[tuple[Site, Edit]]:
         listed = edits_of(edits, Edit)
+        if not listed:
+            return []
         keys = [tuple(edit.site) if isinstance(edit.site, list) else edit.site for edit in listed]
         sites = {key: find_site(key, self.sites) for key in set(keys)}
         return [(sites[key], edit) for key, edit in zip(keys, listed, strict=True)]
@@ -327,7 +330,7 @@ class Runner:
     def _ids(self, tokens: Any) -> Tokens:
         """Token ids [batch pos] on the model's device. Raises VocabularyError for those that the model cannot read."""
         ids = token_ids(tokens, self.device)
-        low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+        low, high = (int(edge) for edge in ids.aminmax()) if ids.numel() else (0, 0)
         if low < 0 or high >= self.cfg.d_vocab:
             worst = low if low < 0 else high
             raise VocabularyError(f"token {worst} is outside the {self.cfg.d_vocab} tokens of {self.name}")
@@ -338,7 +341,7 @@ class Runner:
 
 def _is_finite(value: Tensor) -> bool:
     """Whether all entries are finite: their sum, or where that overflows each of them."""
-    return bool(value.sum(dtype=precise(value.dtype)).isfinite() or value.isfinite().all())
+    return math.isfinite(value.sum(dtype=precise(value.dtype)).item()) or bool(value.isfinite().all())
 
 
 def _unmasked(values: Mapping[Site, Tensor]) -> dict[Site, Tensor]:

@@ -78,8 +78,12 @@ class Edit(ABC):
 
     def coverage(self, shape: Sequence[int], kind: str) -> Coverage:
         """What the edit covers of a site of this shape. Raises EditError for limits that the site does not have."""
-        limits = {limit: getattr(self, limit) for limit in LIMITS if getattr(self, limit) is not None}
-        return Coverage.of(self.label, shape, KINDS[kind].axes, limits)
+        asked, coverage = self.__dict__.get("_coverage", (None, None))
+        if coverage is None or asked != (kind, *shape):  # a sweep asks for the same three times
+            limits = {limit: chosen for limit in LIMITS if (chosen := getattr(self, limit)) is not None}
+            coverage = Coverage.of(self.label, shape, KINDS[kind].axes, limits)
+            self.__dict__["_coverage"] = (kind, *shape), coverage
+        return coverage
 
     def check(self, shape: Sequence[int], kind: str) -> None:
         """Raises the errors of `apply` for a site of this shape."""

@@ -88,9 +88,11 @@ def measurement(function: Callable[P, R]) -> Callable[P, R]:
     surroundings (`core.ambient`).
     """
 
+    signature = inspect.signature(function)
+
     @functools.wraps(function)
     def measured(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = inspect.signature(function).bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         with settled():
             bound.arguments["subject"] = open_subject(
                 bound.arguments["subject"], runs_dir=bound.arguments.get("runs_dir")

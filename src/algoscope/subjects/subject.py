@@ -71,7 +71,7 @@ class Subject(Reader):
         self._task, self.origin = task, origin
         self.text: Text = text or TaskText(self.task)
         self.note = ""
-        self._hash: tuple[tuple[int, ...], str] | None = None
+        self._hash: dict[tuple[int, ...], str] = {}  # shared with the copies for measuring
 
     @property
     def has_task(self) -> bool:
@@ -119,9 +119,10 @@ class Subject(Reader):
         """SHA-256 of the weights; recomputed only after a weight was written to."""
         weights = self.model.state_dict()
         versions = tuple(weight._version for weight in weights.values())
-        if self._hash is None or self._hash[0] != versions:
-            self._hash = versions, weights_hash(weights)
-        return self._hash[1]
+        if versions not in self._hash:
+            self._hash.clear()
+            self._hash[versions] = weights_hash(weights)
+        return self._hash[versions]
 
     def with_model(self, model: Transformer, name: str | None = None) -> "Subject":
         """A subject with another model and the same task and tokenizer.

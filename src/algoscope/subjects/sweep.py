@@ -21,6 +21,7 @@ from algoscope.core.sites import KINDS, Site
 from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.taps import NO_TAP, Tap
 from algoscope.networks.transformer import EVERYWHERE, AttentionContext, Transformer
+from algoscope.subjects._coverage import Coverage
 from algoscope.subjects.cache import Recorder
 from algoscope.subjects.edits import Edit, Patch
 
@@ -88,10 +89,10 @@ def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list
     first.
     """
     by_start: dict[int, list[int]] = defaultdict(list)
-    differing = cache(base.differing)  # many edits share one value
+    differing, shape_of = cache(base.differing), cache(base.shape_of)  # many edits share one value, or one site
     for number, (site, edit) in enumerate(edits):
-        edit.check(base.model.shape_of(site, base.n_inputs, base.n_pos), site.kind)
-        by_start[_first_change(base, site, edit, differing)].append(number)
+        edit.check(shape_of(site), site.kind)
+        by_start[_first_change(base, site, edit.coverage(shape_of(site), site.kind), edit, differing)].append(number)
     group: list[int] = []
     lowest = min(by_start)
     for start in sorted(by_start, reverse=True):
@@ -112,15 +113,14 @@ def _joins_at(model: Transformer, site: Site) -> tuple[int, int]:
     return site.layer + (site.kind in ("mlp_out", "resid_post")), stage
 
 
-def _first_change(base: "_Base", site: Site, edit: Edit, differing: Callable[[Site, Tensor], list[bool]]) -> int:
+def _first_change(
+    base: "_Base", site: Site, coverage: Coverage, edit: Edit, differing: Callable[[Site, Tensor], list[bool]]
+) -> int:
     """A position before which the edit changes nothing; `end` where it changes no logits that are read."""
     if not base.model.cfg.causal:
         return 0
-    coverage = edit.coverage(base.model.shape_of(site, base.n_inputs, base.n_pos), site.kind)
     changed: Sequence[int] = coverage.limits.get(_axis_of_positions(site.kind), range(base.n_pos))
-    if type(edit) is Patch and coverage.is_of_the_site(
-        edit.given
-    ):  # subclasses insert something other than their value
+    if type(edit) is Patch and coverage.is_of_the_site(edit.given):  # subclasses insert something else
         differs = differing(site, edit.given)
         changed = [pos for pos in changed if differs[pos]]
     return min([*changed, base.end])
@@ -155,6 +155,9 @@ class _Base:
         self.cache = KeyValueCache()
         model(tokens, at=slice(0, 0), cache=self.cache, tap=recorder, mask=mask)
         self.values = recorder.values
+
+    def shape_of(self, site: Site) -> tuple[int, ...]:
+        return self.model.shape_of(site, self.n_inputs, self.n_pos)
 
     def differing(self, site: Site, value: Tensor) -> list[bool]:
         """For each position whether this value, which fits the site, differs from the base run."""
