@@ -32,11 +32,11 @@ ORDERS = list(itertools.product([False, True], repeat=2))
 def formats(kind: type[ColumnArithmetic]) -> list[ColumnArithmetic]:
     """Widths, signs and orders in every combination, with an end or padding by chance, half with tokens in disorder."""
     chance, made = random.Random(0), []
-    for (n, m, k), (prefix, separator, equals), (units_first, reversed_operands) in itertools.product(
+    for (n, m, k), (prefix, between, equals), (units_first, reversed_operands) in itertools.product(
         WIDTHS, SIGNS, ORDERS
     ):
         fields = {
-            "n_digits": n, "second_digits": m, "answer_digits": k, "prefix": prefix, "separator": separator,
+            "n_digits": n, "second_digits": m, "answer_digits": k, "prefix": prefix, "between": between,
             "equals": equals, "reversed": units_first, "operands_reversed": reversed_operands,
             "ends": chance.random() < 0.5, "padding": chance.random() < 0.5,
         }  # fmt: skip
@@ -68,7 +68,7 @@ def written(task: ColumnArithmetic, a: int, b: int) -> tuple[str, str]:
         text = str(value).zfill(width)
         return text[::-1] if units_first else text
 
-    sign = ("+" if task.kind == "addition" else "-") if task.separator is None else task.separator
+    sign = ("+" if task.kind == "addition" else "-") if task.between is None else task.between
     operands = number(a, n, task.operands_reversed), number(b, m, task.operands_reversed)
     prompt = task.prefix + operands[0] + sign + operands[1] + task.equals
     return prompt, number(value, k, task.reversed) + "<EOS>" * task.ends
@@ -149,8 +149,8 @@ def test_names_parts_and_significance_describe_the_positions() -> None:
 def test_the_vocabulary_has_what_is_used_and_what_is_asked_for() -> None:
     assert Addition().vocabulary == (*"0123456789", "+", "=", "<EOS>", "<PAD>")
     assert Addition(**PLAIN).vocabulary == (*"0123456789", "+", "=")
-    assert Addition(**PLAIN, separator="", equals="").vocabulary == tuple("0123456789")
-    assert Addition(**PLAIN, prefix="0", separator="0" * 9, equals="0").vocabulary == tuple("0123456789")
+    assert Addition(**PLAIN, between="", equals="").vocabulary == tuple("0123456789")
+    assert Addition(**PLAIN, prefix="0", between="0" * 9, equals="0").vocabulary == tuple("0123456789")
     bos = Addition(prefix="<BOS>", tokens="0123456789=<BOS><EOS>+", reversed=False)
     assert bos.prompt("12+7") == "<BOS>012+007="
     assert bos.prompt("<BOS>12+7=") == bos.prompt("<BOS>012+007=") == bos.prompt("12+7")
@@ -188,9 +188,9 @@ def test_classes_of_operands_of_two_widths_are_counted_and_listed(n: int, m: int
 
 
 def test_other_widths_keep_the_format() -> None:
-    modulo = Addition(n_digits=3, answer_digits=3, second_digits=2, prefix="0", separator="00", equals="", **PLAIN)
+    modulo = Addition(n_digits=3, answer_digits=3, second_digits=2, prefix="0", between="00", equals="", **PLAIN)
     wider = modulo.of_width(5)
-    assert (wider.widths, wider.result_digits, wider.separator) == ((5, 4), 5, "00")
+    assert (wider.widths, wider.result_digits, wider.between) == ((5, 4), 5, "00")
     assert modulo.of_width(1).widths == (1, 1)
     assert Addition().of_width(5) == Addition(n_digits=5)
     wide = Addition(n_digits=40, second_digits=25, answer_digits=40, operands_reversed=True, **PLAIN)
@@ -210,20 +210,18 @@ def test_other_widths_keep_the_format() -> None:
         ({"answer_digits": 0}, "answer_digits"),
         ({"second_digits": 201}, "second_digits"),
         ({"prefix": None}, "prefix"),
-        ({"seperator": "x"}, "separator"),
+        ({"betwen": "x"}, "between"),
     ],
 )
 def test_a_format_that_contradicts_itself_is_one_line(fields: dict[str, object], words: str) -> None:
-    with pytest.raises(
-        ConfigError if "seperator" not in fields else ag.AlgoscopeError, match=re.escape(words)
-    ) as raised:
+    with pytest.raises(ConfigError if "betwen" not in fields else ag.AlgoscopeError, match=re.escape(words)) as raised:
         Addition(**fields)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["12+4+", "a+1", "1234+1", "", "12", "0123045", "++", "1+2-3"])
 def test_what_is_no_sum_is_one_line_in_a_format_without_signs(text: str) -> None:
-    task = Addition(**PLAIN, separator="", equals="")
+    task = Addition(**PLAIN, between="", equals="")
     with pytest.raises(VocabularyError, match=r"write it as 123|digits; the task has 3") as raised:
         task.prompt(text)
     assert "\n" not in str(raised.value)
@@ -241,9 +239,9 @@ def test_a_neighbour_differs_in_one_token_in_every_format() -> None:
     "settings",
     [
         {"task.ends": "false", "task.padding": "false"},
-        {"task.separator": "", "task.equals": "", "task.answer_digits": "2"},
+        {"task.between": "", "task.equals": "", "task.answer_digits": "2"},
         {"task.tokens": "=+9876543210<EOS>", "task.second_digits": "1", "task.operands_reversed": "true"},
-        {"task.prefix": "0", "task.separator": "000", "task.equals": "0", "task.ends": "false", "data.shortest": 1},
+        {"task.prefix": "0", "task.between": "000", "task.equals": "0", "task.ends": "false", "data.shortest": 1},
     ],
 )
 def test_other_formats_train_certify_and_open_again(settings: dict[str, object], tmp_path) -> None:

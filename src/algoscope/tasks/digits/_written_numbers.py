@@ -43,7 +43,7 @@ class WrittenNumbers(Task):
         None, ge=1, le=400, description="digits of the result, its lowest; None: one more than the wider operand"
     )
     prefix: str = Field("", description="tokens before the first operand, such as 0 or <BOS>")
-    separator: str | None = Field(None, description="tokens between the operands, such as 000; None: the sign")
+    between: str | None = Field(None, description="tokens between the operands, such as 000; None: the sign")
     equals: str = Field("=", description="tokens before the result; empty: none")
     ends: bool = Field(True, description="sequences end with <EOS>")
     padding: bool = Field(True, description="the vocabulary has <PAD>")
@@ -65,12 +65,12 @@ class WrittenNumbers(Task):
     # ------------------------------------------------------------------ sequences
 
     @property
-    def _between(self) -> str:
-        return self.sign if self.separator is None else self.separator
+    def _sign_between(self) -> str:
+        return self.sign if self.between is None else self.between
 
     @cached_property
     def _needed(self) -> tuple[str, ...]:
-        signs = split_tokens(self._between + self.equals + self.prefix)
+        signs = split_tokens(self._sign_between + self.equals + self.prefix)
         return tuple(dict.fromkeys([*DIGITS, *signs, *[EOS] * self.ends]))
 
     @cached_property
@@ -106,7 +106,7 @@ class WrittenNumbers(Task):
     def _starts(self) -> tuple[int, int]:
         """The positions of the first digits of the operands."""
         start = len(split_tokens(self.prefix))
-        return start, start + self.n_digits + len(split_tokens(self._between))
+        return start, start + self.n_digits + len(split_tokens(self._sign_between))
 
     @property
     def prompt_length(self) -> int:
@@ -127,7 +127,7 @@ class WrittenNumbers(Task):
         ranges = {
             "prefix": slice(0, first),
             "first operand": slice(first, first + n),
-            self.sign if self._between == self.sign else "separator": slice(first + n, second),
+            self.sign if self._sign_between == self.sign else "separator": slice(first + n, second),
             "second operand": slice(second, second + m),
             "=" if self.equals == "=" else "before the answer": slice(second + m, self.prompt_length),
             f"{self.result} so far": slice(self.prompt_length, self.n_ctx - 1),
@@ -166,12 +166,12 @@ class WrittenNumbers(Task):
             raise VocabularyError(f"{text!r} is not a {self.result}: write it as {self._example}")
         pad = str.ljust if self.operands_reversed else str.rjust
         first, second = (pad(digits, width, "0") for digits, width in zip(operands, self.widths, strict=True))
-        return f"{self.prefix}{first}{self._between}{second}{self.equals}"
+        return f"{self.prefix}{first}{self._sign_between}{second}{self.equals}"
 
     def _read(self, text: str) -> tuple[str, str] | None:
         """The digits of the operands in a text, as they are written there; None for a text of another form."""
-        prefix, separator, equals = map(re.escape, (self.prefix, self._between, self.equals))
-        whole = rf"{prefix}(\d{{{self.n_digits}}}){separator}(\d{{{self.widths[1]}}}){equals}"
+        prefix, between, equals = map(re.escape, (self.prefix, self._sign_between, self.equals))
+        whole = rf"{prefix}(\d{{{self.n_digits}}}){between}(\d{{{self.widths[1]}}}){equals}"
         if (written := re.fullmatch(whole, text, flags=re.ASCII)) is not None:
             return written[1], written[2]
         before, after = ("" if any(map(str.isdigit, sign)) else sign for sign in (prefix, equals))
@@ -208,7 +208,7 @@ class WrittenNumbers(Task):
         columns = [
             fixed(self.prefix),
             to_ids[first],
-            fixed(self._between),
+            fixed(self._sign_between),
             to_ids[second],
             fixed(self.equals),
             to_ids[result if self.reversed else result.flip(1)],

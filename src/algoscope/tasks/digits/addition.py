@@ -36,7 +36,7 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
     """Sums of two numbers below 10^n_digits, both with leading zeros; a sum has n_digits + 1 digits.
 
     Other fields change the format, for adders that read or write another one; a sum is typed as `123+456` in all of
-    them. `Addition(prefix="0", separator="000", equals="0", ends=False, padding=False)` reads `0123000456` and `0`.
+    them. `Addition(prefix="0", between="000", equals="0", ends=False, padding=False)` reads `0123000456` and `0`.
 
     Its classes: `chain` by the length of the longest carry chain (S0 none, S1 one column, ...), and up to 12 digits
     `pattern` by whether each column sums to less than nine (s), to nine (9), or carries (c).
@@ -48,11 +48,11 @@ class Addition(ColumnArithmetic, Stratified, Staged, Repeating):
         second_digits: digits of the second operand; None: n_digits.
         answer_digits: digits of the sum, its lowest; None: one more than the wider operand has. With n_digits of them
             a sum is modulo 10^n_digits.
-        prefix, separator, equals: the tokens before, between and after the operands, such as `<BOS>`, `000` or nothing.
-            `<NAME>` is one token, any other character is one. A separator of None is `+`.
+        prefix, between, equals: the tokens before, between and after the operands, such as `<BOS>`, `000` or nothing.
+            `<NAME>` is one token, any other character is one. Between None, it is `+`.
         ends: sequences end with `<EOS>`.
         padding: the vocabulary has `<PAD>`, which no sequence uses.
-        tokens: the vocabulary in order, as one text, such as `+=0123456789`; None: the digits, the tokens of separator,
+        tokens: the vocabulary in order, as one text, such as `+=0123456789`; None: the digits, the tokens of between,
             equals and prefix, `<EOS>`, `<PAD>`, as far as there are any.
 
     Example:

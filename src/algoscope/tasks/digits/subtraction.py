@@ -18,7 +18,7 @@ class Subtraction(ColumnArithmetic):
         n_digits: digits of each operand, 1 to 200.
         reversed: the difference is written with its units digit first.
         operands_reversed: the operands are written units first, too.
-        second_digits, answer_digits, prefix, separator, equals, ends, padding, tokens: other formats, as in Addition.
+        second_digits, answer_digits, prefix, between, equals, ends, padding, tokens: other formats, as in Addition.
 
     Example:
         >>> import algoscope as ag
