@@ -93,7 +93,7 @@ class Members:
                 ids = [number[token] for token in value]
             elif value in number:
                 ids = [number[value]]
-            elif self.task.separator:
+            elif self.task.joint:
                 ids = [number[token] for token in value.split()]
             else:
                 ids = [number[token] for token in value] if number.keys() >= set(value) else self._parsed(value)

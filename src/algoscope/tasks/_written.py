@@ -12,7 +12,7 @@ LISTED = 40  # longest vocabulary that an error lists in full
 
 
 class Written(Section):
-    """Texts in a vocabulary. Tokens are joined without spaces, or with spaces where `separator` is one."""
+    """Texts in a vocabulary. Tokens are joined without spaces, or with spaces where `joint` is one."""
 
     kind: str
     whole_numbers: ClassVar[bool] = False  # is a run of digits one token, or each digit a token of its own?
@@ -28,7 +28,7 @@ class Written(Section):
         raise NotImplementedError
 
     @property
-    def separator(self) -> str:
+    def joint(self) -> str:
         """What stands between the tokens of a text: nothing, or a space."""
         return ""
 
@@ -38,7 +38,7 @@ class Written(Section):
         longest_first = sorted(self.vocabulary, key=len, reverse=True)
         ends = {token: r"(?![0-9])" if self.whole_numbers and token.isdecimal() else "" for token in longest_first}
         either = "|".join(re.escape(token) + end for token, end in ends.items())
-        return re.compile(rf"({either})(?:\s+|$)" if self.separator else f"({either})")
+        return re.compile(rf"({either})(?:\s+|$)" if self.joint else f"({either})")
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text written in the vocabulary.
@@ -53,11 +53,11 @@ class Written(Section):
             [1, 2, 10, 12]
         """
         ids, at = [], 0
-        text = text.strip() if self.separator else text
+        text = text.strip() if self.joint else text
         while at < len(text):
             match = self.token_pattern.match(text, at)
             if match is None:
-                one = r"\S+" if self.separator else "[0-9]+|." if self.whole_numbers else "."
+                one = r"\S+" if self.joint else "[0-9]+|." if self.whole_numbers else "."
                 unknown = re.findall(one, text[at:], flags=re.DOTALL)[0]
                 raise VocabularyError(
                     f"{unknown!r} at character {at + 1} of {text!r} is not in the vocabulary of {self.kind}: "
@@ -77,7 +77,7 @@ class Written(Section):
             >>> ag.Addition(n_digits=3).decode([1, 2, 10, 12])
             '12+<EOS>'
         """
-        return self.separator.join(map(self.token, ids))
+        return self.joint.join(map(self.token, ids))
 
     def token(self, number: int) -> str:
         """A token as it is written; one beyond the vocabulary, which a model with more logits may give, as `<59>`.

@@ -110,7 +110,7 @@ class Task(Written):
 
     def corrupt(self, prompt: Prompt) -> Prompt:
         """A prompt that differs little and has another answer, for patching."""
-        return self.neighbour(prompt if isinstance(prompt, str) else self.separator.join(prompt))
+        return self.neighbour(prompt if isinstance(prompt, str) else self.joint.join(prompt))
 
     @property
     def parts(self) -> Mapping[str, slice]:
@@ -140,12 +140,12 @@ class Task(Written):
         return [self.decode(row) for row in tokens[:, : self.prompt_length].tolist()]
 
     def _row(self, prompt: Prompt) -> list[int]:
-        return self.sequence(prompt if isinstance(prompt, str) else self.separator.join(prompt))
+        return self.sequence(prompt if isinstance(prompt, str) else self.joint.join(prompt))
 
     # ------------------------------------------------------------------ sequences
 
     @property
-    def separator(self) -> str:
+    def joint(self) -> str:
         return " " if self.is_plain and any(map(is_word, self.vocabulary)) else ""
 
     @property
