@@ -75,7 +75,7 @@ _LOCAL_AND_GLOBAL = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
     "full_attention": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0},
 }
-_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 10}
+_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0, "query_pre_attn_scalar": 10}
 
 MORE: dict[str, Any] = {
     "gemma": GemmaConfig(**_SMALL, head_dim=10),

@@ -160,7 +160,7 @@ def damaged(folder: Path, how: str) -> None:
     elif how == "an unknown architecture":
         (folder / "config.json").write_text(json.dumps(config | {"model_type": "brontosaurus"}))
     elif how == "an activation":
-        (folder / "config.json").write_text(json.dumps(config | {"activation_function": "quick_gelu"}))
+        (folder / "config.json").write_text(json.dumps(config | {"activation_function": "mish"}))
     elif how == "more layers than weights":
         (folder / "config.json").write_text(json.dumps(config | {"n_layer": 4}))
     else:
@@ -174,7 +174,7 @@ def damaged(folder: Path, how: str) -> None:
         ("no weights", CheckpointError, "cannot be read"),
         ("another architecture", SubjectError, "'bloom' is not supported; supported: gpt2, gpt_neox, llama"),
         ("an unknown architecture", SubjectError, "brontosaurus"),
-        ("an activation", SubjectError, "'quick_gelu' is not supported"),
+        ("an activation", SubjectError, "'mish' is not supported"),
         ("more layers than weights", CheckpointError, "weights are missing"),
         ("no JSON", SubjectError, "config"),
     ],

@@ -27,7 +27,18 @@ LLAMA_PARTS = {
     "self_attn.q_norm": "attn.q_norm", "self_attn.k_norm": "attn.k_norm", "mlp.gate_proj": "mlp.w_in",
     "mlp.up_proj": "mlp.w_linear", "mlp.down_proj": "mlp.w_out",
 }  # fmt: skip
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
+ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu", "quick_gelu": "quick_gelu", "tanh": "tanh",
+    "relu_squared": "relu2", "leaky_relu": "leaky_relu",
+}  # fmt: skip
+"""Ours, and the library's names."""
+DESCRIBED = frozenset({
+    "d_vocab", "d_vocab_out", "n_ctx", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_mlp", "act_fn",
+    "gated_mlp", "rank", "normalization_type", "norm_bias", "eps", "positions", "n_ids", "rotary_base", "rotary_dim",
+    "rotary_frequencies", "rotary_magnitude", "causal", "windows", "parallel", "attn_bias", "attn_out_bias", "qk_norm",
+    "mlp_bias", "tied_head", "head_bias", "attn_scale", "softmax_plus_one",
+})  # fmt: skip
+"""Fields of our configs that are written, or that a reason below speaks of; others must have their defaults."""
 
 
 def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> dict[Path, bytes | str]:
@@ -69,7 +80,12 @@ def _refuse(shape: str, reasons: Mapping[str, bool]) -> None:
 
 def _neither(cfg: ModelConfig) -> dict[str, bool]:
     """Reasons that exclude both architectures, and whether each applies."""
-    return {
+    others = {
+        f"{name} is {getattr(cfg, name)}": getattr(cfg, name) != described.default
+        for name, described in ModelConfig.model_fields.items()
+        if name not in DESCRIBED and not name.startswith("init_")
+    }
+    return others | {
         "it has no causal mask": not cfg.causal,
         "it has no feed-forward": cfg.d_mlp is None,
         f"it has {cfg.n_logits} logits for {cfg.d_vocab} tokens": cfg.n_logits != cfg.d_vocab,
@@ -127,7 +143,9 @@ def _gpt2_weights(model: Transformer) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             joined = torch.cat([weights.pop(f"{there}.attn.{x}.{kind}") for x in "qkv"], dim=-1)
             weights[f"{there}.attn.c_attn.{kind}"] = joined
-    return weights | {f"transformer.ln_f.{kind}": ours[f"ln_final.{kind}"] for kind in ("weight", "bias")}
+    final = ours["ln_final.weight"]
+    bias = ours.get("ln_final.bias", final.new_zeros(len(final)))
+    return weights | {"transformer.ln_f.weight": final, "transformer.ln_f.bias": bias}
 
 
 # ---------------------------------------------------------------------- Llama

@@ -14,11 +14,12 @@ from algoscope.subjects._hf_families import FAMILIES, Family
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu",
     "swish": "silu", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_python": "gelu",
+    "quick_gelu": "quick_gelu", "tanh": "tanh", "relu2": "relu_squared", "leaky_relu": "leaky_relu",
 }  # fmt: skip
 BY_LENGTH = ("dynamic", "longrope")  # kinds whose angles change where the input is longer than the original context
 ROTARY = ("default", "linear", "llama3", "yarn", *BY_LENGTH)
 WINDOWED = ("full_attention", "sliding_attention")  # the kinds of blocks that are told apart
-READ = frozenset({"model_type", "tie_word_embeddings", "algoscope"})
+READ = frozenset({"model_type", "tie_word_embeddings", "algoscope", "auto_map"})
 WITHOUT_EFFECT = re.compile(
     r"_.*|.*(dropout|pdrop|layerdrop|version|initializer|init_std|tokenizer|loss|flash_attn|attn_implementation).*|"
     r".*token(_ids?)?|(summary|output|classifier|unsloth|original_max_position)_.*|architectures|(torch_)?dtype|"

@@ -128,7 +128,7 @@ def _olmo_weights(cfg: ModelConfig, state: Weights) -> dict[str, Tensor]:
 def _unit_norms(cfg: ModelConfig, like: Tensor) -> dict[str, Tensor]:
     """Weights and biases of norms that have none to learn."""
     blocks = [f"blocks.{layer}.{name}" for layer in range(cfg.n_layers) for name in ("ln1", "ln2")]
-    norms = [*blocks, "ln_final"]
+    norms = blocks + ["ln_final"] * cfg.final_norm
     ones, zeros = like.new_ones(cfg.d_model), like.new_zeros(cfg.d_model)
     return {f"{norm}.{kind}": value for norm in norms for kind, value in (("weight", ones), ("bias", zeros))}
 

@@ -81,13 +81,15 @@ def open_model_object(
 
     Raises SubjectError for an architecture, or an option of one, that is not supported.
     """
+    if any(weight.is_meta for weight in source.parameters()):
+        raise SubjectError(f"{name}: its weights are not loaded (they are on the device meta): load them first")
     with quiet():
         model = convert(source, name)
+        dtype = dtype or model.embed.weight.dtype
+        copies = {key: value.to(device, dtype, copy=True) for key, value in model.state_dict().items()}
+        model.load_state_dict(copies, assign=True)
         _compare(source, model, name)
         text = _text(tokenizer, source)
-    dtype = dtype or model.embed.weight.dtype
-    copies = {key: value.to(device, dtype, copy=True) for key, value in model.state_dict().items()}
-    model.load_state_dict(copies, assign=True)
     subject = Subject(name, model, text=text)
     subject.note = "; ".join(filter(None, (_shortened(source.config, model), _unused_settings(source))))
     return subject
@@ -173,14 +175,17 @@ def convert(source: Any, name: str = "the model") -> Transformer:
     try:
         weights = family.weights(cfg, state)
     except KeyError as error:
-        raise SubjectError(f"{name}: it has no weight {error}: it is not a plain {type(source).__name__}") from error
+        raise SubjectError(f"{name} is not a plain {type(source).__name__}: it has no weight {error}") from error
     weights |= _head_weights(cfg, head, weights)
     heads = {f"{key}.{kind}" for key, module in source.named_modules() if module is head for kind in ("weight", "bias")}
     if unread := state.unread - heads:
         raise SubjectError(f"{name}: its weights {some_of(unread)} are none of a plain {type(source).__name__}")
     with torch.device("meta"):
         model = Transformer(cfg)
-    model.load_state_dict(weights, strict=True, assign=True)
+    try:
+        model.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise SubjectError(f"{name} is not a plain {type(source).__name__}: {reason_of(error)}") from error
     return model
 
 
@@ -200,17 +205,18 @@ def _compare(source: Any, model: Transformer, name: str) -> None:
     library's model stays in the mode that it has.
     """
     shape, draw = (1, min(COMPARED, model.cfg.n_ctx)), torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.cfg.d_vocab, shape, generator=draw).to(model.embed.weight.device)
+    tokens = torch.randint(model.cfg.d_vocab, shape, generator=draw)
     modes = {module: module.training for module in source.modules()}
     try:
-        theirs = source.eval()(tokens, use_cache=False).logits
+        theirs = source.eval()(tokens.to(source.device), use_cache=False).logits
     except Exception as error:  # a config that the library accepts and cannot compute with
         raise SubjectError(f"{name}: transformers cannot run it: {reason_of(error)}") from error
     finally:
         for module, training in modes.items():
             module.training = training
-    apart = float((model(tokens) - theirs).abs().max() / theirs.abs().max())
-    if theirs.isfinite().all() and not apart < TOLERANCES.get(theirs.dtype, 1e-3):
+    ours = model(tokens.to(model.embed.weight.device))
+    apart = float((ours.cpu().double() - theirs.cpu().double()).abs().max() / theirs.abs().max())
+    if theirs.isfinite().all() and not apart < max(TOLERANCES.get(dtype, 1e-3) for dtype in (ours.dtype, theirs.dtype)):
         raise SubjectError(
             f"{name}: its logits differ from those of transformers by {apart:.2g} of the largest: its config.json "
             "has an option that algoscope does not represent"
