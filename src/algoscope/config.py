@@ -18,7 +18,7 @@ from algoscope.model_config import ModelConfig as ModelConfig
 from algoscope.model_config import Positive, Share
 from algoscope.tasks.base import Task
 from algoscope.tasks.capabilities import Repeating, Staged
-from algoscope.tasks.specs import RecordedTask, parsed_task, plain_task
+from algoscope.tasks.specs import RecordedTask, given_again, parsed_task, plain_task
 
 AnyTask = Annotated[Task, BeforeValidator(parsed_task), PlainSerializer(lambda task, info: plain_task(task, info.mode))]
 
@@ -191,7 +191,12 @@ class RunConfig(Section):
 
 
 def with_task(config: RunConfig, task: Task) -> RunConfig:
-    """The config with another task: its sizes follow, and what only some tasks have is left out of the data."""
+    """The config with another task: its sizes follow, and what only some tasks have is left out of the data. The task
+    that it records stays, and gets its code.
+    """
+    again, _ = given_again(config.task, task)
+    if again == config.task or (isinstance(config.task, RecordedTask) and again.kind == config.task.kind):
+        return config.model_copy(update={"task": again})
     general = DataConfig().model_dump(include={"hard_share", "repeat_share", "curriculum", "shortest"})
     plain = {**config.model_dump(), "recipe": f"{config.recipe}-{task.kind}", "task": task}
     plain["data"] |= general

@@ -27,16 +27,16 @@ class Source:
 
     path: Path | None
     sha256: str
-    is_importable: bool  # by another process, without running a script again
+    is_importable: bool  # from the file alone, by another process, without running a script again
 
 
 def source_of(kind: type) -> Source:
     """The file that defines a class, as it is now. Of a notebook or a prompt, the text or the code of the class."""
     module = sys.modules.get(kind.__module__)
     path = getattr(module, "__file__", None)
-    if path is not None and Path(path).is_file():
-        content = Path(path).read_bytes()
-        return Source(Path(path).absolute(), hashlib.sha256(content).hexdigest(), kind.__module__ != "__main__")
+    if module is not None and path is not None and Path(path).is_file():
+        is_alone = kind.__module__ != "__main__" and not module.__package__
+        return Source(Path(path).absolute(), hashlib.sha256(Path(path).read_bytes()).hexdigest(), is_alone)
     try:
         text = inspect.getsource(kind).encode()
     except (OSError, TypeError):

@@ -61,8 +61,9 @@ class Inputs(Members):
         """The user's edge cases; else some inputs by chance, with the first and the last."""
         if self.task.gives("edge_cases"):
             with redirect_stdout(sys.stderr):
-                cases = getattr(self.task, "edge_cases")()  # noqa: B009
-            return self.rows(cases, "edge_cases")
+                cases = self.rows(getattr(self.task, "edge_cases")(), "edge_cases")  # noqa: B009
+            self.keys(cases)  # raises for one that is not listed
+            return cases if len(cases) > 1 else torch.cat([cases, self.known[[0, -1]]])
         order = torch.randperm(len(self.known), generator=torch.Generator().manual_seed(0)).tolist()
         return self.known[list(dict.fromkeys([*order[:EDGES], 0, len(self.known) - 1]))]
 

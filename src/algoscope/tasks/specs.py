@@ -125,6 +125,24 @@ def _shipped(plain: Mapping[str, Any]) -> Task:
     return task
 
 
+def code_address(task: Task) -> str | None:
+    """`FILE.py:CLASS` of a task of one's own, for another process that is to load it."""
+    source = type(task).source
+    return f"{source.path}:{class_name(type(task))}" if source is not None and source.is_importable else None
+
+
+def typed_address(task: Task) -> str | None:
+    """`FILE.py:CLASS` of a task of one's own, as it is typed; None for others, and where no file has it."""
+    source = type(task).source
+    return None if source is None or source.path is None else f"{_typed(source.path)}:{class_name(type(task))}"
+
+
+def is_only_here(task: Task) -> bool:
+    """Whether other processes cannot load the class of a task: it is of a notebook or a script that runs."""
+    source = type(task).source
+    return source is not None and not source.is_importable
+
+
 def class_name(kind: type) -> str:
     """The name of a class in its file, dotted where it is within another class."""
     return kind.__qualname__.rpartition("<locals>.")[2]

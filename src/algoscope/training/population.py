@@ -20,6 +20,7 @@ from algoscope.core.threads import free_cores
 from algoscope.networks.parameters import count_parameters
 from algoscope.runs.paths import is_run, new_folder, runs_directory
 from algoscope.runs.run_folder import Run
+from algoscope.tasks.specs import is_only_here
 from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.train import finishing_the_step, open_run
 from algoscope.training.worker_pool import Tally, one_by_one, share_out
@@ -86,7 +87,8 @@ def train_many(
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
         resume: whether to keep finished members and continue interrupted ones.
         device: `cpu`, `cuda` or `mps`.
-        workers: number of worker processes; None: the number of free cores.
+        workers: number of worker processes; None: the number of free cores; one where a task is defined in a notebook
+            or a script.
         stack: members per stack; None: the fastest number by measurement.
         progress: whether to show a progress bar.
     Returns:
@@ -140,6 +142,8 @@ def plan_for(
     for group in by_shape.values():
         size = stack or min(worth_stacking(group[0].config, device), share)
         stacks += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
+    if any(is_only_here(run.config.task) for run in runs):
+        workers = 1
     return Plan(tuple(stacks), max(1, min(workers, len(stacks))))
 
 

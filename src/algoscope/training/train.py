@@ -16,9 +16,11 @@ from algoscope.core.arguments import Folder, Seed, checked_arguments
 from algoscope.core.errors import AlgoscopeError, Interrupted
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import threads
-from algoscope.recipes.table import RECIPES
+from algoscope.recipes.named import config_of
 from algoscope.runs.paths import is_run, new_folder
 from algoscope.runs.run_folder import Run
+from algoscope.tasks.base import Task
+from algoscope.tasks.specs import RecordedTask
 from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.member import Member
 from algoscope.training.model_stack import Stack
@@ -29,6 +31,7 @@ from algoscope.training.model_stack import Stack
 def train(
     recipe: str | RunConfig,
     *,
+    task: str | Task | None = None,
     seed: Seed | None = None,
     name: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -43,7 +46,9 @@ def train(
     Ctrl-C finishes the step and saves the state.
 
     Args:
-        recipe: the name of a recipe, or a complete config.
+        recipe: the name of a recipe, a complete config, or a file of one, NAME.json.
+        task: another task to train on: one that ships or your own, as a value or by name (`max?k=3`, `FILE.py:CLASS`);
+            None: that of the recipe.
         seed: of the initial weights and the data; None: the seed in the config.
         name: the name of the run's folder; by default the recipe and the seed, such as `add3-s0`.
         settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
@@ -69,13 +74,14 @@ def train(
         >>> run.name, run.newest_step
         ('add3-s0', 3)
     """
-    config = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe
+    config = config_of(recipe, task)
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
     torch_device = find_device(device)
     path = new_folder(f"{config.recipe}-s{config.seed}" if name is None else name, runs_dir)
     if isinstance(recipe, str) and not settings and seed is None and resume and is_run(path):
         started = Run(path).config
-        config = started if started.recipe == config.recipe else config
+        is_same = started.recipe == config.recipe and not isinstance(started.task, RecordedTask)
+        config = started if is_same else config
     run = open_run(path, with_start_hash(config, path.parent), resume)
     if run.is_whole:
         return run

@@ -1,8 +1,8 @@
 """A worker process: it reads jobs, trains them, and reports progress, as lines of JSON.
 
-`{"runs": [PATH, ...], "device": "cpu"}` is answered by any number of `{"done": steps, "total": steps}` and by one
-`{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and saves the states, and so does a
-closed pipe.
+`{"runs": [PATH, ...], "code": [FILE.py:CLASS, ...], "device": "cpu"}` is answered by any number of
+`{"done": steps, "total": steps}` and by one `{"failed": {NAME: WHY}}`. Ctrl-C finishes the step and saves the states,
+and so does a closed pipe.
 """
 
 import json
@@ -17,6 +17,7 @@ import torch
 
 from algoscope.core.errors import AlgoscopeError, Interrupted
 from algoscope.runs.run_folder import Run
+from algoscope.tasks.specs import find_task
 from algoscope.training.train import train_together
 from algoscope.training.worker_pool import Forwarding
 
@@ -47,6 +48,8 @@ def main() -> None:
 def _train(job: dict[str, Any], report: Any, stop: threading.Event) -> dict[str, str]:
     runs = [Run(Path(path)) for path in job["runs"]]
     try:
+        for address in job["code"]:  # tasks of the user's own, from files that were named to the parent process
+            find_task(address)
         failed = train_together(runs, torch.device(job["device"]), Forwarding(report), stop)
     except Interrupted:
         return {}

@@ -21,6 +21,7 @@ import torch
 from algoscope.core.errors import AlgoscopeError, Interrupted
 from algoscope.core.progress import Watcher
 from algoscope.runs.run_folder import Run
+from algoscope.tasks.specs import code_address
 from algoscope.training.train import train_together
 
 Stacks = Sequence[Sequence[Run]]
@@ -88,7 +89,8 @@ def share_out(stacks: Stacks, device: str, n_workers: int, tally: Tally, stop: t
                 number = todo.get_nowait()
             except queue.Empty:
                 break
-            job = {"runs": [str(run.path) for run in stacks[number]], "device": device}
+            code = sorted({address for run in stacks[number] if (address := code_address(run.config.task)) is not None})
+            job = {"runs": [str(run.path) for run in stacks[number]], "code": code, "device": device}
             answer = worker.train(job, tally.reporter(number))
             if answer is None and stop.is_set():
                 break

@@ -21,6 +21,7 @@ from algoscope.core.registry import Table
 from algoscope.core.visible import one_line, visible
 from algoscope.planted.table import PLANTED
 from algoscope.runs.paths import run_folders, runs_directory
+from algoscope.tasks.table import TASKS
 
 WIDEST = 10**6  # characters of a table that is piped
 
@@ -33,6 +34,12 @@ def out_file(command: Callable[..., Any]) -> Callable[..., Any]:
 
     text = f"Write {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, by the ending."
     return click.option("--out", metavar="FILE", help=text, callback=checked)(command)
+
+
+def task_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--task SPEC`."""
+    text = "The task: a name, NAME?FIELD=VALUE, or a class of your own, FILE.py:CLASS, whose code is run."
+    return click.option("--task", metavar="SPEC", shell_complete=names(TASKS), help=text)(command)
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:

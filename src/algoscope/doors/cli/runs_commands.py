@@ -1,6 +1,7 @@
 """Commands about runs: train them, list them, show one, remove one."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,24 @@ from typing import Any
 import click
 
 from algoscope.core.errors import AlgoscopeError, ConfigError, DivergedError
+from algoscope.core.registry import Entry, Table
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, echo, names, show_json, show_table
+from algoscope.doors.cli.common import common, complete_run, echo, names, show_json, show_table, task_option
 from algoscope.recipes.table import RECIPES
 from algoscope.runs.paths import address, runs_directory
 
+CONFIGS = Table(
+    "function",
+    {
+        "config": Entry("algoscope.recipes.named:config_of", "the config of a recipe or a file"),
+        "address": Entry("algoscope.tasks.specs:typed_address", "the file and class of a task of one's own"),
+    },
+)
+
 
 @click.command()
-@click.argument("recipe", shell_complete=names(RECIPES))
+@click.argument("recipe", metavar="RECIPE|FILE.json", shell_complete=names(RECIPES))
+@task_option
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a config field (lr=0.01).")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of weights and data.  [default: the recipe's, 0]")
 @click.option("--seeds", metavar="A..B", help="Train every seed from A to B together, one run each (NAME-s<seed>).")
@@ -26,6 +37,7 @@ from algoscope.runs.paths import address, runs_directory
 @common
 def train(
     recipe: str,
+    task: str | None,
     settings: tuple[str, ...],
     seed: int | None,
     seeds: str | None,
@@ -37,7 +49,10 @@ def train(
     quiet: bool,
     runs_dir: str | None,
 ) -> None:
-    """Train RECIPE into a run folder. Ctrl-C finishes the step and saves a run that --resume can continue."""
+    """Train RECIPE, or the config in FILE.json, into a run folder; with --task on another task.
+
+    Ctrl-C finishes the step and saves a run that --resume can continue.
+    """
     if seed is not None and seeds is not None:
         raise ConfigError("--seed and --seeds exclude each other: give one")
     if workers is not None and seeds is None:
@@ -45,11 +60,11 @@ def train(
     changes = parse_settings(settings)
     where: dict[str, Any] = {"runs_dir": runs_dir, "resume": resume, "device": device, "progress": not quiet}
     if seeds is None:
-        run = public.train(recipe, seed=seed, name=name, settings=changes, **where)
+        run = public.train(recipe, task=task, seed=seed, name=name, settings=changes, **where)
         _show_trained([run], as_json, alone=True)
         return
-    config = public.override(RECIPES.load(recipe)(), changes)
-    members = {f"{name or recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
+    config = public.override(CONFIGS.load("config")(recipe, task), changes)
+    members = {f"{name or config.recipe}-s{s}": config.model_copy(update={"seed": s}) for s in parse_seeds(seeds)}
     population = public.train_many(members, workers=workers, **where)
     _show_trained(population.runs.values(), as_json, alone=False)
     if population.failed:
@@ -58,14 +73,16 @@ def train(
 
 
 def _show_trained(runs: Iterable[Any], as_json: bool, alone: bool) -> None:
+    runs = list(runs)
     done = [ended(run) for run in runs]
     if as_json:
         show_json(done[0] if alone else done)
         return
-    for row in done:
+    for run, row in zip(runs, done, strict=True):
+        own = CONFIGS.load("address")(run.config.task)
         echo(
             f"{row['path']}: step {row['steps']:,}, loss {row['loss']:.4f}, test {row['test_accuracy']:.2%}, "
-            f"{row['seconds']:.1f} s; next: {next_command(row['path'])}"
+            f"{row['seconds']:.1f} s; next: {next_command(row['path'])}{f' --task {shlex.quote(own)}' if own else ''}"
         )
 
 
