@@ -8,18 +8,17 @@ from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import UnknownNameError
 from algoscope.networks.parameters import SHAPES, count_parameters, counts_of
 from algoscope.recipes.table import RECIPES
-from algoscope.subjects.opening import open_subject
-from algoscope.subjects.subject import Subject
+from algoscope.subjects.opening import AnyModel, open_subject
 
 
 @checked_arguments
-def params(what: str | ModelConfig | Subject, *, runs_dir: Folder = None) -> dict[str, Any]:
+def params(what: ModelConfig | AnyModel, *, runs_dir: Folder = None) -> dict[str, Any]:
     """Count parameters by component, and compare the total with published models.
 
     No weight is allocated for a recipe, a published shape or a config.
 
     Args:
-        what: a model, by name or opened, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
+        what: a model, by name, opened or in memory, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
         runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
     Returns:
         `total`; `components` [{name, parameters}] in the order of the forward pass; `scale` [{name, total, times}]:
@@ -45,10 +44,10 @@ def params(what: str | ModelConfig | Subject, *, runs_dir: Folder = None) -> dic
     }
 
 
-def _counts(what: str | ModelConfig | Subject, runs_dir: str | Path | None) -> dict[str, int]:
+def _counts(what: ModelConfig | AnyModel, runs_dir: str | Path | None) -> dict[str, int]:
     if isinstance(what, ModelConfig):
         return count_parameters(what)
-    if isinstance(what, Subject) or ":" in what:
+    if not isinstance(what, str) or ":" in what:
         subject = open_subject(what, runs_dir=runs_dir)
         return counts_of(subject.model)
     if what in SHAPES:

@@ -11,15 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.networks.kv_cache import KeyValueCache
-from algoscope.networks.transformer import Transformer
+from algoscope.networks.logits_only import Network
 
 PORTION = 5000  # rows per forward pass; fewer have a thread overhead, more exceed the processor's cache
 WORTH_A_CUT = 4  # split where this reduces the number of rows at least by this factor
 
 
-def plain_logits(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice
-) -> Float[Tensor, "batch read d_vocab"]:
+def plain_logits(model: Network, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
     """Logits at the positions `at`, each from the tokens up to it alone: the reference for `shared_logits`.
 
     With a causal mask this takes one forward pass. Without one the model would attend to the answer, so each prefix is
@@ -31,9 +29,7 @@ def plain_logits(
     return torch.cat([model(tokens[:, : pos + 1], at=slice(pos, pos + 1)) for pos in positions], dim=1)
 
 
-def shared_logits(
-    model: Transformer, tokens: Int[Tensor, "batch pos"], at: slice
-) -> Float[Tensor, "batch read d_vocab"]:
+def shared_logits(model: Network, tokens: Int[Tensor, "batch pos"], at: slice) -> Float[Tensor, "batch read d_vocab"]:
     """The same numbers as `plain_logits`, with equal prefixes of neighbouring rows computed once."""
     start, stop, _ = at.indices(tokens.shape[1])
     cuts = find_cuts(tokens[:, : start + 1]) if model.cfg.causal else []

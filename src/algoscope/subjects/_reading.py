@@ -99,8 +99,8 @@ class Reader(Runner):
         if len(ids) != 1:
             raise VocabularyError(f"token ids [pos] of one input are needed, not {list(ids.shape)}: give one row")
         for number in (int(ids.min()), int(ids.max())):
-            if not 0 <= number < self.cfg.d_vocab:
-                raise VocabularyError(f"token {number} is outside the {self.cfg.d_vocab} tokens of {self.name}")
+            if not 0 <= number < self._sizes.d_vocab:
+                raise VocabularyError(f"token {number} is outside the {self._sizes.d_vocab} tokens of {self.name}")
         return [int(number) for number in ids[0].tolist()]
 
     @checked_arguments
@@ -123,8 +123,8 @@ class Reader(Runner):
         if len(ids) != 1:
             labels = [self.text.token(i) for i in ids]
             raise VocabularyError(f"{token!r} is {len(ids)} tokens of {self.name}, not one: {labels}")
-        if not 0 <= ids[0] < self.cfg.n_logits:
-            raise VocabularyError(f"token {ids[0]} is outside the {self.cfg.n_logits} tokens of {self.name}")
+        if not 0 <= ids[0] < self._sizes.n_logits:
+            raise VocabularyError(f"token {ids[0]} is outside the {self._sizes.n_logits} tokens of {self.name}")
         return ids[0]
 
     def token_labels(self, tokens: str | TokenIds | SupportsIndex) -> tuple[str, ...]:

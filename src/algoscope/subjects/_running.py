@@ -15,6 +15,7 @@ from algoscope.core.errors import CheckpointError, DivergedError, SubjectError, 
 from algoscope.core.sites import Site, find_site
 from algoscope.core.threads import right_sized
 from algoscope.networks.kv_cache import KeyValueCache
+from algoscope.networks.logits_only import LogitsOnly, LogitsShape, Network
 from algoscope.networks.taps import precise
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects._arguments import (
@@ -45,11 +46,34 @@ class Runner:
     measured = False
     """Whether results are for measuring: in float32 where the model computes in half precision, and finite."""
 
-    def __init__(self, name: str, model: Transformer) -> None:
-        self.name, self.model = name, model.eval().requires_grad_(False)
-        self.cfg: ModelConfig = model.cfg
+    def __init__(self, name: str, model: Network) -> None:
+        self.name, self._network = name, model.eval().requires_grad_(False)
+        self._sizes: ModelConfig | LogitsShape = model.cfg
         self.require_finite()
         self._n_weights = sum(weight.numel() for weight in model.parameters())
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether only its logits are known: then it has no config, weights or sites, and `note` says why."""
+        return isinstance(self._network, LogitsOnly)
+
+    @property
+    def model(self) -> Transformer:
+        """The transformer. Raises SubjectError for a black box."""
+        if isinstance(self._network, LogitsOnly):
+            raise self._unknown("weights", self._network)
+        return self._network
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """The config of the transformer. Raises SubjectError for a black box."""
+        return self.model.cfg
+
+    def _unknown(self, what: str, network: LogitsOnly) -> SubjectError:
+        return SubjectError(
+            f"{self.name} is a black box, {network.why}: its {what} are not known, only its logits, which are enough "
+            "for certify, generate, report and the lens answers"
+        )
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -60,17 +84,24 @@ class Runner:
             >>> [site.name for site in ag.open("planted:induction").sites][:2]
             ['hook_embed', 'hook_pos_embed']
         """
-        return self.model.sites
+        if isinstance(self._network, LogitsOnly):
+            raise self._unknown("activations", self._network)
+        return self._network.sites
 
     @property
     def dtype(self) -> torch.dtype:
         """The float type of the weights."""
-        return self.model.embed.weight.dtype
+        return self._weight.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.model.embed.weight.device
+        return self._weight.device
+
+    @property
+    def _weight(self) -> Tensor:
+        """A weight; of a black box a tensor like its logits."""
+        return self._network.like if isinstance(self._network, LogitsOnly) else self._network.embed.weight
 
     @usual_torch()
     def run(
@@ -111,10 +142,10 @@ class Runner:
         mask, located = mask_of(attention_mask, ids), self._located(edits)
         editor = Editor(located, frozenset(find_site(key, self.sites) for key in keys_of(record)))
         with right_sized(self._operations(ids)):
-            logits = self.model(ids, at=positions(at, ids.shape[1]), tap=editor, mask=mask)
+            logits = self._network(ids, at=positions(at, ids.shape[1]), tap=editor, mask=mask)
         self._require_finite_results(ids, mask, [edit for _, edit in located], logits, editor.values)
         values = {site: self._result(value) for site, value in editor.values.items()}
-        return self._result(logits), ActivationCache(values, self.sites)
+        return self._result(logits), ActivationCache(values, () if self.is_black_box else self.sites)
 
     @usual_torch()
     def run_each(
@@ -243,16 +274,16 @@ class Runner:
             'cabc'
         """
         prompts = self._ids(prompts)
-        if prompts.shape[1] + n_new - 1 > self.cfg.n_ctx:
+        if prompts.shape[1] + n_new - 1 > self._sizes.n_ctx:
             raise VocabularyError(
                 f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
-                f"{self.cfg.n_ctx}"
+                f"{self._sizes.n_ctx}"
             )
-        cache = KeyValueCache() if use_cache and self.cfg.causal else None
+        cache = KeyValueCache() if use_cache and self._sizes.causal else None
         tokens, fresh, mask = prompts, prompts, mask_of(attention_mask, prompts)
         with right_sized(self._operations(prompts)):
             for _ in range(n_new):
-                logits = self.model(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
+                logits = self._network(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
                 self._require_finite_results(tokens, mask, (), logits, {})
                 fresh = logits.argmax(dim=-1)
                 tokens = torch.cat([tokens, fresh], dim=1)
@@ -264,7 +295,7 @@ class Runner:
 
         It is asked when a subject is made, when a lens is given one, and when logits are not finite.
         """
-        for name, weight in self.model.named_parameters():
+        for name, weight in self._network.named_parameters():
             if weight.sum(dtype=torch.float32).isfinite() or weight.isfinite().all():
                 continue
             limit = f"{str(weight.dtype).removeprefix('torch.')} ends at {torch.finfo(weight.dtype).max:,.0f}"
@@ -289,6 +320,8 @@ class Runner:
         if not bad or (edits and not self.measured):
             return
         self.require_finite()
+        if self.is_black_box:
+            raise DivergedError(f"{self.name} gives logits that are not finite for tokens of shape {list(ids.shape)}")
         kind = str(self.dtype).removeprefix("torch.")
         wider = f": use to_dtype(torch.{WIDER[self.dtype]})" if self.dtype in WIDER else ""
         if site := self._first_not_finite(ids, mask):
@@ -317,7 +350,7 @@ class Runner:
 
     def _operations(self, tokens: Tokens) -> float:
         """Floating-point operations of one run, roughly: two for each weight and token."""
-        return 2.0 * self._n_weights * tokens.numel()
+        return math.inf if self.is_black_box else 2.0 * self._n_weights * tokens.numel()
 
     def _located(self, edits: Any) -> list[tuple[Site, Edit]]:
         listed = edits_of(edits, Edit)
@@ -331,11 +364,11 @@ class Runner:
         """Token ids [batch pos] on the model's device. Raises VocabularyError for those that the model cannot read."""
         ids = token_ids(tokens, self.device)
         low, high = (int(edge) for edge in ids.aminmax()) if ids.numel() else (0, 0)
-        if low < 0 or high >= self.cfg.d_vocab:
+        if low < 0 or high >= self._sizes.d_vocab:
             worst = low if low < 0 else high
-            raise VocabularyError(f"token {worst} is outside the {self.cfg.d_vocab} tokens of {self.name}")
-        if ids.shape[1] > self.cfg.n_ctx:
-            raise VocabularyError(f"{ids.shape[1]} tokens are more than the context of {self.name}: {self.cfg.n_ctx}")
+            raise VocabularyError(f"token {worst} is outside the {self._sizes.d_vocab} tokens of {self.name}")
+        if ids.shape[1] > (longest := self._sizes.n_ctx):
+            raise VocabularyError(f"{ids.shape[1]} tokens are more than the context of {self.name}: {longest}")
         return ids
 
 

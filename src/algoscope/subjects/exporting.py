@@ -96,7 +96,7 @@ def _text_files(subject: Subject) -> dict[str, bytes | str]:
 
 def _facts(subject: Subject) -> dict[str, str]:
     """Metadata of exported files; every value is text."""
-    facts = {"subject": subject.name, "weights_sha256": subject.weights_sha256}
+    facts = {"subject": subject.name, "weights_sha256": subject.weights_sha256 or ""}
     if subject.has_task:
         facts["task"] = subject.task.model_dump_json()
         facts["vocabulary"] = json.dumps(subject.task.vocabulary)

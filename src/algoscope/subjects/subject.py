@@ -18,11 +18,12 @@ from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.networks.digit_positions import at_width_of
 from algoscope.networks.folding import fold
+from algoscope.networks.logits_only import LogitsOnly, Network
 from algoscope.networks.shared_prefixes import shared_logits
-from algoscope.networks.transformer import Transformer
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.subjects._arguments import TokenIds, token_ids
 from algoscope.subjects._reading import Reader
+from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.text import TaskText, Text, Texts, texts_of
 from algoscope.tasks.base import Task
@@ -41,7 +42,7 @@ class Subject(Reader):
 
     Args:
         name: its name in findings.
-        model: the transformer; its gradients are switched off.
+        model: the transformer, or a network of which only logits are known; its gradients are switched off.
         task: the task that it was trained on; None for a model of free text.
         origin: the run folder that it came from, where there is one.
         text: its tokenizer; None: the vocabulary of the task. Required without a task.
@@ -60,14 +61,14 @@ class Subject(Reader):
     def __init__(
         self,
         name: str,
-        model: Transformer,
+        model: Network,
         task: Task | None = None,
         origin: Run | None = None,
         text: Text | None = None,
     ) -> None:
         if task is None and text is None:
             raise SubjectError("a subject needs a task, such as ag.Addition(n_digits=3), or a tokenizer")
-        super().__init__(name, model if task is None else at_width_of(model, task))
+        super().__init__(name, model if task is None else _fitted(name, model, task))
         self._task, self.origin = task, origin
         self.text: Text = text or TaskText(self.task)
         self.note = ""
@@ -107,7 +108,7 @@ class Subject(Reader):
         """
         ids = token_ids(tokens, self.device)
         read = self._ids(ids[:, :-1])
-        logits = shared_logits(self.model, read, self.task.answer_slice)
+        logits = shared_logits(self._network, read, self.task.answer_slice)
         if self.measured:
             self._require_finite_results(read, None, (), logits, {})
         return self._result(logits)
@@ -115,8 +116,10 @@ class Subject(Reader):
     # ------------------------------------------------------------------ identity
 
     @property
-    def weights_sha256(self) -> str:
-        """SHA-256 of the weights; recomputed only after a weight was written to."""
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the weights; recomputed only after a weight was written to. None for a black box."""
+        if self.is_black_box:
+            return None
         weights = self.model.state_dict()
         versions = tuple(weight._version for weight in weights.values())
         if versions not in self._hash:
@@ -124,7 +127,7 @@ class Subject(Reader):
             self._hash[versions] = weights_hash(weights)
         return self._hash[versions]
 
-    def with_model(self, model: Transformer, name: str | None = None) -> "Subject":
+    def with_model(self, model: Network, name: str | None = None) -> "Subject":
         """A subject with another model and the same task and tokenizer.
 
         Example:
@@ -134,6 +137,30 @@ class Subject(Reader):
             True
         """
         other = Subject(name or self.name, model, self._task, self.origin, self.text)
+        other.measured = self.measured
+        return other
+
+    @settled()
+    def with_task(self, task: Task | None, tokenizer: Any = None) -> "Subject":
+        """The same model, asked another task; then findings about it are not kept in its run folder.
+
+        Args:
+            task: the task; None: its own.
+            tokenizer: another tokenizer, as `ag.open` takes it; None: the vocabulary of another task.
+        Raises:
+            TaskMismatchError: for a task that needs more tokens, logits or positions than the model has.
+
+        Example:
+            >>> import algoscope as ag
+            >>> model = ag.open("planted:carry-adder")
+            >>> model.with_task(ag.Subtraction(n_digits=3)).generate("12-34")
+            '6400<EOS>'
+        """
+        task = task or self._task
+        text = text_of(tokenizer, self._sizes.n_logits) or (self.text if task == self._task else None)
+        other = Subject(self.name, self._network, task, self.origin if task == self._task else None, text)
+        another = self._task is not None and task != self._task
+        other.note = "; ".join(filter(None, (self.note, "evaluated with another task than its own" * another)))
         other.measured = self.measured
         return other
 
@@ -174,7 +201,14 @@ class Subject(Reader):
         """
         if dtype not in FLOATS:
             raise SubjectError(f"{dtype} is no type of weights: choose one of {', '.join(map(str, FLOATS))}")
-        return self.with_model(copy.deepcopy(self.model).to(dtype))
+        if not isinstance(self._network, LogitsOnly):
+            other = self.with_model(copy.deepcopy(self._network).to(dtype))
+        elif self._network.convert is None:
+            raise SubjectError(f"{self.name} is a function, which decides itself in which float type it computes")
+        else:
+            other = self.with_model(self._network.convert(dtype))
+        other.note = self.note
+        return other
 
     @settled()
     def before_training(self) -> "Subject | None":
@@ -260,7 +294,8 @@ class Subject(Reader):
         task = self._task
         prompts, mask = self.pad([task.prompt(text) if task else text for text in texts_of(texts)])
         if n_new is None:
-            n_new = (task.n_ctx if task else min(self.cfg.n_ctx + 1, prompts.shape[1] + FREE_TOKENS)) - prompts.shape[1]
+            end = task.n_ctx if task else min(self._sizes.n_ctx + 1, prompts.shape[1] + FREE_TOKENS)
+            n_new = end - prompts.shape[1]
         new = self.generate_tokens(prompts, n_new, use_cache=use_cache, attention_mask=None if mask.all() else mask)
         return [
             self.text.decode(self._until_end(row), after=prompt[own].tolist())
@@ -304,3 +339,20 @@ class Subject(Reader):
             got=self.text.decode(self._until_end(answer[0].tolist())),
             expected=self.text.decode(sequence[n:]),
         )
+
+
+def _fitted(name: str, model: Network, task: Task) -> Network:
+    """The model at the width of a task. Raises TaskMismatchError where it has fewer tokens, logits or positions than
+    the task needs.
+    """
+    sizes, answers = model.cfg, task.d_vocab
+    if sizes.n_logits < task.d_vocab:
+        answers = int(task.edge_inputs()[:, task.prompt_length :].max()) + 1
+    for has, needed, what in ((sizes.d_vocab, task.d_vocab, "tokens"), (sizes.n_logits, answers, "logits")):
+        if has < needed:
+            raise TaskMismatchError(f"{name} has {has} {what}, the task {task.kind} needs {needed}: give another task")
+    if not isinstance(model, LogitsOnly):
+        return at_width_of(model, task)
+    if sizes.n_ctx < task.n_ctx - 1:
+        raise TaskMismatchError(f"{name} reads {sizes.n_ctx} tokens, the task {task.kind} needs {task.n_ctx - 1}")
+    return model

@@ -9,6 +9,7 @@ FORMS = Table(
         "file": Entry("algoscope.subjects.stored:open_file", "file:PATH.safetensors"),
         "planted": Entry("algoscope.subjects.planted:open_planted", "planted:NAME"),
         "hf": Entry("algoscope.subjects.huggingface:open_hf", "hf:ID_OR_PATH"),
+        "module": Entry("algoscope.subjects.in_memory:open_named", "module:FILE.py:NAME"),
         "foreign": Entry("algoscope.subjects.foreign:open_foreign", "foreign:PATH?task=T"),
     },
 )

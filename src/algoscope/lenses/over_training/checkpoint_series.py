@@ -56,6 +56,7 @@ def recalled(subject: Subject, keep: str, measure: Measure) -> Mapping[str, floa
     run = subject.origin
     assert run is not None, "a checkpoint is of a run"
     name, weights = f"{keep} {VERSION}", subject.weights_sha256
+    assert weights is not None  # it comes from a run
     kept = run.numbers(name, weights)
     if kept is not None:
         return kept

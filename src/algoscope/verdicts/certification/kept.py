@@ -58,7 +58,8 @@ def scheme_of(verdict: Finding, task: Task) -> str | None:
 
 def _kept(subject: Subject) -> Finding | None:
     """The stored verdict about these weights and this task; one by an earlier version, with fewer facts, is ignored."""
-    kept = subject.origin.finding("certify", subject.weights_sha256) if subject.origin else None
+    weights = subject.weights_sha256
+    kept = subject.origin.finding("certify", weights) if subject.origin and weights else None
     if kept is None or not {"by_class", "by_position", "domain", "where", "better_fit"} <= set(kept.facts):
         return None
     task = subject.task.model_dump(mode="json")

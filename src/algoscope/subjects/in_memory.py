@@ -1,0 +1,166 @@
+"""Models in memory: modules of PyTorch, models of `transformers`, functions; `module:FILE.py:NAME` makes one."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from algoscope.core.ambient import find_device
+from algoscope.core.errors import CheckpointError, SubjectError, UnknownNameError, with_article
+from algoscope.core.files import user_path
+from algoscope.core.own_code import load_named, reason, running
+from algoscope.core.registry import Entry, Table
+from algoscope.formats.checkpoint_files import file_to_tensors
+from algoscope.networks.transformer import Transformer
+from algoscope.runs.paths import split_name
+from algoscope.subjects._tokenizers import text_of
+from algoscope.subjects.black_box import black_box
+from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task
+from algoscope.tasks.specs import find_task, query_fields
+
+COMMON = ("task", "tokenizer", "device", "dtype", "runs_dir")  # options of every model
+LOADED = Table(
+    "kind of model",
+    {
+        "transformers": Entry("algoscope.subjects.huggingface:open_model_object", "a model of transformers"),
+        "module": Entry("algoscope.subjects.own_module:open_module", "a module of PyTorch"),
+    },
+)
+
+
+def open_object(
+    model: Callable[..., Any],
+    name: str | None = None,
+    task: Task | None = None,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Subject:
+    """A model in memory, converted to our transformer; else, where there is a task or tokenizer, a black box.
+
+    Raises SubjectError for what is no model, and why a model cannot be opened.
+    """
+    name, options = name or _name_of(model), dict(options or {})
+    if isinstance(model, type):
+        raise SubjectError(f"{name} is a class: give one that was made, such as {name}()")
+    if isinstance(model, Transformer):
+        refuse_options(options)
+        ours = copy.deepcopy(model).to(device or model.embed.weight.device, dtype)
+        return Subject(name, ours, task, text=text_of(tokenizer, model.cfg.d_vocab))
+    if not isinstance(model, nn.Module):
+        refuse_options(options, ["n_ctx"])
+        return black_box(model, name, task, tokenizer, device, dtype, **options)
+    try:
+        return _converted(model, name, task, tokenizer, device, dtype, options)
+    except SubjectError as error:
+        if task is None and tokenizer is None:
+            raise
+        return black_box(model, name, task, tokenizer, device, dtype, str(error), options.get("n_ctx"))
+
+
+def _converted(
+    model: nn.Module,
+    name: str,
+    task: Task | None,
+    tokenizer: Any,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
+) -> Subject:
+    if any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__):
+        refuse_options(options)
+        opened: Subject = LOADED.load("transformers")(model, name, tokenizer, find_device(device or "cpu"), dtype)
+        return opened if task is None else opened.with_task(task)
+    opened = LOADED.load("module")(model, name, task, tokenizer, find_device(device or "cpu"), dtype, options)
+    return opened
+
+
+def refuse_options(options: Mapping[str, Any], known: Sequence[str] = ()) -> None:
+    """Raises UnknownNameError for an option that a model of this kind does not have."""
+    for option in options:
+        if option not in known:
+            raise UnknownNameError("option of open()", option, [*COMMON, *known])
+
+
+def _name_of(model: Callable[..., Any]) -> str:
+    """A name for a model that was not opened by name: that of its class, or of the function."""
+    named = model if isinstance(model, type) or inspect.isroutine(model) else type(model)
+    return named.__name__.strip("<>")
+
+
+# ---------------------------------------------------------------------- from a file
+
+
+def open_named(
+    name: str,
+    rest: str,
+    directory: Path,
+    device: str,
+    dtype: torch.dtype | None = None,
+    tokenizer: Any = None,
+    task: Task | None = None,
+) -> Subject:
+    """The model of `module:FILE.py:NAME?weights=PATH&task=T`, and options of `open_module` after it.
+
+    NAME is a module, or a class or function without required arguments that makes one; or a function from tokens to
+    logits. `weights` is a file with its state dictionary.
+    """
+    address, _, query = split_name(rest, lambda text: Path(text.rpartition(":")[0]).is_file())
+    fields = query_fields(name, query)
+    weights, spec = fields.pop("weights", None), fields.pop("task", None)
+    if spec is not None and task is not None:
+        raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
+    value, code = load_named(address, "a model", callable)
+    with running(code.path):
+        model = _made(value, address)
+    if weights is not None:
+        model = _with_weights(model, address, user_path(weights))
+    wanted = task if spec is None else find_task(spec)
+    options = {key: int(text) if text.isdecimal() else text for key, text in fields.items()}
+    return open_object(model, name, wanted, tokenizer, device, dtype, options)
+
+
+def _made(value: Any, address: str) -> Callable[..., Any]:
+    """The model that a name stands for: what a class or function makes, or the value itself.
+
+    A function that needs one argument is a model: it is given tokens.
+    """
+    if not (inspect.isclass(value) or inspect.isroutine(value) or isinstance(value, functools.partial)):
+        return value
+    try:
+        parameters = list(inspect.signature(value).parameters.values())
+    except ValueError:  # of some functions in C it is not known
+        parameters = []
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    if len(needed) == 1 and not inspect.isclass(value):
+        return value
+    if needed:
+        raise SubjectError(
+            f"{address} needs {', '.join(needed)}: write a function without arguments in the file, which makes the "
+            "model, and name that"
+        )
+    made = value()
+    if isinstance(made, type) or not callable(made):
+        raise SubjectError(f"{address}() makes {with_article(type(made).__name__)}, not a model: return an nn.Module")
+    return made
+
+
+def _with_weights(model: Any, address: str, path: Path) -> nn.Module:
+    """A copy of the module with the weights of a file."""
+    if not isinstance(model, nn.Module):
+        raise SubjectError(f"{address} is no module of PyTorch, so it takes no weights: leave out weights={path}")
+    tensors, loaded = file_to_tensors(path).weights, copy.deepcopy(model)
+    weights = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in tensors.items()}
+    try:
+        loaded.load_state_dict(weights)
+    except Exception as error:  # a module may read its weights in its own way
+        raise CheckpointError(f"the weights in {path} do not fit {address}: {reason(error)}") from error
+    return loaded

@@ -1,0 +1,167 @@
+"""Subjects of which only the logits are known."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import algoscope as ag
+from algoscope.core.errors import SubjectError, TaskMismatchError
+from algoscope.subjects.black_box import black_box
+
+TASK = ag.Addition(n_digits=3)
+ADDER = ag.open("planted:carry-adder")
+
+
+def logits(tokens: Tensor) -> Tensor:
+    """A function from tokens to logits: the planted adder, whose answers are known."""
+    return copy.copy(ADDER.model)(tokens)
+
+
+def last(tokens: Tensor) -> Tensor:
+    return logits(tokens)[:, -1]
+
+
+BOX = ag.open(logits, task=TASK)
+
+
+def test_a_function_answers_as_the_model_that_it_calls() -> None:
+    assert BOX.is_black_box
+    assert not ADDER.is_black_box
+    texts = ["123+456", "999+1", "0+0"]
+    assert BOX.generate_many(texts) == ADDER.generate_many(texts)
+    assert BOX.lay_out("7+8").is_right
+    tokens = TASK.edge_inputs()
+    torch.testing.assert_close(BOX.answer_logits(tokens), ADDER.answer_logits(tokens), rtol=0, atol=1e-5)
+    torch.testing.assert_close(BOX(tokens[:, :-1]), ADDER(tokens[:, :-1]))
+
+
+class _Named:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        last,
+        lambda tokens: last(tokens)[:, None],
+        lambda tokens: (logits(tokens), None),
+        lambda tokens: {"loss": 0, "logits": logits(tokens)},
+        lambda tokens: _Named(logits(tokens)),
+        lambda tokens: logits(tokens).requires_grad_(),
+        lambda tokens: logits(tokens.mul_(1)),
+        lambda tokens: torch.nn.functional.pad(logits(tokens), (0, 5), value=-30.0),
+    ],
+)
+def test_logits_come_in_any_form(form: Any) -> None:
+    box, tokens = ag.open(form, task=TASK), TASK.edge_inputs()
+    torch.testing.assert_close(
+        box.answer_logits(tokens)[..., : TASK.d_vocab], ADDER.answer_logits(tokens), rtol=0, atol=1e-5
+    )
+    assert box.generate_many(["123+456", "1+2"]) == ADDER.generate_many(["123+456", "1+2"])
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda tokens: logits(tokens).numpy(), r"returns a ndarray of shape"),
+        (lambda tokens: None, r"returns None: logits are a tensor of floats \[batch pos d_vocab\]"),
+        (lambda tokens: logits(tokens).argmax(-1), r"returns torch.int64"),
+        (lambda tokens: logits(tokens).mean(0), r"returns \[12, 14\] for tokens of shape \[13, 12\]"),
+        (lambda tokens: logits(tokens).transpose(0, 1), r"returns \[12, 13, 14\] for tokens of shape \[13, 12\]"),
+        (lambda tokens: logits(tokens[:, :-1]), r"returns \[13, 11, 14\]"),
+        (lambda tokens: tokens.nothing, r"cannot read tokens of shape \[13, 12\]: AttributeError"),
+        (lambda: 3, r"cannot read tokens of shape \[13, 12\]: TypeError"),
+        (lambda tokens: exit(3), r"cannot read tokens of shape \[13, 12\]: SystemExit: 3"),
+        (lambda tokens: torch.zeros(*tokens.shape, 14, device="meta"), r"on meta"),
+        (lambda tokens: logits(tokens)[:, :, :9], r"has 9 logits, the task addition needs 13"),
+    ],
+)
+def test_what_does_not_return_logits_is_one_line(form: Any, message: str) -> None:
+    with pytest.raises((SubjectError, TaskMismatchError), match=message):
+        ag.open(form, task=TASK)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: BOX.model,
+        lambda: BOX.cfg,
+        lambda: BOX.sites,
+        lambda: BOX.run([[1, 2]], record=[("z", 0)]),
+        lambda: BOX.run([[1, 2]], edits=ag.Zero(("z", 0))),
+        lambda: BOX.run_each([[1, 2]], ag.Zero(("z", 0))),
+        lambda: BOX.run_with_cache([[1, 2]]),
+        lambda: BOX.unembed(torch.zeros(1, 1, 3)),
+        lambda: BOX.token_embedding(),
+        lambda: BOX.folded(),
+        lambda: ag.params(BOX),
+        lambda: ag.export(BOX, "transformerlens", "x.safetensors"),
+        lambda: ag.lenses.attention(BOX, "1+2"),
+        lambda: ag.lenses.roles(BOX),
+        lambda: ag.lenses.patch(BOX, "1+2", "1+3"),
+        lambda: ag.lenses.weights(BOX),
+    ],
+)
+def test_what_needs_more_than_logits_says_so_in_one_line(ask: Any) -> None:
+    with pytest.raises(
+        SubjectError, match=r"logits is a black box, a function from tokens to logits: its .* not "
+    ):
+        ask()
+    assert (BOX.weights_sha256, BOX.before_training()) == (None, None)
+
+
+class Counting(nn.Module):
+    """It has no attention: it adds up one-hot tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.out = nn.Dropout(0.5), nn.Linear(TASK.d_vocab, TASK.d_vocab)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        seen = nn.functional.one_hot(tokens, TASK.d_vocab).to(self.out.weight.dtype)
+        return self.out(self.drop(seen.cumsum(1)))
+
+
+def test_a_module_is_read_in_evaluation_mode_and_stays_as_it_is() -> None:
+    module = Counting()
+    before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    box = black_box(module, "counting", TASK, why="it has no attention")
+    tokens = TASK.edge_inputs()[:, :-1]
+    torch.testing.assert_close(box(tokens), box(tokens), rtol=0, atol=0)
+    assert module.training
+    assert all(weight.requires_grad for weight in module.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    module.out.weight.data.zero_()
+    assert not torch.equal(box(tokens), copy.deepcopy(module).eval()(tokens))
+    assert before.keys() == module.state_dict().keys()
+    assert box.to_dtype(torch.float64).dtype == torch.float64
+    assert black_box(module, "counting", TASK, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_function_that_gives_other_logits_each_time_has_a_note() -> None:
+    box = ag.open(lambda tokens: torch.rand(*tokens.shape, TASK.d_vocab), task=TASK)
+    assert "two runs on the same input differ by up to" in box.note
+    assert "two runs" not in BOX.note
+
+
+def test_a_function_that_changes_its_form_with_the_length_is_refused() -> None:
+    def fickle(tokens: Tensor) -> Tensor:
+        return logits(tokens) if tokens.shape[1] == 12 else last(tokens)
+
+    with pytest.raises(SubjectError, match="it must give the same for every length"):
+        ag.open(fickle, task=TASK).answer_logits(TASK.edge_inputs())
+
+
+def test_a_model_of_free_text_needs_only_a_tokenizer() -> None:
+    def following(tokens: Tensor) -> Tensor:
+        return nn.functional.one_hot((tokens + 1) % 26, 26).float()
+
+    follow = ag.open(following, tokenizer="abcdefghijklmnopqrstuvwxyz")
+    assert follow.generate("xy", 3) == "zab"
+    assert follow.generate_many(["xy", "a"], 2) == ["za", "bc"]
+    with pytest.raises(SubjectError, match=r"needs a task, such as .* or a tokenizer"):
+        ag.open(logits)
