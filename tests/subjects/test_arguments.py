@@ -1,16 +1,20 @@
 """Tokens, masks, positions, sites and edits are taken as people write them, or answered in one line."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, EditError, UnknownNameError, VocabularyError
+from algoscope.core.sites import KINDS
 from algoscope.subjects._arguments import mask_of, token_ids
+from algoscope.subjects.edits import Zero
 from algoscope.subjects.subject import Subject
-from random_models import FAMILIES, subject
+from random_models import FAMILIES, TASK, subject
 
 READ = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 ONE = READ[:1]
@@ -216,3 +220,33 @@ def test_results_for_measuring_are_the_models_own_in_a_type_for_sums(dtype: torc
         assert torch.equal(mine, theirs.to(wide))
     assert exact.folded()[0].dtype == wide
     assert exact.folded()[0].measured
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_inputs_give_what_unpadded_ones_give_at_every_site(family: str) -> None:
+    model, plain = subject(family), TASK.sample(2, torch.Generator().manual_seed(0))[:, :6]
+    names = [site.name for site in model.sites]
+    padded, mask = F.pad(plain, (3, 0)), F.pad(torch.ones_like(plain), (3, 0))
+    logits, cache = model.run(padded, record=names, attention_mask=mask)
+    expected, whole = model.run(plain, record=names)
+    same = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
+    same(logits[:, 3:], expected)
+    same(model(padded, attention_mask=mask)[:, 3:], expected)
+    same(model.run(padded, attention_mask=mask, grad=True)[0].detach()[:, 3:], expected)
+    for site in model.sites:
+        axes = KINDS[site.kind].axes
+        kept = tuple(slice(3, None) if axis in ("pos", "query", "key") else slice(None) for axis in axes)
+        same(cache[site.name][kept], whole[site.name])
+    assert torch.equal(model.generate_tokens(padded, 2, attention_mask=mask), model.generate_tokens(plain, 2))
+    edit = Zero(("z", 0), pos=4)
+    moved = model.generate_tokens(padded, 2, attention_mask=mask, edits=replace(edit, pos=7))
+    assert torch.equal(moved, model.generate_tokens(plain, 2, edits=edit))
+
+
+def test_the_answers_of_padded_sequences_are_those_of_whole_ones() -> None:
+    model, whole = subject(), TASK.sample(3, torch.Generator().manual_seed(0))
+    mask = torch.ones_like(whole)
+    same = model.answer_logits(whole, attention_mask=mask)
+    torch.testing.assert_close(same, model.answer_logits(whole), rtol=1e-10, atol=1e-10)
+    mask[:, :2] = 0
+    assert (model.answer_logits(whole, attention_mask=mask) != same).any()

@@ -34,6 +34,8 @@ def tap_rounded(tap: Tap, kind: str, layer: int | None, value: Float[Tensor, "..
         return tap(kind, layer, value)
     rounded = value.to(dtype)
     new = tap(kind, layer, rounded)
+    if torch.is_grad_enabled():
+        return new.to(value.dtype)  # what the tap saw must be on the path to the logits
     return value if new is rounded else torch.where(new == rounded, value, new.to(value.dtype))
 
 

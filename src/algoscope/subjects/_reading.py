@@ -11,14 +11,14 @@ from torch import Tensor
 from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import TaskMismatchError, VocabularyError
 from algoscope.subjects._arguments import TokenIds, token_ids
-from algoscope.subjects._running import Runner
+from algoscope.subjects._generating import Generator
 from algoscope.subjects.prompt import labels_of
 from algoscope.subjects.text import Text, Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
 
 
 @checked_arguments
-class Reader(Runner):
+class Reader(Generator):
     """A model with its tokenizer."""
 
     text: Text

@@ -5,16 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.config import ModelConfig
 from algoscope.core.ambient import usual_torch
-from algoscope.core.arguments import Natural, checked_arguments
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import CheckpointError, DivergedError, SubjectError, VocabularyError
 from algoscope.core.sites import Site, find_site
 from algoscope.core.threads import right_sized
-from algoscope.networks.kv_cache import KeyValueCache
 from algoscope.networks.logits_only import LogitsOnly, LogitsShape, Network
 from algoscope.networks.taps import precise
 from algoscope.networks.transformer import Transformer
@@ -103,7 +102,6 @@ class Runner:
         """A weight; of a black box a tensor like its logits."""
         return self._network.like if isinstance(self._network, LogitsOnly) else self._network.embed.weight
 
-    @usual_torch()
     def run(
         self,
         tokens: TokenIds,
@@ -112,10 +110,13 @@ class Runner:
         edits: Edits = (),
         at: Positions = slice(None),
         attention_mask: MaskLike = None,
+        grad: bool = False,
     ) -> tuple[Float[Tensor, "batch read d_vocab"], ActivationCache]:
         """Run the model once, with edits, and return logits and recorded activations.
 
-        Nothing is recorded for gradients; for those, call the network itself, `model.model(tokens)`.
+        With `grad` the logits and the recorded activations are parts of one graph: after `loss.backward()`, where
+        `loss` is any function of them, `cache["z", 0].grad` is the gradient at that activation, after the edits there.
+        The weights get no gradients.
 
         Args:
             tokens: token ids [batch pos], or [pos] of one input.
@@ -124,6 +125,7 @@ class Runner:
             at: positions at which logits are computed: a slice, or one position.
             attention_mask: [batch pos], false or 0 at padding: no query attends to it, and positions are counted from
                 the first token that is not padding.
+            grad: whether gradients can be taken; `run_each` and `generate` take none.
         Returns:
             Logits at the positions `at`, and the recorded activations after the edits.
         Raises:
@@ -137,15 +139,23 @@ class Runner:
             >>> logits, cache = model.run(model.to_tokens("abcab"), record=[("pattern", 1)])
             >>> cache["pattern", 1].shape  # [batch head query key]
             torch.Size([1, 2, 5, 5])
+            >>> logits, cache = model.run(model.to_tokens("abcab"), record=[("z", 1)], grad=True)
+            >>> logits[0, -1, 2].backward()  # of the logit of c, at each head's output
+            >>> cache["z", 1].grad.shape
+            torch.Size([1, 5, 2, 64])
         """
-        ids = self._ids(tokens)
-        mask, located = mask_of(attention_mask, ids), self._located(edits)
-        editor = Editor(located, frozenset(find_site(key, self.sites) for key in keys_of(record)))
-        with right_sized(self._operations(ids)):
-            logits = self._network(ids, at=positions(at, ids.shape[1]), tap=editor, mask=mask)
-        self._require_finite_results(ids, mask, [edit for _, edit in located], logits, editor.values)
-        values = {site: self._result(value) for site, value in editor.values.items()}
-        return self._result(logits), ActivationCache(values, () if self.is_black_box else self.sites)
+        with usual_torch(gradients=grad):
+            network = self.model if grad else self._network
+            ids = self._ids(tokens)
+            mask, located = mask_of(attention_mask, ids), self._located(edits)
+            editor = Editor(located, frozenset(find_site(key, self.sites) for key in keys_of(record)))
+            with right_sized(self._operations(ids)):
+                logits = network(ids, at=positions(at, ids.shape[1]), tap=editor, mask=mask)
+            self._require_finite_results(ids, mask, [edit for _, edit in located], logits, editor.values)
+            values = editor.values
+            if not grad:  # another float type would be another value, without the gradient
+                values = {site: self._result(value) for site, value in values.items()}
+            return self._result(logits), ActivationCache(values, () if self.is_black_box else self.sites)
 
     @usual_torch()
     def run_each(
@@ -232,9 +242,9 @@ class Runner:
             record = names_filter
         return self.run(tokens, record=record, attention_mask=attention_mask)
 
-    def __call__(self, tokens: TokenIds) -> Float[Tensor, "batch pos d_vocab"]:
+    def __call__(self, tokens: TokenIds, *, attention_mask: MaskLike = None) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits at every position."""
-        return self.run(tokens)[0]
+        return self.run(tokens, attention_mask=attention_mask)[0]
 
     @usual_torch()
     def unembed(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
@@ -252,43 +262,6 @@ class Runner:
                 f"{self.name} unembeds a residual stream [batch pos {self.cfg.d_model}], not {tuple(stream.shape)}"
             )
         return self._result(self.model.to_logits(stream.to(self.model.embed.weight)))
-
-    @usual_torch()
-    def generate_tokens(
-        self, prompts: TokenIds, n_new: Natural, *, use_cache: bool = True, attention_mask: MaskLike = None
-    ) -> Int[Tensor, "batch new"]:
-        """The next tokens of each prompt by greedy decoding.
-
-        Args:
-            prompts: token ids, shorter ones padded on the left (`pad`).
-            n_new: number of tokens.
-            use_cache: use a key-value cache; false recomputes every position, with the same result.
-            attention_mask: false at padding.
-        Raises:
-            VocabularyError: for more tokens than the context holds.
-
-        Example:
-            >>> import algoscope as ag
-            >>> model = ag.open("planted:induction")
-            >>> model.to_string(model.generate_tokens(model.to_tokens("abcab"), 4)[0])
-            'cabc'
-        """
-        prompts = self._ids(prompts)
-        if prompts.shape[1] + n_new - 1 > self._sizes.n_ctx:
-            raise VocabularyError(
-                f"{prompts.shape[1]} tokens and {n_new} new ones are more than the context of {self.name}: "
-                f"{self._sizes.n_ctx}"
-            )
-        cache = KeyValueCache() if use_cache and self._sizes.causal else None
-        tokens, fresh, mask = prompts, prompts, mask_of(attention_mask, prompts)
-        with right_sized(self._operations(prompts)):
-            for _ in range(n_new):
-                logits = self._network(tokens if cache is None else fresh, at=slice(-1, None), cache=cache, mask=mask)
-                self._require_finite_results(tokens, mask, (), logits, {})
-                fresh = logits.argmax(dim=-1)
-                tokens = torch.cat([tokens, fresh], dim=1)
-                mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        return tokens[:, prompts.shape[1] :]
 
     def require_finite(self) -> None:
         """Raises CheckpointError, naming the part of the model, where a weight is not a finite number.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from algoscope.core.errors import UnknownNameError
@@ -40,5 +41,9 @@ class Recorder(Tap):
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
         site = Site(kind, layer)
         if site in self.sites:
+            if torch.is_grad_enabled() and not value.requires_grad:  # of weights and positions alone
+                value = value.detach().clone().requires_grad_()
+            elif torch.is_grad_enabled():
+                value.retain_grad()
             self.values[site] = value
         return value

@@ -369,6 +369,8 @@ class Editor(Recorder):
         self.layers = frozenset(site.layer for site in [*sites, *(site for site, _ in edits)])
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
+        if kind == "embed" and torch.is_grad_enabled():
+            value = value.detach().requires_grad_()  # the weights take no gradients, so the graph begins here
         for site, edit in self.edits:
             if site == Site(kind, layer):
                 value = edit.apply(value, kind)
