@@ -46,7 +46,9 @@ class GeneratingEdit:
         try:
             edit.check(whole, site.kind)
         except EditError:
-            if edit.coverage(whole, site.kind).limits != edit.coverage(prompt, site.kind).limits:
+            limits = edit.coverage(whole, site.kind).limits
+            axes = [axis for axis, name in enumerate(KINDS[site.kind].axes) if name in POSITIONS and axis in limits]
+            if edit.pos is None or any(max(limits[axis]) >= n_prompt for axis in axes):
                 raise
             edit.check(prompt, site.kind)
             n_pos = n_prompt
