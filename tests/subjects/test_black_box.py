@@ -107,9 +107,7 @@ def test_what_does_not_return_logits_is_one_line(form: Any, message: str) -> Non
     ],
 )
 def test_what_needs_more_than_logits_says_so_in_one_line(ask: Any) -> None:
-    with pytest.raises(
-        SubjectError, match=r"logits is a black box, a function from tokens to logits: its .* not "
-    ):
+    with pytest.raises(SubjectError, match=r"logits is a black box, a function from tokens to logits: its .* not "):
         ask()
     assert (BOX.weights_sha256, BOX.before_training()) == (None, None)
 

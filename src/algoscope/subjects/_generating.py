@@ -153,18 +153,18 @@ class Generator(Runner):
             >>> towards_e = ag.Add(("resid_post", -1), value=model.model.W_U[4], scale=100.0, pos=slice(6, None))
             >>> tokens, cache = model.generate_tokens(model.to_tokens("abcab"), 4, edits=towards_e, record=[("z", 1)])
             >>> model.to_string(tokens[0]), cache["z", 1].shape  # [batch pos head d_head]
-            ('caee', torch.Size([1, 9, 2, 26]))
+            ('caee', torch.Size([1, 9, 2, 64]))
         """
         prompts = self._ids(prompts)
         n_inputs, n_prompt = prompts.shape
         most = n_prompt + n_new - (record is None)  # the last new token is read only to record it
-        if most > self.cfg.n_ctx:
+        if most > self._sizes.n_ctx:
             to_record = "" if record is None else ", all of which are read to record activations,"
             raise VocabularyError(
                 f"{n_prompt} tokens and {n_new} new ones{to_record} are more than the context of {self.name}: "
-                f"{self.cfg.n_ctx}"
+                f"{self._sizes.n_ctx}"
             )
-        cache = KeyValueCache() if use_cache and self.cfg.causal else None
+        cache = KeyValueCache() if use_cache and self._sizes.causal else None
         located = self._located(edits)
         editor = GeneratingEditor(
             [GeneratingEdit.of(site, edit, self.model, n_inputs, n_prompt, n_new) for site, edit in located]
@@ -175,13 +175,13 @@ class Generator(Runner):
             for _ in range(n_new):
                 editor.first = 0 if cache is None else cache.length(0)
                 new = tokens[:, editor.first :]
-                logits = self.model(new, at=slice(-1, None), cache=cache, tap=editor, mask=mask)
+                logits = self._network(new, at=slice(-1, None), cache=cache, tap=editor, mask=mask)
                 self._require_finite_results(tokens, mask, listed, logits, {})
                 tokens = torch.cat([tokens, logits.argmax(dim=-1)], dim=1)
                 mask = None if mask is None else torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             if record is not None:
                 editor = GeneratingEditor(editor.edits, [find_site(key, self.sites) for key in keys_of(record)])
-                logits = self.model(tokens, at=slice(-1, None), tap=editor, mask=mask)
+                logits = self._network(tokens, at=slice(-1, None), tap=editor, mask=mask)
                 self._require_finite_results(tokens, mask, listed, logits, editor.values)
         if record is None:
             return tokens[:, n_prompt:]
