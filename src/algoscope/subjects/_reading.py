@@ -1,20 +1,25 @@
 """Texts to tokens and back: the part of a subject that needs its tokenizer."""
 
 from collections.abc import Mapping
-from typing import Any, SupportsIndex
+from typing import Annotated, Any, SupportsIndex, overload
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool
 from torch import Tensor
 
-from algoscope.core.arguments import checked_arguments
+from algoscope.core.arguments import MOST, Range, checked_arguments
 from algoscope.core.errors import TaskMismatchError, VocabularyError
-from algoscope.subjects._arguments import TokenIds, token_ids
+from algoscope.subjects._arguments import Keys, TokenIds, token_ids
 from algoscope.subjects._generating import Generator
+from algoscope.subjects._running import Edits
+from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.prompt import labels_of
 from algoscope.subjects.text import Text, Texts, Token, texts_of
-from algoscope.tasks.base import Tokens
+from algoscope.tasks.base import Task, Tokens
+
+NewTokens = Annotated[int | None, Range(0, MOST)]
+FREE_TOKENS = 20  # default number of tokens that a model of free text generates
 
 
 @checked_arguments
@@ -22,6 +27,7 @@ class Reader(Generator):
     """A model with its tokenizer."""
 
     text: Text
+    _task: Task | None
 
     @checked_arguments
     def to_tokens(self, text: Texts) -> Tokens:
@@ -137,3 +143,102 @@ class Reader(Generator):
             ('a_0', 'b_1')
         """
         return labels_of(self.to_str_tokens(tokens))
+
+    @overload
+    def generate(self, text: str, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ...) -> str: ...
+
+    @overload
+    def generate(
+        self, text: str, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ..., record: Keys
+    ) -> tuple[str, ActivationCache]: ...
+
+    @checked_arguments
+    def generate(
+        self,
+        text: str,
+        n_new: NewTokens = None,
+        *,
+        use_cache: bool = True,
+        edits: Edits = (),
+        record: Keys | None = None,
+    ) -> str | tuple[str, ActivationCache]:
+        """The model's continuation of a prompt by greedy decoding, where wanted steered by edits, with its activations.
+
+        Edits hold in every forward pass; their positions count over prompt and new tokens (see `generate_tokens`).
+
+        Args:
+            text: an input of the task (`123+456`); without a task, any text.
+            n_new: number of tokens; None: with a task up to and including the end-of-sequence, for free text 20, or as
+                many as the context holds.
+            use_cache: use a key-value cache; false recomputes every position, with the same result.
+            edits: interventions, as for `run`; one or several.
+            record: sites to record, as for `run`; None: only the text is returned.
+        Returns:
+            The text; with `record` also the activations of the prompt and all new tokens.
+        Raises:
+            VocabularyError: for a text that is no input of the task, or that has characters outside the vocabulary.
+            EditError: for an edit that cannot be applied to the sequence.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.open("planted:carry-adder").generate("999+1")
+            '0001<EOS>'
+            >>> model = ag.open("planted:induction")
+            >>> model.generate("abcab", 3, edits=ag.Zero(("z", 1), head=0)), model.generate("abcab", 3)
+            ('aaa', 'cab')
+        """
+        if record is None:
+            return self.generate_many([text], n_new, use_cache=use_cache, edits=edits)[0]
+        texts, cache = self.generate_many([text], n_new, use_cache=use_cache, edits=edits, record=record)
+        return texts[0], cache
+
+    @overload
+    def generate_many(
+        self, texts: Texts, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ...
+    ) -> list[str]: ...
+
+    @overload
+    def generate_many(
+        self, texts: Texts, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ..., record: Keys
+    ) -> tuple[list[str], ActivationCache]: ...
+
+    @checked_arguments
+    def generate_many(
+        self,
+        texts: Texts,
+        n_new: NewTokens = None,
+        *,
+        use_cache: bool = True,
+        edits: Edits = (),
+        record: Keys | None = None,
+    ) -> list[str] | tuple[list[str], ActivationCache]:
+        """Like `generate`, for prompts of any lengths in one batch, shorter ones padded on the left; positions of edits
+        and of recorded activations count over the padded sequences.
+
+        Example:
+            >>> import algoscope as ag
+            >>> ag.open("planted:induction").generate_many(["abcab", "xyx"], 2)
+            ['ca', 'yx']
+        """
+        task = self._task
+        prompts, mask = self.pad([task.prompt(text) if task else text for text in texts_of(texts)])
+        room = self._sizes.n_ctx + (record is None)
+        if n_new is None:
+            end = task.n_ctx if task else min(room, prompts.shape[1] + FREE_TOKENS)
+            n_new = end - prompts.shape[1]
+        cache, padding = None, None if mask.all() else mask
+        if record is None:
+            new = self.generate_tokens(prompts, n_new, use_cache=use_cache, attention_mask=padding, edits=edits)
+        else:
+            new, cache = self.generate_tokens(
+                prompts, n_new, use_cache=use_cache, attention_mask=padding, edits=edits, record=record
+            )
+        continuations = [
+            self.text.decode(self._until_end(row), after=prompt[own].tolist())
+            for prompt, own, row in zip(prompts, mask, new.tolist(), strict=True)
+        ]
+        return continuations if cache is None else (continuations, cache)
+
+    def _until_end(self, row: list[int]) -> list[int]:
+        ends = (i for i, number in enumerate(row, start=1) if number in self.text.end_tokens)
+        return row[: next(ends, None)]

@@ -5,14 +5,14 @@ There is one class for runs, planted models and models of other tools, all conve
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from algoscope.core.ambient import settled
-from algoscope.core.arguments import MOST, Range, checked_arguments
+from algoscope.core.arguments import checked_arguments
 from algoscope.core.errors import SubjectError, TaskMismatchError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
@@ -21,18 +21,14 @@ from algoscope.networks.folding import fold
 from algoscope.networks.logits_only import LogitsOnly, Network
 from algoscope.networks.shared_prefixes import shared_logits
 from algoscope.runs.run_folder import Run, weights_hash
-from algoscope.subjects._arguments import Keys, MaskLike, TokenIds, mask_of, token_ids
+from algoscope.subjects._arguments import MaskLike, TokenIds, mask_of, token_ids
 from algoscope.subjects._reading import Reader
-from algoscope.subjects._running import Edits
 from algoscope.subjects._tokenizers import text_of
-from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.prompt import Prompt
-from algoscope.subjects.text import TaskText, Text, Texts, texts_of
+from algoscope.subjects.text import TaskText, Text
 from algoscope.tasks.base import Task
 
-NewTokens = Annotated[int | None, Range(0, MOST)]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-FREE_TOKENS = 20  # default number of tokens that a model of free text generates
 
 
 @checked_arguments
@@ -269,105 +265,6 @@ class Subject(Reader):
         )
 
     # ------------------------------------------------------------------ text
-
-    @overload
-    def generate(self, text: str, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ...) -> str: ...
-
-    @overload
-    def generate(
-        self, text: str, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ..., record: Keys
-    ) -> tuple[str, ActivationCache]: ...
-
-    @checked_arguments
-    def generate(
-        self,
-        text: str,
-        n_new: NewTokens = None,
-        *,
-        use_cache: bool = True,
-        edits: Edits = (),
-        record: Keys | None = None,
-    ) -> str | tuple[str, ActivationCache]:
-        """The model's continuation of a prompt by greedy decoding, where wanted steered by edits, with its activations.
-
-        Edits hold in every forward pass; their positions count over prompt and new tokens (see `generate_tokens`).
-
-        Args:
-            text: an input of the task (`123+456`); without a task, any text.
-            n_new: number of tokens; None: with a task up to and including the end-of-sequence, for free text 20, or as
-                many as the context holds.
-            use_cache: use a key-value cache; false recomputes every position, with the same result.
-            edits: interventions, as for `run`; one or several.
-            record: sites to record, as for `run`; None: only the text is returned.
-        Returns:
-            The text; with `record` also the activations of the prompt and all new tokens.
-        Raises:
-            VocabularyError: for a text that is no input of the task, or that has characters outside the vocabulary.
-            EditError: for an edit that cannot be applied to the sequence.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.open("planted:carry-adder").generate("999+1")
-            '0001<EOS>'
-            >>> model = ag.open("planted:induction")
-            >>> model.generate("abcab", 3, edits=ag.Zero(("z", 1), head=0)), model.generate("abcab", 3)
-            ('aaa', 'cab')
-        """
-        if record is None:
-            return self.generate_many([text], n_new, use_cache=use_cache, edits=edits)[0]
-        texts, cache = self.generate_many([text], n_new, use_cache=use_cache, edits=edits, record=record)
-        return texts[0], cache
-
-    @overload
-    def generate_many(
-        self, texts: Texts, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ...
-    ) -> list[str]: ...
-
-    @overload
-    def generate_many(
-        self, texts: Texts, n_new: int | None = ..., *, use_cache: bool = ..., edits: Edits = ..., record: Keys
-    ) -> tuple[list[str], ActivationCache]: ...
-
-    @checked_arguments
-    def generate_many(
-        self,
-        texts: Texts,
-        n_new: NewTokens = None,
-        *,
-        use_cache: bool = True,
-        edits: Edits = (),
-        record: Keys | None = None,
-    ) -> list[str] | tuple[list[str], ActivationCache]:
-        """Like `generate`, for prompts of any lengths in one batch, shorter ones padded on the left; positions of edits
-        and of recorded activations count over the padded sequences.
-
-        Example:
-            >>> import algoscope as ag
-            >>> ag.open("planted:induction").generate_many(["abcab", "xyx"], 2)
-            ['ca', 'yx']
-        """
-        task = self._task
-        prompts, mask = self.pad([task.prompt(text) if task else text for text in texts_of(texts)])
-        room = self._sizes.n_ctx + (record is None)
-        if n_new is None:
-            end = task.n_ctx if task else min(room, prompts.shape[1] + FREE_TOKENS)
-            n_new = end - prompts.shape[1]
-        cache, padding = None, None if mask.all() else mask
-        if record is None:
-            new = self.generate_tokens(prompts, n_new, use_cache=use_cache, attention_mask=padding, edits=edits)
-        else:
-            new, cache = self.generate_tokens(
-                prompts, n_new, use_cache=use_cache, attention_mask=padding, edits=edits, record=record
-            )
-        continuations = [
-            self.text.decode(self._until_end(row), after=prompt[own].tolist())
-            for prompt, own, row in zip(prompts, mask, new.tolist(), strict=True)
-        ]
-        return continuations if cache is None else (continuations, cache)
-
-    def _until_end(self, row: list[int]) -> list[int]:
-        ends = (i for i, number in enumerate(row, start=1) if number in self.text.end_tokens)
-        return row[: next(ends, None)]
 
     @checked_arguments
     def lay_out(self, text: str) -> Prompt:
