@@ -149,9 +149,9 @@ def is_word(token: str) -> bool:
 
 
 def covering(kind: str, parts: object, prompt_length: int, n_read: int) -> dict[str, slice]:
-    """Named stretches of a sequence in order, with names for the positions that they leave out.
+    """Named stretches of a prompt in order, with names for the positions of the sequence that they leave out.
 
-    Raises TaskError where they overlap or reach beyond the sequence.
+    Raises TaskError where they overlap or reach beyond the prompt.
     """
     if not isinstance(parts, Mapping):
         raise TaskError(
@@ -159,9 +159,10 @@ def covering(kind: str, parts: object, prompt_length: int, n_read: int) -> dict[
         )
     name_of: dict[int, str] = {}
     for name, part in parts.items():
-        positions = range(n_read)[part] if isinstance(part, slice) else part if isinstance(part, range) else [part]
+        prompt = range(prompt_length)
+        positions = prompt[part] if isinstance(part, slice) else part if isinstance(part, range) else [part]
         for pos in positions:
-            if not isinstance(pos, int) or not 0 <= pos < n_read or pos in name_of:
+            if not isinstance(pos, int) or pos not in prompt or pos in name_of:
                 raise TaskError(
                     f"{kind}.parts: {name!r} is {shown(part)}: parts are slices of the {prompt_length} positions of a "
                     "prompt, and none is in two of them"

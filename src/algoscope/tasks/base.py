@@ -226,7 +226,7 @@ class Task(Written):
     @cached_property
     def all_parts(self) -> Mapping[str, slice]:
         """`parts` in order, with names for what they leave out: together they cover what a model reads."""
-        return covering(self.kind, self.parts, self.prompt_length, self.n_ctx - 1)
+        return covering(self.kind, self.parts, self.prompt_length, self.n_ctx - 1) if self.is_plain else self.parts
 
     @property
     def ordinals(self) -> tuple[str, ...]:
