@@ -21,7 +21,7 @@ from algoscope.formats.transformerlens import ACTIVATIONS
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.reading import load_model
 from algoscope.tasks.base import Task
-from algoscope.tasks.table import TASKS
+from algoscope.tasks.specs import find_task
 
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
 
@@ -78,7 +78,7 @@ def settings_to_fields(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task's fields under their full names (`p` is `task.p`), and the fields of the model's config that are set."""
     names = {
-        "task": [field for field in TASKS.load(task).model_fields if field != "kind"],
+        "task": [field for field in type(find_task(task)).model_fields if field != "kind"],
         "model": [field for field in ModelConfig.model_fields if not field.startswith("init_")],
     }
     of_task: dict[str, Any] = {}
@@ -104,8 +104,7 @@ def settings_to_fields(
 def _base(task: str) -> RunConfig:
     """A config for an import: no training, and a model with the vocabulary and context of the task."""
     nothing: dict[str, Any] = {"model": {}, "data": {}, "optim": {}, "train": {"steps": 1, "batch": 1}}
-    TASKS[task]  # raises with the known names
-    return parse_config({"recipe": "imported", "task": {"kind": task}, **nothing})
+    return parse_config({"recipe": "imported", "task": find_task(task), **nothing})
 
 
 def fields_to_sizes(fields: Mapping[str, Any]) -> dict[str, int]:

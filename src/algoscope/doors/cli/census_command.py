@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_run, echo, out_file, show_json, show_result
-from algoscope.doors.cli.runs_commands import parse_seeds
+from algoscope.doors.cli.common import common, complete_run, echo, out_file, show_json, show_result, task_option
+from algoscope.doors.cli.runs_commands import CONFIGS, parse_seeds
 
 
 @click.command()
@@ -15,6 +15,7 @@ from algoscope.doors.cli.runs_commands import parse_seeds
 @click.option("--threshold", type=float, default=0.1, show_default=True, help="Largest distance within one solution.")
 @click.option("--n-inputs", type=click.IntRange(min=2), default=256, show_default=True, help="Inputs to compare on.")
 @click.option("--sample", type=int, help="Certify this many random inputs instead of all.")
+@task_option
 @out_file
 @common
 def census(
@@ -23,6 +24,7 @@ def census(
     threshold: float,
     n_inputs: int,
     sample: int | None,
+    task: str | None,
     out: Path | None,
     as_json: bool,
     quiet: bool,
@@ -30,6 +32,8 @@ def census(
 ) -> int:
     """Compare runs that differ in their seed: outcomes, heads matched across seeds, number of distinct solutions, and
     whether early features predict them. A recipe's name means all its runs."""
+    if task is not None:
+        CONFIGS.load("task")(task)  # the runs say of which code they are: now it is known
     finding = public.census(
         names,
         seeds=() if seeds is None else parse_seeds(seeds),

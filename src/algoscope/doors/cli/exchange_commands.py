@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, echo, names, show_json, show_table
+from algoscope.doors.cli.common import common, complete_subject, echo, names, show_json, show_table, task_option
 from algoscope.doors.cli.runs_commands import ended, next_command, parse_settings
 from algoscope.runs.summary import RunSummary
 from algoscope.tasks.table import TASKS
@@ -13,7 +13,13 @@ from algoscope.tasks.table import TASKS
 
 @click.command("import")
 @click.argument("file", type=click.Path())
-@click.option("--task", required=True, shell_complete=names(TASKS), help="The task that the model was trained on.")
+@click.option(
+    "--task",
+    required=True,
+    metavar="SPEC",
+    shell_complete=names(TASKS),
+    help="The task that it was trained on: a name, NAME?FIELD=VALUE, or a class of your own, FILE.py:CLASS.",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the task (p=59) or model.FIELD=VALUE."
 )
@@ -71,15 +77,23 @@ def import_(
 
 @click.command()
 @click.argument("subject", shell_complete=complete_subject)
+@task_option
 @click.option("--to", required=True, metavar="FORMAT", help="transformerlens, huggingface or onnx.")
 @click.option("--out", required=True, type=click.Path(), metavar="PATH", help="A file, or a folder for huggingface.")
 @click.option("--naming", metavar="NAME", help="Of transformerlens: legacy or current.  [default: legacy]")
 @common
 def export(
-    subject: str, to: str, out: str, naming: str | None, as_json: bool, quiet: bool, runs_dir: str | None
+    subject: str,
+    task: str | None,
+    to: str,
+    out: str,
+    naming: str | None,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
 ) -> None:
     """Write SUBJECT in another tool's format, with the same logits."""
-    model = public.open(subject, runs_dir=runs_dir)
+    model = public.open(subject, task=task, runs_dir=runs_dir)
     written: tuple[Path, ...] = public.export(model, to, out, naming=naming)
     names_tokens = any(path.name.startswith("tokenizer") for path in written) if to == "huggingface" else model.has_task
     if as_json:
@@ -91,11 +105,12 @@ def export(
 
 @click.command()
 @click.argument("subject", shell_complete=complete_subject)
+@task_option
 @click.option("--name", help="Name of the run.  [default: NAME-merged]")
 @common
-def merge(subject: str, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+def merge(subject: str, task: str | None, name: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Write SUBJECT, a run with LoRA updates or low-rank factors, as a run with full matrices and the same logits."""
-    run = public.merge(subject, name=name, runs_dir=runs_dir)
+    run = public.merge(public.open(subject, task=task, runs_dir=runs_dir), name=name, runs_dir=runs_dir)
     summary: RunSummary = run.summary
     if as_json:
         show_json(ended(run))

@@ -14,7 +14,7 @@ import click
 
 from algoscope.core.finding import Finding
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, echo, out_file, show_json, show_result
+from algoscope.doors.cli.common import common, complete_subject, echo, out_file, show_json, show_result, task_option
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
 PROVIDED = ("runs_dir", "progress", "measures", "targets")  # filled in by the command, or not expressible as text
@@ -65,14 +65,21 @@ def lens_command(name: str) -> click.Command:
 
     @click.command(name, help=_sentence(LENSES[name].summary))
     @click.argument("subject", shell_complete=complete_subject)
+    @task_option
     @out_file
     @common
     def command(
-        subject: str, out: Path | None, as_json: bool, quiet: bool, runs_dir: str | None, **chosen: Any
+        subject: str,
+        task: str | None,
+        out: Path | None,
+        as_json: bool,
+        quiet: bool,
+        runs_dir: str | None,
+        **chosen: Any,
     ) -> None:
         for old, new in renamed.items():  # the function accepts both names, and warns about the former
             del chosen[old if chosen[old] in (None, ()) else new]
-        model = public.open(subject, runs_dir=runs_dir)
+        model = public.open(subject, task=task, runs_dir=runs_dir)
         finding: Finding = function(model, **chosen, **({"progress": not quiet} if watched else {}))
         if out is not None:
             finding.save(out)

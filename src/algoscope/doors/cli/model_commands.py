@@ -5,7 +5,16 @@ import click
 from algoscope.core.finding import Finding
 from algoscope.core.registry import Entry, Table
 from algoscope.doors import public
-from algoscope.doors.cli.common import common, complete_subject, echo, names, show_json, show_result, show_table
+from algoscope.doors.cli.common import (
+    common,
+    complete_subject,
+    echo,
+    names,
+    show_json,
+    show_result,
+    show_table,
+    task_option,
+)
 from algoscope.recipes.table import RECIPES
 
 VERDICTS = Table(
@@ -41,6 +50,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
 
 @click.command()
 @SUBJECT
+@task_option
 @click.option("--by", metavar="SCHEME", help="How inputs are sorted into classes (addition: chain, pattern).")
 @click.option("--sample", type=int, metavar="N", help="Check N random inputs instead of all, with an interval.")
 @click.option("--per-class", type=int, metavar="N", help="Check N random inputs of every class, with intervals.")
@@ -56,6 +66,7 @@ def demo(as_json: bool, quiet: bool, runs_dir: str | None) -> int:
 @common
 def certify(
     subject: str,
+    task: str | None,
     by: str | None,
     sample: int | None,
     per_class: int | None,
@@ -69,7 +80,7 @@ def certify(
 
     Of more than 10^8 inputs, every class is sampled and weighted by its exact size.
     """
-    model = public.open(subject, runs_dir=runs_dir)
+    model = public.open(subject, task=task, runs_dir=runs_dir)
     verdict = public.certify(
         model,
         by=by,
@@ -117,12 +128,14 @@ def show_verdict(verdict: Finding) -> None:
 
 @click.command()
 @SUBJECT
+@task_option
 @click.option("--out", type=click.Path(), metavar="FILE.html", help="Default: report.html in the run folder.")
 @click.option("--clean", metavar="TEXT", help="The prompt that figures show.  [default: an edge case of the task]")
 @click.option("--corrupt", metavar="TEXT", help="The prompt that it is compared with.  [default: a near neighbour]")
 @common
 def report(
     subject: str,
+    task: str | None,
     out: str | None,
     clean: str | None,
     corrupt: str | None,
@@ -131,7 +144,7 @@ def report(
     runs_dir: str | None,
 ) -> None:
     """Write one offline HTML page about SUBJECT: training, verdict, every lens that applies to it, parameters."""
-    path = public.report(subject, out, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet)
+    path = public.report(subject, out, task=task, clean=clean, corrupt=corrupt, runs_dir=runs_dir, progress=not quiet)
     if as_json:
         show_json({"report": str(path)})
     else:
@@ -141,14 +154,22 @@ def report(
 @click.command()
 @SUBJECT
 @click.argument("text")
+@task_option
 @click.option("--tokens", type=click.IntRange(min=1), metavar="N", help="New tokens of a model of free text.")
 @click.option("--no-cache", is_flag=True, help="Recompute all positions for every new token.")
 @common
 def generate(
-    subject: str, text: str, tokens: int | None, no_cache: bool, as_json: bool, quiet: bool, runs_dir: str | None
+    subject: str,
+    text: str,
+    task: str | None,
+    tokens: int | None,
+    no_cache: bool,
+    as_json: bool,
+    quiet: bool,
+    runs_dir: str | None,
 ) -> None:
     """Generate the answer to the prompt TEXT (such as 123+456), or a continuation, token by token."""
-    model = public.open(subject, runs_dir=runs_dir)
+    model = public.open(subject, task=task, runs_dir=runs_dir)
     answer = model.generate(text, tokens, use_cache=not no_cache)
     if model.note and not quiet:
         echo(model.note, err=True)
@@ -162,10 +183,11 @@ def generate(
 
 @click.command()
 @click.argument("what", metavar="SUBJECT|RECIPE|gpt2|llama3-8b", shell_complete=names(RECIPES))
+@task_option
 @common
-def params(what: str, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
+def params(what: str, task: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Count parameters by component, from the config alone, and compare the model with GPT-2 small and Llama 3 8B."""
-    counts = public.params(what, runs_dir=runs_dir)
+    counts = public.params(what if task is None else public.open(what, task=task, runs_dir=runs_dir), runs_dir=runs_dir)
     if as_json:
         show_json(counts)
         return

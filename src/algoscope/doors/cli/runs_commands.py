@@ -19,6 +19,7 @@ CONFIGS = Table(
     "function",
     {
         "config": Entry("algoscope.recipes.named:config_of", "the config of a recipe or a file"),
+        "task": Entry("algoscope.tasks.specs:find_task", "a task by name, or of one's own"),
         "address": Entry("algoscope.tasks.specs:typed_address", "the file and class of a task of one's own"),
     },
 )

@@ -27,7 +27,7 @@ from algoscope.doors.params import params
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.table import LENSES
 from algoscope.runs.learning_curves import read_curves
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, AnyTask, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.verdicts.certification.kept import kept_or_certified
 from algoscope.version import __version__
@@ -51,6 +51,7 @@ def report(
     subject: AnyModel,
     out: str | Path | None = None,
     *,
+    task: AnyTask = None,
     clean: str | None = None,
     corrupt: str | None = None,
     runs_dir: Folder = None,
@@ -64,6 +65,7 @@ def report(
     Args:
         subject: a model, by name or opened.
         out: the file to write; by default `report.html` in the run folder, else in the current one.
+        task: what the model is asked, as a value or by name; None: the task that it was trained on.
         clean: the prompt shown in figures of a single input; by default the task's first edge case. Required for a
             model of free text.
         corrupt: a prompt with another answer, for activation patching; by default the nearest neighbour of `clean` with
@@ -84,7 +86,7 @@ def report(
     """
     if out is not None:
         out = output_path(out, PAGE)  # before the work, not after it
-    subject = open_subject(subject, runs_dir=runs_dir)
+    subject = open_subject(subject, task=task, runs_dir=runs_dir)
     origin = subject.origin
     path = output_path((origin.path if origin else Path()) / "report.html", PAGE) if out is None else Path(out)
     in_folder = origin if out is None else None

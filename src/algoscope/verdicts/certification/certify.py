@@ -23,7 +23,7 @@ from algoscope.core.numbers import percent
 from algoscope.core.progress import Bar, Watcher
 from algoscope.core.threads import free_cores, in_order, threads
 from algoscope.networks.evaluation import margins, tokens_right
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, AnyTask, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.groups.binary import Binary
@@ -62,6 +62,7 @@ COVERS = {
 def certify(
     subject: AnyModel,
     *,
+    task: AnyTask = None,
     by: str | None = None,
     sample: Count | None = None,
     per_class: Count | None = None,
@@ -73,7 +74,9 @@ def certify(
     """Count the inputs that the subject answers wrongly: every one of at most 10^8, else among draws.
 
     Args:
-        subject: a model with a task, by name or opened.
+        subject: a model, by name or opened.
+        task: what it is asked, as a value or by name, `FILE.py:CLASS` for one of your own; None: the task that it was
+            trained on.
         by: the scheme that sorts inputs into classes; by default the task's first.
         sample: check this many uniform draws instead of every input.
         per_class: check this many uniform draws of every class, or the whole class if it has no more.
@@ -112,7 +115,7 @@ def certify(
         >>> verdict["wrong"], verdict["domain"]["method"], verdict["robust"]
         (0, 'sampled', True)
     """
-    subject = open_subject(subject, runs_dir=runs_dir)
+    subject = open_subject(subject, task=task, runs_dir=runs_dir)
     by = subject.task.class_schemes[0] if by is None else by
     domain = domain_of(subject.task, sample, by=by, per_class=per_class)
     edge_cases = domain.edge_cases(subject.device)
