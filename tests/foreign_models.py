@@ -123,7 +123,7 @@ def all_prompts(task: Modular) -> Tensor:
 
 
 def read(path: Path, settings: dict | None = None, **options: object) -> ImportedModel:
-    named = {"layout": None, "act": None, "causal": None, **options}
+    named = {"layout": None, "act": None, "causal": None, "by_answers": False, **options}
     return file_to_model(path, "modular", TASK if settings is None else settings, **named)
 
 

@@ -35,7 +35,7 @@ REFUSED = {
     "a list": ([grokking(), grokking()], FORM, r"has a list of 2, not named tensors"),
     "numbers": ({"accuracy": [1.0, 2.0], "loss": 3}, FORM, r"a dictionary of 'accuracy', 'loss', not named tensors"),
     "an unknown weight": (
-        changed(blocks__0__attn__sinks=torch.ones(4)), FORM, r"has 'blocks\.0\.attn\.sinks', which its layout does not"
+        changed(blocks__0__attn__sinks=torch.ones(4)), FORM, r"has 'blocks\.0\.attn\.sinks', which no part"
     ),
     "a missing weight": (changed(blocks__0__attn__W_K=None), FORM, r"lacks 'blocks\.0\.attn\.W_K'"),
     "no embedding": (changed(embed__W_E=None), FORM, r"lacks 'embed\.W_E'"),
@@ -55,13 +55,13 @@ REFUSED = {
         changed(blocks__0__attn__q_norm__w=torch.ones(4)), FORM, r"has blocks\.0\.attn\.q_norm\.w but lacks .*k_norm\.w"
     ),
     "zeros of unknown name": (
-        changed(blocks__0__mlp__b_in=torch.zeros(20), gates=torch.zeros(20)), FORM, r"has 'gates', which its layout"
+        changed(blocks__0__mlp__b_in=torch.zeros(20), gates=torch.zeros(20)), FORM, r"has 'gates', which no part of"
     ),
     "a strange mask": (
         changed(blocks__0__attn__mask=torch.eye(3) + torch.ones(3, 3).triu(1)), FORM, r"neither causal nor open"
     ),
     "names of another library": (
-        {"transformer.h.0.attn.c_attn.weight": torch.ones(3, 3)}, FORM, r"names of Hugging Face: .* hf:PATH"
+        {"transformer.h.0.attn.c_attn.weight": torch.ones(3, 3)}, FORM, r"lacks a token embedding, such as 'embed"
     ),
     "no names at all": ({"a": torch.ones(3)}, FORM, r"no weight in it has a name of .*; it has 'a'; known layouts: "),
     "a task with more tokens": (changed(), {"p": "10", "form": "ab="}, r"10 tokens.*\(.*p=10.*needs 11: .*--set"),
@@ -99,13 +99,13 @@ def test_truncated_files_are_refused(ending: str, kept: float, tmp_path: Path) -
 
 
 def test_other_endings_and_names_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "it.npz").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"weights are read from \.safetensors, \.pt"):
-        read(tmp_path / "it.npz")
+    (tmp_path / "it.h5").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"weights are read from \.safetensors, \.npz, \.pt"):
+        read(tmp_path / "it.h5")
     with pytest.raises(AlgoscopeError, match=r"unknown layout 'groking': did you mean 'grokking'"):
-        read(tmp_path / "it.npz", layout="groking")
+        read(tmp_path / "it.h5", layout="groking")
     with pytest.raises(AlgoscopeError, match=r"unknown task 'modula': did you mean 'modular'"):
-        file_to_model(tmp_path / "it.npz", "modula", {}, None, None, None)
+        file_to_model(tmp_path / "it.h5", "modula", {}, None, None, None)
 
 
 @pytest.mark.parametrize(

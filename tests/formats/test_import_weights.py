@@ -204,10 +204,8 @@ def test_what_is_not_used_of_a_config_is_said(tmp_path: Path) -> None:
         "logit_multiplier 2.0 in it.json: no field of TransformerLens",
     )
     assert "logit_multiplier 2.0" in ag.open(f"foreign:{path}?task=modular&p=9").note
-    beside.write_text(json.dumps({"hidden_size": 24}))
-    assert read(path, act="gelu").left_out == (
-        "it.json: no config of TransformerLens, which has d_model, n_layers and n_ctx",
-    )
+    beside.write_text(json.dumps({"what": 24}))
+    assert read(path, act="gelu").left_out == ("it.json: no config, which has sizes such as n_layers and d_model",)
 
 
 def test_stored_frequencies_count_where_they_are_not_the_usual_ones(tmp_path: Path) -> None:

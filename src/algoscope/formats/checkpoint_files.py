@@ -1,29 +1,37 @@
-"""file -> named tensors: checkpoint files of other tools, and the config in the file or in a JSON file of its name.
+"""file -> named tensors: checkpoint files of other tools, and the config in the file or in a JSON file beside it.
 
-Safetensors files have tensors only. Files of `torch.save` are loaded with `weights_only=True`; a file that would
-execute code raises an error.
+Safetensors files have tensors only. Files of `torch.save` are loaded with `weights_only=True`, those of NumPy without
+pickles; a file that would execute code raises an error.
 """
 
 import hashlib
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.format import read_array
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
 from algoscope.formats.config_inference import StatedConfig
-from algoscope.formats.transformerlens import is_config, lens_config_to_fields
+from algoscope.formats.stated_configs import config_to_fields, is_config
 from algoscope.runs.reading import read_tensors
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-NESTED = ("model", "state_dict", "model_state_dict", "weights")
-CONFIGS = ("config", "cfg")
+NESTED = ("model", "state_dict", "model_state_dict", "weights", "params", "net", "model_state", "module")
+CONFIGS = ("config", "cfg", "model_args", "model_config", "args", "hparams", "hyper_parameters", "gpt_config")
+PLAIN = (bool, int, float, str)
+WRAPPERS = ("module.", "_orig_mod.", "_forward_module.")
+"""Prefixes that wrappers of PyTorch put before every name."""
+MASK = re.compile(r"mask|IGNORE|causal|tril|(^|\.)attn\.bias$", re.IGNORECASE)
+"""Buffers whose values need not be finite."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,9 @@ class CheckpointFile:
 def file_to_tensors(path: Path) -> CheckpointFile:
     """The tensors of a file that another tool has written, on the CPU.
 
-    In a file of `torch.save`, tensors may be under `model`, `state_dict`, `model_state_dict` or `weights`, and a
-    TransformerLens config under `config` or `cfg`; such a config may also be in a JSON file of the same name. 16-bit
-    floats are converted to float32, which is exact.
+    In a file of `torch.save`, tensors may be under one of `NESTED` and a config under one of `CONFIGS`; a config may
+    also be in a JSON file beside it (`NAME.json`, `config.json`, for `model_X.pt` also `config_X.json`). 16-bit floats
+    are converted to float32, which is exact.
 
     Raises CheckpointError for a file that is missing, truncated, of another format, that would execute code, or that
     has a value that is not finite.
@@ -56,21 +64,65 @@ def file_to_tensors(path: Path) -> CheckpointFile:
     left_out: list[str] = []
     if path.suffix == ".safetensors":
         weights = read_tensors(path)
+    elif path.suffix == ".npz":
+        weights = _arrays(path)
     elif path.suffix in PICKLED:
         weights, config = _tensors_in(_load(path), path, left_out)
     else:
-        raise CheckpointError(f"{path}: weights are read from .safetensors, {', '.join(PICKLED)} files")
+        raise CheckpointError(f"{path}: weights are read from .safetensors, .npz, {', '.join(PICKLED)} files")
     by = f"the config in {path.name}"
-    beside = path.with_suffix(".json")
-    if config is None and beside.is_file():
-        config, by = _json(beside), beside.name
-        if not is_config(config):
-            left_out.append(f"{beside.name}: no config of TransformerLens, which has d_model, n_layers and n_ctx")
+    if config is None:
+        config, by = _config_beside(path, left_out, by)
+    weights = _without_wrappers(weights, left_out)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    stated = lens_config_to_fields(config, by) if is_config(config) else StatedConfig({}, by)
+    stated = StatedConfig({}, by) if config is None else config_to_fields(config, by)
     converted, dtype = _of_one_type(weights, path)
     return CheckpointFile(path, sha256, converted, stated, dtype, (*left_out, *stated.left_out))
+
+
+def _config_beside(path: Path, left_out: list[str], by: str) -> tuple[Any, str]:
+    """The config in a JSON file beside the weights, and the name of that file."""
+    named = {path.with_suffix(".json"), path.with_name(path.stem.replace("model", "config") + ".json")}
+    for beside in [*sorted(named), path.with_name("config.json")]:
+        if not beside.is_file():
+            continue
+        plain = _json(beside)
+        inside = [plain, *(plain.get(key) for key in (*CONFIGS, "model"))] if isinstance(plain, Mapping) else []
+        for config in inside:
+            if is_config(config):
+                return config, beside.name
+        if beside in named:
+            left_out.append(f"{beside.name}: no config, which has sizes such as n_layers and d_model")
+    return None, by
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file of NumPy, which is read without pickles."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            return {name.removesuffix(".npy"): torch.from_numpy(_array(archive, name)) for name in names}
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is no complete .npz file ({_first_line(error)}); restore it") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        why = "it has objects, which would run code" if "pickle" in str(error) else _first_line(error)
+        raise CheckpointError(f"{path} has more than arrays of numbers ({why}): save the weights alone") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as file:
+        return np.ascontiguousarray(read_array(file, allow_pickle=False))
+
+
+def _without_wrappers(weights: Mapping[str, Tensor], left_out: list[str]) -> dict[str, Tensor]:
+    """The weights without the prefixes that wrappers put before every name."""
+    weights = dict(weights)
+    for prefix in (*WRAPPERS, *WRAPPERS):  # one inside of another
+        if weights and all(name.startswith(prefix) for name in weights):
+            weights = {name[len(prefix) :]: value for name, value in weights.items()}
+            left_out.append(f"{prefix!r} before every name")
+    return weights
 
 
 def _load(path: Path) -> Any:
@@ -101,10 +153,15 @@ def _tensors_in(loaded: Any, path: Path, left_out: list[str], config: Any = None
                 f"{path} has weights under {' and '.join(inside)}: save the state_dict() of one model"
             )
         if inside:
-            left_out += [f"{key!r}, beside the weights" for key in loaded if key not in (inside[0], stated)]
+            beside = {key: value for key, value in loaded.items() if key not in (inside[0], stated)}
+            if config is None and is_config(sizes := {k: v for k, v in beside.items() if type(v) in PLAIN}):
+                config = sizes
+                beside = {key: value for key, value in beside.items() if key not in sizes}
+            left_out += [f"{key!r}, beside the weights" for key in beside]
             return _tensors_in(loaded[inside[0]], path, left_out, config)
         tensors = {str(key): value.detach() for key, value in loaded.items() if isinstance(value, Tensor)}
-        if tensors and len(tensors) == len(loaded):
+        if tensors:
+            left_out += [f"{key!r}, beside the weights" for key in loaded if key not in tensors and key != stated]
             return tensors, config
         what = f"a dictionary of {', '.join(map(repr, list(loaded)[:4]))}" if loaded else "an empty dictionary"
     else:
@@ -117,7 +174,7 @@ def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, T
     if not floats:
         raise CheckpointError(f"{path} has no floating-point tensor")
     for name, value in floats.items():
-        if not value.double().isfinite().all() and name.rsplit(".", 1)[-1] not in ("IGNORE", "mask"):
+        if not value.isfinite().all() and not MASK.search(name):
             raise CheckpointError(f"{path}: {name} has a value that is not finite")
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
     wanted = torch.float64 if "float64" in dtypes else torch.float32

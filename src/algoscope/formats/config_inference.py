@@ -3,16 +3,20 @@ recorded.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
-from algoscope.formats.layout_reading import LayoutReading
+from algoscope.formats.layout_reading import LayoutReading, OpenChoice, divisors
+from algoscope.formats.layouts import CHOICES
 
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+"""Those that answers are tried with."""
 CENTRED = 1e-5  # embedding rows of a folded model have a mean below this share of their mean magnitude
 
 
@@ -25,6 +29,8 @@ class Inferred:
     what: str
     value: Any
     how: str
+    others: tuple[Any, ...] = ()
+    """Values that the weights allow as well, where nothing says which; answers to a task may."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,7 @@ def layout_to_config(
     _norms(account)
     _positions(account, n_ctx)
     _mask(account)
-    gated = "gate" in reading.parts
-    account.assume("act_fn", "silu" if gated else _activation(reading.layout), "--act NAME")
-    account.assume("attn_scale", None, "1/sqrt(d_head) is usual, --set model.attn_scale=X")
-    account.assume("parallel", False, "--set model.parallel=true")
+    _assumed(account)
     return tuple(account.rows.values())
 
 
@@ -81,14 +84,15 @@ class _Account:
             )
         self.rows[what] = Inferred(what, value, how)
 
-    def assume(self, what: str, value: Any, option: str) -> None:
-        """Add a field that weights do not determine: the stated value, else the usual one."""
+    def assume(self, what: str, value: Any, option: str, others: Iterable[Any] = ()) -> None:
+        """Add a field that weights do not determine: the stated value, else the usual one, and what else it may be."""
         if what in self.chosen:
             return
         if what in self.stated.fields:
             self.rows[what] = Inferred(what, self.stated.fields[what], f"from {self.stated.by}")
         else:
-            self.rows[what] = Inferred(what, value, f"assumed: weights do not show it ({option})")
+            rest = tuple(one for one in others if one != value)
+            self.rows[what] = Inferred(what, value, f"assumed: weights do not show it ({option})", rest)
 
     def shape(self, what: str, axis: str) -> None:
         """Add a field that is the size of an axis."""
@@ -106,9 +110,11 @@ def _sizes(account: _Account) -> None:
     reading, of = account.reading, account.sizes.of
     if "head" not in of:
         (size, name) = account.sizes.joined["head", "d_head"]
-        raise CheckpointError(
+        raise OpenChoice(
+            "model.n_heads",
+            divisors(size),
             f"{account.source}: no shape shows into how many heads the {size} entries of {name} are divided: "
-            "--set model.n_heads=N"
+            "--set model.n_heads=N",
         )
     account.shape("d_vocab", "d_vocab")
     account.shape("d_model", "d_model")
@@ -131,16 +137,20 @@ def _sizes(account: _Account) -> None:
         have, lack = sorted(map(account.name, ("q_norm", "k_norm")), reverse=norms)
         raise CheckpointError(f"{account.source} has {have} but lacks {lack}: norms go together")
     account.observe("qk_norm", norms, f"there is {'a' if norms else 'no'} {account.name('q_norm')}")
+    if norms and len(reading.every("q_norm")[0]) == of["head"] * of["d_head"] != of["d_head"]:
+        account.observe("qk_norm_over", "all", f"from the shape of {account.name('q_norm')}")
 
 
 def _output(account: _Account) -> None:
     reading, of = account.reading, account.sizes.of
+    biased = not account.zero("unembed.b")
     if "unembed" not in account.parts:
         account.observe("tied_head", True, f"there is no {account.name('unembed')}")
+        if biased:
+            account.observe("head_bias", True, _about_zeros(account, "unembed.b"))
         return
     (head,), (embed,) = reading.every("unembed"), reading.every("embed")
-    biased = not account.zero("unembed.b")
-    tied = head.shape == embed.shape and head.equal(embed) and not biased
+    tied = head.shape == embed.shape and head.equal(embed)
     account.observe("tied_head", tied, f"{account.name('unembed')} is {'' if tied else 'not '}{account.name('embed')}")
     out, how = of["d_vocab_out"], account.shape_of("d_vocab_out")
     same = out == of["d_vocab"]
@@ -169,28 +179,23 @@ def _about_zeros(account: _Account, *parts: str) -> str:
 
 
 def _norms(account: _Account) -> None:
-    """The kind of norm: only LayerNorm has a bias. Without norm weights, a centred embedding shows a folded LayerNorm,
-    since TransformerLens centres it when folding.
+    """The kind of norm, its bias, and where norms stand. Without norm weights, a centred embedding shows a folded
+    LayerNorm, since TransformerLens centres it when folding.
     """
-    expected = {"ln1", "ln_final"} | ({"ln2"} if "out" in account.parts else set())
-    present = expected & account.parts
-    if not present and account.stated.fields.get("normalization_type") and not account.stated.folded:
+    expected = {"ln1"} | ({"ln2"} if "out" in account.parts else set())
+    present, final = expected & account.parts, "ln_final" in account.parts
+    any_layout = account.reading.layout == "by name"  # in the others norms go together
+    if not present and not final and account.stated.fields.get("normalization_type") and not account.stated.folded:
         raise CheckpointError(
             f"{account.source}: {account.stated.by} says there are norms, but it lacks {account.name('ln1')}"
         )
-    if present and present != expected:
-        have, lack = (sorted(map(account.name, norms)) for norms in (present, expected - present))
+    if (present or final) and (present != expected or not (final or any_layout)):
+        have = sorted(map(account.name, present | ({"ln_final"} if final else set())))
+        lack = sorted(map(account.name, (expected - present) | (set() if final else {"ln_final"})))
         raise CheckpointError(f"{account.source} has {', '.join(have)} but lacks {', '.join(lack)}: norms go together")
     if present:
-        biased = "ln1.b" in account.parts
-        how = f"from {account.name('ln1')} and {account.name('ln1.b')}"
-        alone = (
-            f"assumed: {account.name('ln1')} has no bias (--set model.normalization_type=LN if it subtracts the mean)"
-        )
-        if not biased and "normalization_type" in account.stated.fields:
-            account.assume("normalization_type", None, "")
-        else:
-            account.observe("normalization_type", "LN" if biased else "RMS", how if biased else alone)
+        _kind_of_norm(account)
+        _places_of_norms(account, final, any_layout)
     elif "normalization_type" in account.stated.fields:
         account.assume("normalization_type", None, "")
     elif _is_centred(*account.reading.every("embed")):
@@ -202,6 +207,36 @@ def _norms(account: _Account) -> None:
     row = account.rows.get("normalization_type")
     if row is None or row.value is not None:
         account.assume("eps", 1e-5, "--set model.eps=X")
+
+
+def _kind_of_norm(account: _Account) -> None:
+    """LayerNorm where a norm has a bias; without one, by the names of a LayerNorm's, else RMSNorm is assumed."""
+    if "ln1.b" in account.parts:
+        how = f"from {account.name('ln1')} and {account.name('ln1.b')}"
+        account.observe("normalization_type", "LN", how)
+        return
+    if "normalization_type" in account.stated.fields or "normalization_type" in account.chosen:
+        account.assume("normalization_type", None, "")
+    else:
+        usual = "LN" if re.search(r"(^|\.)ln_?[12f]\b", account.name("ln1")) and "gate" not in account.parts else "RMS"
+        usual = usual if account.reading.layout == "by name" else "RMS"
+        other = "RMS" if usual == "LN" else "LN"
+        how = f"assumed: {account.name('ln1')} has no bias (--set model.normalization_type={other}"
+        how += " if it subtracts the mean)" if other == "LN" else " if it does not subtract the mean)"
+        account.rows["normalization_type"] = Inferred("normalization_type", usual, how, (other,))
+    row = account.rows.get("normalization_type")
+    if (account.chosen.get("normalization_type") if row is None else row.value) == "LN":
+        account.observe("norm_bias", False, f"there is no {account.name('ln1.b')}")
+
+
+def _places_of_norms(account: _Account, final: bool, any_layout: bool) -> None:
+    """Where norms stand, of which weights show only whether there are two for each half, and a last one."""
+    account.observe("final_norm", final, f"there is {'a' if final else 'no'} {account.name('ln_final')}")
+    if "ln1_post" in account.parts:
+        account.observe("norms", "both", f"there is a {account.name('ln1_post')}")
+    elif any_layout:
+        places = ("pre", "post", "output")
+        account.assume("norms", "pre" if final else "post", f"--set model.norms={'|'.join(places)}", places)
 
 
 def _is_centred(embedding: Tensor) -> bool:
@@ -230,11 +265,13 @@ def _positions(account: _Account, n_ctx: int) -> None:
         for what, value in _rotary(account, sines_name).items():
             account.observe(what, value, f"from {sines_name}")
     elif "positions" not in account.chosen:
-        raise CheckpointError(
+        raise OpenChoice(
+            "model.positions",
+            ("rotary", "alibi", "sinusoidal", None),
             f"{account.source} has no {account.name('pos')}: say how it encodes positions, "
-            "--set model.positions=none|rotary|alibi|sinusoidal"
+            "--set model.positions=none|rotary|alibi|sinusoidal",
         )
-    masks = [value.shape[-1] for name, value in buffers.items() if name.endswith("mask") and value.numel() > 1]
+    masks = [mask.shape[-1] for mask in _masks(account).values()]
     rows = [len(buffers[sines_name])] if sines_name and sines_name.endswith("rotary_sin") else []
     if "n_ctx" in account.stated.fields:
         account.assume("n_ctx", n_ctx, "")
@@ -267,22 +304,71 @@ def _rotary(account: _Account, sines_name: str) -> dict[str, Any]:
     return {"rotary_dim": 2 * half, "rotary_frequencies": tuple(angle.tolist())}
 
 
+def _masks(account: _Account) -> dict[str, Tensor]:
+    """The stored attention masks [query key]."""
+    buffers = account.reading.buffers.items()
+    squares = {n: v for n, v in buffers if v.ndim >= 2 and 1 < v.shape[-1] == v.shape[-2] and "rotary" not in n}
+    return {n: v.reshape(v.shape[-2:]) for n, v in squares.items() if v.numel() == v.shape[-1] ** 2}
+
+
 def _mask(account: _Account) -> None:
-    masks = {n: v for n, v in account.reading.buffers.items() if n.endswith("mask") and v.ndim == 2 and v.numel() > 1}
+    masks = _masks(account)
     if "causal" in account.stated.fields or not masks:
-        account.assume("causal", True, "--no-causal")
+        account.assume("causal", True, "--no-causal", (False,) if _may_be_open(account) else ())
         return
     if "causal" in account.chosen:
         return
     name, mask = next(iter(masks.items()))
-    ahead = mask.bool().triu(1).any()
-    if ahead and not mask.bool().all():
+    marked = mask.bool()
+    ahead = bool(marked.triu(1).any())
+    if ahead and not marked.all() and marked.tril().any():
         raise CheckpointError(
             f"{account.source}: {name} is neither causal nor open: algoscope has no such attention mask"
         )
-    how = "shows later positions" if ahead else "hides later positions (--no-causal where the code does not use it)"
-    account.observe("causal", not ahead, f"{name} {how}")
+    is_open = bool(marked.all())
+    how = "shows later positions" if is_open else "hides later positions (--no-causal where the code does not use it)"
+    others = (False,) if not is_open and _may_be_open(account) else ()
+    account.observe("causal", not is_open, f"{name} {how}")
+    account.rows["causal"] = replace(account.rows["causal"], others=others)
 
 
-def _activation(layout: str) -> str:
-    return "gelu_tanh" if layout == "transformerlens-gpt2" else "relu"
+def _may_be_open(account: _Account) -> bool:
+    """Whether the names are those of models published without a mask (arXiv 2306.17844)."""
+    return account.reading.layout == "grokking" and not account.parts & {"ln1", "ln_final"}
+
+
+def _assumed(account: _Account) -> None:
+    """What no weight shows, at its usual value; and the choices of reading."""
+    gated, by_name = "gate" in account.parts, account.reading.layout == "by name"
+    usual = "silu" if gated else _activation(account)
+    account.assume("act_fn", usual, "--act NAME", ACTIVATIONS if "out" in account.parts else ())
+    account.assume("attn_scale", None, "1/sqrt(d_head) is usual, --set model.attn_scale=X", (1.0,) if by_name else ())
+    if account.reading.one_norm:
+        account.observe("parallel", True, f"{account.name('ln1')} is the only norm of a block: both halves read it")
+    else:
+        account.assume(
+            "parallel", False, "--set model.parallel=true", (True,) if by_name and "out" in account.parts else ()
+        )
+    if "attn_rate" in account.stated.fields or _may_be_open(account):
+        rates = 0.0, 0.25, 0.5, 0.75
+        account.assume("attn_rate", 1.0, "--set model.attn_rate=X, of models whose pattern is not plain softmax", rates)
+    for what in ("embed_scale", "attn_scores_soft_cap", "output_logits_soft_cap"):
+        if what in account.stated.fields:
+            account.assume(what, None, "")
+        elif what == "embed_scale" and by_name:
+            root = math.sqrt(account.sizes.of["d_model"])
+            account.assume(what, 1.0, "--set model.embed_scale=X", (root,))
+    for what, value in account.reading.choices.items():
+        rotary = {**{row.what: row.value for row in account.rows.values()}, **account.chosen}.get(
+            "positions"
+        ) == "rotary"
+        if what == "rotary_pairs" and not rotary:
+            continue
+        values = CHOICES[what]
+        account.assume(f"weights.{what}", value, f"--set weights.{what}={'|'.join(values)}", values)
+
+
+def _activation(account: _Account) -> str:
+    if account.reading.layout == "transformerlens-gpt2":
+        return "gelu_tanh"
+    return "gelu" if account.reading.layout == "by name" and "c_fc" in account.name("in") else "relu"

@@ -7,8 +7,9 @@ tried, and exactly one must fit all shapes; ambiguous shapes raise an error that
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +21,21 @@ STATED = "the config or settings"
 
 class MisfitError(Exception):  # never leaves this module
     """Shapes that do not fit a layout."""
+
+
+class OpenChoice(CheckpointError):  # noqa: N818  # what the file leaves open, and the option that settles it
+    """A choice that the file leaves open: the setting that settles it, and its possible values."""
+
+    def __init__(self, name: str, values: Iterable[Any], message: str) -> None:
+        super().__init__(message)
+        self.name, self.values = name, tuple(values)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OpenChoice, (self.name, self.values, str(self))
+
+
+def divisors(n: int) -> tuple[int, ...]:
+    return tuple(k for k in range(1, n + 1) if n % k == 0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,10 @@ class LayoutReading:
     buffers: Mapping[str, Tensor]
     left_out: tuple[str, ...]
     """One line for each tensor in the file that is not a weight of the model."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """What was chosen where no shape shows how weights are to be read (`layouts.CHOICES`)."""
+    one_norm: bool = False
+    """Whether both halves of a block read one norm."""
 
     def every(self, part: str) -> list[Tensor]:
         """The weights of a part in every block, in our axes; none where the file has no such part."""
@@ -81,15 +101,15 @@ def tensors_to_layout(
     if most == 0:
         raise CheckpointError(
             f"{source}: no weight in it has a name of {'the layout' if layout else 'a layout'} "
-            f"{', '.join(one.name for one in candidates)}; it has {_some(rest)}{_hint(rest)}"
+            f"{', '.join(one.name for one in candidates)}; it has {some(rest)}{_hint(rest)}"
         )
     candidates = [one for one in candidates if len(parts_of[one.name]) == most]
     where = parts_of[candidates[0].name]
-    left_out += _aliases(rest, where, source)
+    left_out += aliases(rest, where, source)
     whole = [name for name in where if not rest[name].is_floating_point()]
     if whole:
         raise CheckpointError(f"{source}: {whole[0]} is of the type {rest[whole[0]].dtype}: weights are floats")
-    parts = _complete(where, candidates[0], source)
+    parts = complete_parts(where, candidates[0], source)
     candidates = [one for one in candidates if one.needs <= parts]
     shapes = {name: tuple(rest[name].shape) for name in where}
     axes, sizes, chosen, how = _find_axes(where, shapes, candidates, weights, known_sizes, source, named=bool(layout))
@@ -101,6 +121,13 @@ def tensors_to_layout(
     n_layers = 1 + max(layer for _, layer in where.values() if layer is not None)
     names = LAYOUTS.get(chosen, candidates[0])
     return LayoutReading(chosen, how, names, ours_by_name, parts, sizes, n_layers, buffers, tuple(left_out))
+
+
+def n_unknown_to_layouts(weights: Mapping[str, Tensor]) -> int:
+    """How many weights no layout has, in the layout that has the most."""
+    weights, _ = _without_prefix(weights)
+    rest = [name for name in weights if name.rsplit(".", 1)[-1] not in BUFFERS]
+    return len(rest) - max(len(_parts_by_name(rest, one)) for one in LAYOUTS.values())
 
 
 # ---------------------------------------------------------------------- names
@@ -131,7 +158,7 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
     return dict(weights), []
 
 
-def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source: str) -> list[str]:
+def aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source: str) -> list[str]:
     """A line for each weight of unknown name that duplicates a known one. Raises CheckpointError for others."""
     lines, unknown = [], []
     for name in weights:
@@ -146,13 +173,13 @@ def _aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source:
             lines.append(f"{name}, which is {twin} again")
     if unknown:
         raise CheckpointError(
-            f"{source} has {_some(unknown)}, which its layout does not have: it is another kind of model; known "
-            f"layouts: {', '.join(LAYOUTS)}"
+            f"{source} has {some(unknown)}, which no part of our transformer corresponds to: it is another kind of "
+            "model, or has names that are not known"
         )
     return lines
 
 
-def _complete(where: Mapping[str, tuple[str, int | None]], layout: Layout, source: str) -> frozenset[str]:
+def complete_parts(where: Mapping[str, tuple[str, int | None]], layout: Layout, source: str) -> frozenset[str]:
     """The parts in the file. Raises CheckpointError for missing required parts, and for blocks with different
     parts.
     """
@@ -165,8 +192,9 @@ def _complete(where: Mapping[str, tuple[str, int | None]], layout: Layout, sourc
     for layer in range(max(blocks, default=0) + 1):
         missing = (every | needed) - blocks.get(layer, set())
         if missing:
-            names = [layout.rows[part][0].replace("*", str(layer)) for part in layout.rows if part in missing]
-            raise CheckpointError(f"{source} lacks {_some(names)}; it has blocks {sorted(blocks) or 'none'}")
+            rows = {**OURS, **layout.rows}
+            names = [rows[part][0].replace("*", str(layer)) for part in rows if part in missing]
+            raise CheckpointError(f"{source} lacks {some(names)}; it has blocks {sorted(blocks) or 'none'}")
     parts = every | {part for part, layer in where.values() if layer is None}
     if "embed" not in parts:
         raise CheckpointError(f"{source} lacks {layout.rows['embed'][0]!r}, the token embedding")
@@ -281,7 +309,7 @@ def _either(
     return f"{name} {list(shapes[name])} could be {could}, and no other weight shows which: say --layout {which}"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(map(repr, listed[:3])) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 

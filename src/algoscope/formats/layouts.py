@@ -32,8 +32,12 @@ OURS: dict[str, Row] = {
     "k_norm": ("blocks.*.attn.k_norm.weight", "d_head"),
     "o": ("blocks.*.attn.o.weight", "d_model (head d_head)"),
     "o.b": ("blocks.*.attn.o.bias", "d_model"),
+    "ln1_post": ("blocks.*.ln1_post.weight", "d_model"),
+    "ln1_post.b": ("blocks.*.ln1_post.bias", "d_model"),
     "ln2": ("blocks.*.ln2.weight", "d_model"),
     "ln2.b": ("blocks.*.ln2.bias", "d_model"),
+    "ln2_post": ("blocks.*.ln2_post.weight", "d_model"),
+    "ln2_post.b": ("blocks.*.ln2_post.bias", "d_model"),
     "gate": ("blocks.*.mlp.w_in.weight", "d_mlp d_model"),
     "gate.b": ("blocks.*.mlp.w_in.bias", "d_mlp"),
     "in": ("blocks.*.mlp.w_linear.weight", "d_mlp d_model"),
@@ -132,6 +136,13 @@ LAYOUTS: dict[str, Layout] = {
     )
 }
 BUFFERS = ("mask", "causal_mask", "IGNORE", "rotary_sin", "rotary_cos", "alibi", "inv_freq", "position_ids")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "qkv": ("blocks", "per-head"),
+    "gate_up": ("gate-first", "up-first"),
+    "rotary_pairs": ("halves", "neighbours"),
+    "matrices": ("out-in", "in-out"),
+}
+"""How weights are to be read, where no shape shows it: `--set weights.qkv=per-head`."""
 TOGETHER = (("embed",), ("q", "k", "v"), ("o",), ("in", "gate"), ("out",))
 """Groups of weights with one orientation; in a mixed layout each group may have another."""
 

@@ -3,8 +3,9 @@
 file -> named tensors -> layout -> config -> model
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from algoscope.config import SHORT, ModelConfig, RunConfig, override, parse_conf
 from algoscope.core.errors import TaskMismatchError, UnknownNameError
 from algoscope.formats.checkpoint_files import CheckpointFile, file_to_tensors
 from algoscope.formats.config_inference import Inferred, layout_to_config
-from algoscope.formats.layout_reading import LayoutReading, tensors_to_layout
-from algoscope.formats.layouts import LAYOUTS
+from algoscope.formats.layout_reading import LayoutReading, n_unknown_to_layouts, tensors_to_layout
+from algoscope.formats.layouts import CHOICES, LAYOUTS
+from algoscope.formats.part_reading import n_unknown, parts_to_layout
+from algoscope.formats.settling import TRIED, Choices, ImportedModel, settle
 from algoscope.formats.transformerlens import ACTIVATIONS
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.reading import load_model
@@ -26,17 +29,6 @@ from algoscope.tasks.specs import find_task
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
 
 
-@dataclass(frozen=True, eq=False)
-class ImportedModel:
-    """An imported model: its config, its weights, and how each field of the config was inferred."""
-
-    config: RunConfig
-    model: Transformer
-    account: tuple[Inferred, ...]
-    left_out: tuple[str, ...]
-    file: CheckpointFile
-
-
 def file_to_model(
     path: Path,
     task: str,
@@ -44,8 +36,13 @@ def file_to_model(
     layout: str | None = None,
     act: str | None = None,
     causal: bool | None = None,
+    *,
+    by_answers: bool = True,
 ) -> ImportedModel:
-    """The model in a file, for a task; the arguments are those of `import_weights`.
+    """The model in a file, for a task; the other arguments are those of `import_weights`.
+
+    `by_answers`: what neither weights nor config nor settings determine is settled by the answers to the task, where
+    they settle it.
 
     Raises UnknownNameError for an unknown task, layout or field, ConfigError for an illegal value, CheckpointError for
     a file that cannot be read or whose weights do not fit our transformer, and TaskMismatchError for a model that does
@@ -53,36 +50,70 @@ def file_to_model(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
-    task_fields, model_fields = settings_to_fields(task, settings or {}, act, causal)
+    task_fields, chosen = settings_to_fields(task, settings or {}, act, causal)
     base = override(_base(task), task_fields)
     file = file_to_tensors(path)
-    known_sizes = fields_to_sizes({**file.stated.fields, **model_fields})
-    reading = tensors_to_layout(file.weights, layout, known_sizes, str(path))
-    reading = product_bias_to_output_bias(reading)
-    inferred = layout_to_config(reading, file.stated, model_fields, base.task.n_ctx, str(path))
-    values = {row.what: row.value for row in inferred} | model_fields
-    _check_fit(base.task, values, path)
+
+    def read(tried: Choices) -> ImportedModel:
+        return _read(file, base, layout, chosen, tried)
+
+    return settle(read) if by_answers else read({})
+
+
+def _read(file: CheckpointFile, base: RunConfig, layout: str | None, chosen: Choices, tried: Choices) -> ImportedModel:
+    """The model in a file, with what was chosen by the user, and what is tried where the file leaves it open."""
+    set_to = {**chosen, **tried}
+    of_model = {name.removeprefix("model."): value for name, value in set_to.items() if name.startswith("model.")}
+    read_as = {name.removeprefix("weights."): value for name, value in set_to.items() if name.startswith("weights.")}
+    source = str(file.path)
+    known_sizes = fields_to_sizes({**file.stated.fields, **of_model})
+    reading = product_bias_to_output_bias(weights_to_reading(file.weights, layout, known_sizes, read_as, source))
+    inferred = layout_to_config(reading, file.stated, of_model, base.task.n_ctx, source)
+    inferred = tuple(row for row in inferred if row.what not in set_to)
+    values = {row.what: row.value for row in inferred if not row.what.startswith("weights.")} | of_model
+    _check_fit(base.task, values, file.path)
     config = override(base, {f"model.{field}": value for field, value in values.items()})
+    if {**reading.choices, **read_as}.get("rotary_pairs") == "neighbours" and config.model.positions == "rotary":
+        reading = neighbours_to_halves(reading, config.model)
     weights = layout_to_weights(reading, config.model)
-    model = load_model(config, weights, path).eval().requires_grad_(False)
+    model = load_model(config, weights, file.path).eval().requires_grad_(False)
     account = (Inferred("layout", reading.layout, reading.how), Inferred("dtype", file.dtype, "as saved"), *inferred)
-    account += tuple(Inferred(field, value, "as asked for") for field, value in model_fields.items())
+    for name, value in set_to.items():
+        account += (Inferred(name.removeprefix("model."), value, "as asked for" if name in chosen else TRIED),)
     if config.model.d_vocab > base.task.d_vocab:
         unused = config.model.d_vocab - base.task.d_vocab
         account += (Inferred("unused tokens", unused, f"the task has {base.task.d_vocab}"),)
     return ImportedModel(config, model, account, (*reading.left_out, *file.left_out), file)
 
 
+def weights_to_reading(
+    weights: Mapping[str, Tensor],
+    layout: str | None,
+    known_sizes: Mapping[str, int],
+    read_as: Mapping[str, str],
+    source: str,
+) -> LayoutReading:
+    """The weights under our names: by a layout that has all their names, else by the habits of naming."""
+    if layout is None:
+        of_layout, of_habit = n_unknown_to_layouts(weights), n_unknown(weights)
+        if of_habit < of_layout:
+            return parts_to_layout(weights, known_sizes, read_as, source)
+    return tensors_to_layout(weights, layout, known_sizes, source)
+
+
 def settings_to_fields(
     task: str, settings: Mapping[str, Any], act: str | None, causal: bool | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The task's fields under their full names (`p` is `task.p`), and the fields of the model's config that are set."""
+    """The task's fields under their full names (`p` is `task.p`), and what is set of the model and of how its weights
+    are to be read (`model.n_heads`, `weights.qkv`).
+    """
     names = {
         "task": [field for field in type(find_task(task)).model_fields if field != "kind"],
         "model": [field for field in ModelConfig.model_fields if not field.startswith("init_")],
+        "weights": list(CHOICES),
     }
     of_task: dict[str, Any] = {}
-    of_model: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for name, value in settings.items():
         section, _, field = (SHORT.get(name) or f"task.{name}" if "." not in name else name).partition(".")
         if section not in names:
@@ -90,15 +121,14 @@ def settings_to_fields(
         if field not in names[section]:
             whose = f"task {task}" if section == "task" else section
             raise UnknownNameError(f"field of the {whose}", field, names[section])
-        if section == "task":
-            of_task[f"task.{field}"] = value
-        else:
-            of_model[field] = value
+        if section == "weights" and value not in CHOICES[field]:
+            raise UnknownNameError(f"value of weights.{field}", value, CHOICES[field])
+        (of_task if section == "task" else chosen)[f"{section}.{field}"] = value
     if act is not None:
-        of_model["act_fn"] = ACTIVATIONS.get(act, act)
+        chosen["model.act_fn"] = ACTIVATIONS.get(act, act)
     if causal is not None:
-        of_model["causal"] = causal
-    return of_task, of_model
+        chosen["model.causal"] = causal
+    return of_task, chosen
 
 
 def _base(task: str) -> RunConfig:
@@ -127,6 +157,19 @@ def product_bias_to_output_bias(reading: LayoutReading) -> LayoutReading:
         out = moved[f"{at}.w_out.weight"]
         moved[f"{at}.w_out.bias"] = moved.get(f"{at}.w_out.bias", torch.zeros_like(out[:, 0])) + out @ after
     return replace(reading, weights=moved, parts=reading.parts - {"in.b"} | {"out.b"}, left_out=lines)
+
+
+def neighbours_to_halves(reading: LayoutReading, cfg: ModelConfig) -> LayoutReading:
+    """The same layout with the entries of queries and keys reordered: entries 2i and 2i + 1, which are rotated
+    together, become entry i of each half.
+    """
+    n, size = cfg.rotary_size, cfg.head_size
+    order = torch.tensor([*range(0, n, 2), *range(1, n, 2), *range(n, size)])
+    weights = dict(reading.weights)
+    for name, value in weights.items():
+        if re.search(r"\.attn\.[qk](_norm)?\.", name):
+            weights[name] = value.unflatten(0, (-1, size))[:, order].flatten(0, 1).contiguous()
+    return replace(reading, weights=weights)
 
 
 def layout_to_weights(reading: LayoutReading, cfg: ModelConfig) -> dict[str, Tensor]:

@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from algoscope.config import RunConfig
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
-from algoscope.data import all_or_sample
 from algoscope.formats.model_building import file_to_model
-from algoscope.networks.evaluation import evaluate
-from algoscope.networks.shared_prefixes import shared_logits
+from algoscope.formats.settling import answers_of
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.paths import new_folder, split_name
 from algoscope.runs.run_folder import Run, weights_hash
@@ -97,7 +93,7 @@ def finished_run(folder: Path, config: RunConfig, model: Transformer, **origin: 
         steps=0,
         examples=0,
         seconds=0.0,
-        **answers_of(config, model),
+        **answers_of(config, model, N_ANSWERED),
         parameters=sum(weight.numel() for weight in weights.values()),
         weights_sha256=weights_hash(weights),
         **origin,
@@ -132,13 +128,3 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     subject = Subject(name, imported.model.to(device), imported.config.task)
     subject.note = "; ".join(f"left out: {line}" for line in imported.file.left_out)
     return subject
-
-
-@torch.no_grad()
-def answers_of(config: RunConfig, model: Transformer) -> dict[str, float]:
-    """Loss in nats per answer position and the share of whole answers that are right, over all inputs or a sample."""
-    task = config.task
-    tokens = all_or_sample(task, N_ANSWERED, torch.Generator().manual_seed(0))
-    at = task.answer_slice
-    loss, accuracy = evaluate(task, tokens, lambda batch: shared_logits(model, batch[:, :-1], at), at, config.train)
-    return {"loss": loss, "test_accuracy": accuracy}
