@@ -17,7 +17,7 @@ from transformers import (
 
 import algoscope as ag
 from algoscope.core.errors import SubjectError
-from algoscope.subjects.huggingface import open_hf, open_model_object
+from algoscope.subjects.huggingface import open_model_object
 from algoscope.subjects.text import Letters
 from hf_models import CONFIGS, D_VOCAB, MORE, make, save, tokenizer
 
@@ -66,7 +66,7 @@ def test_training_it_further_changes_no_subject() -> None:
 
 def test_it_is_the_model_of_its_folder(tmp_path: Path) -> None:
     folder = save(tmp_path / "it", "gpt2")
-    ours = open_model_object(AutoModelForCausalLM.from_pretrained(folder), "mine", tokenizer())
+    ours = ag.open(AutoModelForCausalLM.from_pretrained(folder), tokenizer=tokenizer())
     there = ag.open(f"hf:{folder}")
     assert ours.weights_sha256 == there.weights_sha256
     assert ours.to_tokens("The capital").tolist() == there.to_tokens("The capital").tolist()
@@ -78,7 +78,7 @@ def test_bfloat16_from_a_folder_and_in_memory(family: str, tmp_path: Path) -> No
     """The same bits either way, and as near to float32 as the library comes to it."""
     source = make(family)
     source.save_pretrained(tmp_path / "it")
-    folder = open_hf("hf:it", str(tmp_path / "it"), tmp_path, "cpu", torch.bfloat16)
+    folder = ag.open(f"hf:{tmp_path / 'it'}", dtype="bfloat16")
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "it", dtype=torch.bfloat16)
     memory = open_model_object(half, "mine")
     assert memory.dtype == folder.dtype == torch.bfloat16
@@ -102,6 +102,7 @@ def test_tokenizers_of_every_kind() -> None:
         assert open_model_object(source, "mine", kind).to_tokens("The").tolist() == [made("The")["input_ids"]]
     assert open_model_object(source, "mine", Letters("abc")).to_tokens("cab").tolist() == [[2, 0, 1]]
     assert open_model_object(source, "mine").to_tokens("5 6").tolist() == [[5, 6]]
+    assert ag.open(source, tokenizer="abc").to_tokens("cab").tolist() == [[2, 0, 1]]
     with pytest.raises(SubjectError, match=r"tokenizer=3 is no tokenizer: give one of transformers"):
         open_model_object(source, "mine", 3)
 

@@ -1,6 +1,6 @@
 """A tokenizer that a user gives, in any form."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from algoscope.core.registry import Entry, Table
@@ -12,8 +12,9 @@ READERS = Table(
 )
 
 
-def text_of(tokenizer: Any, d_vocab: int) -> Text | None:
+def text_of(tokenizer: Any, d_vocab: int, ends: Iterable[int] | None = None) -> Text | None:
     """A tokenizer in memory: ours, one of `transformers` or `tokenizers`, or the character of each token in order.
+    `ends`: the model's end tokens; None: those that the tokenizer names.
 
     Raises SubjectError for anything else.
     """
@@ -22,5 +23,5 @@ def text_of(tokenizer: Any, d_vocab: int) -> Text | None:
     characters = list(tokenizer) if isinstance(tokenizer, Sequence) else []
     if characters and all(isinstance(one, str) and len(one) == 1 for one in characters):
         return Letters(characters)
-    text: Text = READERS.load("transformers")(tokenizer, d_vocab)
+    text: Text = READERS.load("transformers")(tokenizer, d_vocab, ends)
     return text

@@ -239,21 +239,14 @@ def find_tokenizer(rest: str, config: PretrainedConfig, offline: bool) -> Text:
         return Numbers(d_vocab, f"the tokenizer of this model{named} could not be read ({_reason(error)})", ends or ())
 
 
-def tokenizer_to_text(tokenizer: object, d_vocab: int, ends: Iterable[int] | None = None) -> Text:
-    """A tokenizer in memory, of `transformers`, of `tokenizers` or ours; None: texts are token ids.
-
-    Raises SubjectError for anything else.
-    """
-    if tokenizer is None:
-        return Numbers(d_vocab, ends=ends or ())
-    if isinstance(tokenizer, Text):
-        return tokenizer
+def tokenizer_to_text(tokenizer: object, d_vocab: int, ends: Iterable[int] | None = None) -> TokenizerText:
+    """A tokenizer of `transformers` or of `tokenizers` in memory. Raises SubjectError for anything else."""
     if isinstance(tokenizer, Tokenizer):
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise SubjectError(
             f"tokenizer={shown(tokenizer)} is no tokenizer: give one of transformers, such as "
-            "AutoTokenizer.from_pretrained(FOLDER), or of tokenizers"
+            "AutoTokenizer.from_pretrained(FOLDER), one of tokenizers, or the characters of the tokens in order"
         )
     return TokenizerText(tokenizer, d_vocab, ends)
 

@@ -18,9 +18,10 @@ from algoscope.networks.transformer import Transformer
 from algoscope.subjects._hf_adapters import merge
 from algoscope.subjects._hf_configs import ACTIVATIONS, check_config, rotary_fields, windows_of
 from algoscope.subjects._hf_places import Place, find_place, quiet, reason_of, some_of
-from algoscope.subjects.hf_tokenizer import end_tokens, find_tokenizer, tokenizer_to_text
+from algoscope.subjects._tokenizers import text_of
+from algoscope.subjects.hf_tokenizer import end_tokens, find_tokenizer
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Text
+from algoscope.subjects.text import Numbers, Text
 
 DECODING = frozenset({
     "do_sample", "num_beams", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size",
@@ -96,7 +97,8 @@ def open_model_object(
 
 
 def _text(tokenizer: object, source: Any) -> Text:
-    return tokenizer_to_text(tokenizer, source.config.vocab_size, end_tokens(source.generation_config, source.config))
+    d_vocab, ends = source.config.vocab_size, end_tokens(source.generation_config, source.config)
+    return text_of(tokenizer, d_vocab, ends) or Numbers(d_vocab, ends=ends or ())
 
 
 def _load(name: str, place: Place, dtype: torch.dtype) -> Any:
