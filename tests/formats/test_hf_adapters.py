@@ -235,10 +235,12 @@ def test_a_base_is_for_adapters_and_is_none_itself(llama: Path, tmp_path: Path) 
     refusals = {
         f"hf:{second}": "which is an adapter too: merge that one first",
         f"hf:{llama}?base={llama}": "is no adapter, so it has no base model",
-        f"hf:{first}?bass={llama}": r"is no option of an hf: name; an adapter takes \?base=FOLDER",
+        f"hf:{first}?bass={llama}": "unknown option of an hf: name 'bass': did you mean 'base'",
+        f"hf:{llama}?dtype=bfloat": "unknown float type 'bfloat': did you mean 'bfloat16'",
+        f"hf:{llama}?dtype": "write dtype=VALUE",
     }
     for name, words in refusals.items():
-        with pytest.raises(SubjectError, match=words):
+        with pytest.raises(AlgoscopeError, match=words):
             ag.open(name)
     (first / "adapter_config.json").unlink()
     with pytest.raises(SubjectError, match=r"without an adapter_config\.json"):

@@ -79,6 +79,7 @@ def test_bfloat16_from_a_folder_and_in_memory(family: str, tmp_path: Path) -> No
     source = make(family)
     source.save_pretrained(tmp_path / "it")
     folder = ag.open(f"hf:{tmp_path / 'it'}", dtype="bfloat16")
+    assert ag.open(f"hf:{tmp_path / 'it'}?dtype=bfloat16").weights_sha256 == folder.weights_sha256
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "it", dtype=torch.bfloat16)
     memory = open_model_object(half, "mine")
     assert memory.dtype == folder.dtype == torch.bfloat16

@@ -7,19 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
-from algoscope.core.errors import SubjectError, shown
+from algoscope.core.errors import SubjectError, UnknownNameError, shown
 from algoscope.core.files import user_path
+from algoscope.runs.paths import split_name
 from algoscope.subjects._hf_adapters import Adapter, find_adapter
 from algoscope.subjects._hf_configs import family_of
 from algoscope.subjects._hf_families import FAMILIES
 from algoscope.subjects.hf_tokenizer import FILES
+from algoscope.subjects.subject import FLOATS
+from algoscope.tasks.specs import query_fields
 
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
+OPTIONS = ("base", "dtype")  # after the ? of a name
 CLASSES: dict[str, Mapping[str, Any]] = {
     "AutoConfig": CONFIG_MAPPING_NAMES,
     "AutoModel": MODEL_MAPPING_NAMES,
@@ -39,30 +44,32 @@ class Place:
     offline: bool
     """Whether only folders and the local cache are read."""
     adapter: Adapter | None = None
+    dtype: torch.dtype | None = None
+    """The float type that the name asks for."""
     note: str = ""
 
 
 def find_place(name: str, rest: str) -> Place:
-    """The place of a model by the part of its name after `hf:`.
+    """The place of a model by the part of its name after `hf:`, `PLACE?base=FOLDER&dtype=bfloat16`.
 
-    Raises SubjectError, naming `name`, where there is none, or what is there is not supported.
+    Raises SubjectError, naming `name`, where there is none, or what is there is not supported; UnknownNameError for
+    another option or float type.
     """
-    rest, base = _with_base(name, str(user_path(rest)) if rest.startswith("~") else rest)
-    place = _find(name, rest, base)
+    rest = str(user_path(rest)) if rest.startswith("~") else rest
+    where, step, query = split_name(rest, lambda text: Path(text).exists())
+    options = query_fields(name, query)
+    for option in options:
+        if option not in OPTIONS:
+            raise UnknownNameError("option of an hf: name", option, OPTIONS)
+    floats = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+    dtype = options.get("dtype")
+    if dtype is not None and dtype not in floats:
+        raise UnknownNameError("float type", dtype, floats)
+    base = options.get("base")
+    place = _find(name, where if step is None else f"{where}@{step}", base and str(user_path(base)))
     if base is not None and place.adapter is None:
-        raise SubjectError(f"{name} is no adapter, so it has no base model: leave out ?base={base}")
-    return place
-
-
-def _with_base(name: str, rest: str) -> tuple[str, str | None]:
-    """A folder or repository, and the base model that `?base=` names for an adapter."""
-    where, mark, option = rest.partition("?")
-    if not mark or Path(rest).exists():
-        return rest, None
-    key, _, base = option.partition("=")
-    if key != "base" or not base:
-        raise SubjectError(f"{name}: {option!r} is no option of an hf: name; an adapter takes ?base=FOLDER")
-    return where, str(user_path(base))
+        raise SubjectError(f"{name} is no adapter, so it has no base model: leave out base={base}")
+    return replace(place, dtype=None if dtype is None else floats[dtype])
 
 
 def _find(name: str, rest: str, base: str | None) -> Place:

@@ -54,7 +54,7 @@ def open_hf(
     with quiet():
         place = find_place(name, rest)
         check_config(place.config, name)
-        source = _load(name, place, dtype or torch.float32)
+        source = _load(name, place, dtype or place.dtype or torch.float32)
         if place.adapter is not None:
             merge(source, place.adapter, name)
         model = convert(source, name)

@@ -56,6 +56,7 @@ def open_subject(
     - `run:NAME`, `run:NAME@STEP` or `run:PATH`: a run folder, at its newest or a given checkpoint;
     - `planted:NAME`: a model whose weights are set by hand and whose mechanism is known;
     - `hf:ID_OR_PATH`: a Hugging Face model, from a folder, the local cache or, unless offline mode is set, the network;
+      `?dtype=bfloat16` after it is its float type (else float32), `?base=FOLDER` the base model of an adapter;
     - `file:PATH.safetensors`: weights with a config file in the same folder;
     - `foreign:PATH?task=T`: weights of another tool;
     - `module:FILE.py:NAME?weights=PATH`: a module of PyTorch, or a class or function without arguments that makes one;
