@@ -11,7 +11,7 @@ Shapes (these axis names are used in every signature):
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, SupportsIndex
 
 from algoscope.core.arguments import Form
@@ -78,21 +78,19 @@ class Site:
 
     kind: str
     layer: int | None = None
+    alias: str = field(default="", compare=False, repr=False)
+    """Its newer name, among the sites of a model: in some the module of that name computes another value."""
 
     @property
     def name(self) -> str:
         return KINDS[self.kind].template.format(layer=self.layer)
 
-    @property
-    def alias(self) -> str:
-        return KINDS[self.kind].alias.format(layer=self.layer)
 
-
-def sites_of_kinds(kinds: Iterable[str], n_layers: int) -> tuple[Site, ...]:
+def sites_of_kinds(kinds: Iterable[str], n_layers: int, without_alias: Iterable[str] = ()) -> tuple[Site, ...]:
     """Every site of these kinds in a model with `n_layers` blocks, in the order of `KINDS`."""
-    wanted = set(kinds)
+    wanted, unaliased = set(kinds), set(without_alias)
     return tuple(
-        Site(kind, layer)
+        Site(kind, layer, "" if kind in unaliased else spec.alias.format(layer=layer))
         for kind, spec in KINDS.items()
         if kind in wanted
         for layer in (range(n_layers) if spec.per_layer else [None])

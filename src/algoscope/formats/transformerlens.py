@@ -160,6 +160,7 @@ def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str], nami
     if table is not None:
         weights["pos_embed.weight"] = table
     weights.setdefault("unembed.weight", model.W_U.detach())
+    weights["embed.weight"] = model.W_E.detach()
     sizes = {"head": cfg.n_heads, "kv_head": cfg.kv_heads, "d_head": cfg.head_size}
     written = weights_to_layout(weights, NAMINGS[naming], sizes)
     config = json.dumps(config_to_lens_config(cfg), indent=2)
@@ -171,7 +172,7 @@ def config_to_lens_config(cfg: ModelConfig) -> dict[str, Any]:
     fields = {
         "n_layers": cfg.n_layers, "d_model": cfg.d_model, "n_ctx": cfg.n_ctx, "d_head": cfg.head_size,
         "n_heads": cfg.n_heads, "d_vocab": cfg.d_vocab, "d_vocab_out": cfg.n_logits, "eps": cfg.eps,
-        "act_fn": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == cfg.act_fn),
+        "act_fn": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[cfg.act_fn],
         "normalization_type": cfg.normalization_type, "attn_only": cfg.d_mlp is None,
         "attention_dir": "causal" if cfg.causal else "bidirectional", "parallel_attn_mlp": cfg.parallel,
         "positional_embedding_type": cfg.positions if cfg.positions in ("rotary", "alibi") else "standard",
@@ -183,6 +184,9 @@ def config_to_lens_config(cfg: ModelConfig) -> dict[str, Any]:
         fields["n_key_value_heads"] = cfg.kv_heads
     if cfg.positions == "rotary":
         fields |= {"rotary_dim": cfg.rotary_size, "rotary_base": cfg.rotary_base}
+    for cap in ("attn_scores_soft_cap", "output_logits_soft_cap"):
+        if (value := getattr(cfg, cap)) is not None:
+            fields[cap] = value
     if cfg.attn_scale is not None:
         fields |= {"use_attn_scale": True, "attn_scale": 1 / cfg.attn_scale}
     return fields
@@ -234,6 +238,9 @@ def _with_its_biases(model: Transformer, naming: str) -> dict[str, Tensor]:
             fill(f"{mlp}.{'w_linear' if cfg.gated_mlp else 'w_in'}.bias", cfg.d_mlp)
             fill(f"{mlp}.w_out.bias", cfg.d_model)
     fill("unembed.bias", cfg.n_logits)
+    if cfg.normalization_type == "LN":
+        for name in [name for name in weights if name.endswith((".ln1.weight", ".ln2.weight", "ln_final.weight"))]:
+            fill(name.replace(".weight", ".bias"), cfg.d_model)
     return weights
 
 
@@ -250,6 +257,12 @@ def _check(model: Transformer, naming: str) -> None:
         "adds one to the softmax's denominator": cfg.softmax_plus_one,
         "multiplies scores by 0": cfg.attn_scale == 0.0,
         "has sliding windows": cfg.windows is not None,
+        f"has norms elsewhere than before each half of a block (norms {cfg.norms})": cfg.norms != "pre",
+        "has norms in its blocks and none at the end (final_norm)": cfg.normalization_type is not None
+        and not cfg.final_norm,
+        "norms queries and keys of all heads together (qk_norm_over all)": cfg.qk_norm and cfg.qk_norm_over == "all",
+        f"mixes its attention with ones (attn_rate {cfg.attn_rate})": cfg.attn_rate != 1,
+        f"has the activation {cfg.act_fn}": cfg.d_mlp is not None and cfg.act_fn not in ACTIVATIONS.values(),
         "has rotary frequencies of its own": cfg.positions == "rotary" and not regular,
         "has ALiBi's slopes without a causal mask": cfg.positions == "alibi" and not cfg.causal,
         "has biases inside a gated feed-forward": cfg.gated_mlp and biased("w_in.bias", "w_linear.bias"),
@@ -259,6 +272,9 @@ def _check(model: Transformer, naming: str) -> None:
             "has rotary positions or ALiBi: write --naming legacy": cfg.positions in ("rotary", "alibi"),
             "has a bias in its unembedding: write --naming legacy": biased("unembed.bias"),
             "norms its queries and keys: write --naming legacy": cfg.qk_norm,
+            "caps its scores or logits: write --naming legacy": bool(
+                cfg.attn_scores_soft_cap or cfg.output_logits_soft_cap
+            ),
             "is parallel: write --naming legacy": cfg.parallel,
             "has a bias after a gated feed-forward: write --naming legacy": cfg.gated_mlp and biased("w_out.bias"),
         }

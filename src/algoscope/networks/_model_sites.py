@@ -26,7 +26,12 @@ def sites_of(cfg: ModelConfig) -> tuple[Site, ...]:
         absent |= {kind for kind in KINDS if kind.startswith("ln2")} | {"resid_mid", "pre", "post", "mlp_out"}
     if cfg.d_mlp is None or not cfg.gated_mlp:
         absent |= {"pre_linear"}
-    return sites_of_kinds(set(KINDS) - absent, cfg.n_layers)
+    other_value = set[str]()  # where the module of the alias computes another value than the one we tap
+    if cfg.norms in ("output", "both"):
+        other_value |= {"attn_out", "mlp_out"}
+    if cfg.norms in ("post", "output"):
+        other_value |= {"resid_mid"}
+    return sites_of_kinds(set(KINDS) - absent, cfg.n_layers, other_value)
 
 
 def shape_of(cfg: ModelConfig, site: Site, n_inputs: int, n_pos: int) -> tuple[int, ...]:

@@ -19,10 +19,11 @@ from algoscope.networks.transformer import Transformer
 def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     """A copy that predicts the same probabilities, and a line for each change; of half precision in float32.
 
-    Norm weights and biases are folded into the matrices that read the normalised stream, value biases through the
-    output matrix into its bias. With LayerNorm, which subtracts the mean, all matrices that write to the stream are
-    centred. The unembedding is centred over the vocabulary: this subtracts the mean of the logits at each position, on
-    which no probability depends. Source: the weight processing of TransformerLens, which does it by default.
+    Weights and biases of norms are folded into the matrices that read them; norms of outputs and of sums stay. Value
+    biases are moved through the output matrix into its bias, where attention sums to one. Where all that reads the
+    stream subtracts the mean (LayerNorm), all matrices that write to it are centred. The unembedding is centred over
+    the vocabulary: this subtracts the mean of the logits at each position, on which no probability depends, unless
+    logits are capped. Source: the weight processing of TransformerLens, which does it by default.
     """
     half = model.embed.weight.dtype != precise(model.embed.weight.dtype)
     model = whole(copy.deepcopy(model).float() if half else model)
@@ -36,40 +37,47 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     missing = {name: torch.zeros_like(value) for name, value in folded.state_dict().items() if name not in weights}
     folded.load_state_dict(weights | missing)
     changes = []
-    if cfg.normalization_type is not None:
-        _fold_norms(folded)
-        changes.append("the weights and biases of all norms were folded into the matrices that read them")
-    if not cfg.softmax_plus_one:  # attention sums to one
+    if _fold_norms(folded):
+        which = "all norms" if cfg.norms == "pre" else "the norms before matrices"
+        changes.append(f"the weights and biases of {which} were folded into the matrices that read them")
+    if not cfg.softmax_plus_one and cfg.attn_rate == 1:  # attention sums to one
         for block in map(folded.block, range(cfg.n_layers)):
             group = block.attn.v.bias.unflatten(0, (-1, block.attn.d_head))
             values = group.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=0).flatten()
             block.attn.o.bias.add_(block.attn.o.weight @ values)
             block.attn.v.bias.zero_()
         changes.append("value biases were moved through the output matrices into their biases")
-    if cfg.normalization_type == "LN":
+    if cfg.normalization_type == "LN" and cfg.norms == "pre" and cfg.final_norm:
         _centre_writing(folded)
         changes.append("embeddings, output matrices and their biases were centred: LayerNorm subtracts the mean anyway")
     assert isinstance(folded.unembed, nn.Linear)
-    folded.unembed.weight.sub_(folded.unembed.weight.mean(dim=0))
-    folded.unembed.bias.sub_(folded.unembed.bias.mean())
-    changes.append("the unembedding was centred over the vocabulary: each position's logits have mean 0")
+    if cfg.output_logits_soft_cap is None:
+        folded.unembed.weight.sub_(folded.unembed.weight.mean(dim=0))
+        folded.unembed.bias.sub_(folded.unembed.bias.mean())
+        changes.append("the unembedding was centred over the vocabulary: each position's logits have mean 0")
     if model.cfg.tied_head:
         changes.append("the unembedding is no longer tied to the token embedding")
     return folded, tuple(changes)
 
 
-def _fold_norms(model: Transformer) -> None:
+def _fold_norms(model: Transformer) -> bool:
+    """Fold the norms that stand before matrices; whether there are any."""
+    readers: list[tuple[nn.Module | None, list[nn.Linear]]] = []
     for block in map(model.block, range(model.cfg.n_layers)):
-        _fold_into(block.ln1, [block.attn.q, block.attn.k, block.attn.v])
-        if block.mlp is not None:
-            gates = [block.mlp.w_in] + ([] if block.mlp.w_linear is None else [block.mlp.w_linear])
-            _fold_into(block.ln2, gates)
+        if "input" in block.norm_at:
+            readers.append((block.ln1, [block.attn.q, block.attn.k, block.attn.v]))
+            if block.mlp is not None:
+                gates = [block.mlp.w_in] + ([] if block.mlp.w_linear is None else [block.mlp.w_linear])
+                readers.append((block.ln2, gates))
     assert isinstance(model.unembed, nn.Linear)
-    _fold_into(model.ln_final, [model.unembed])
+    readers.append((model.ln_final, [model.unembed]))
+    norms = [(norm, matrices) for norm, matrices in readers if isinstance(norm, Norm)]
+    for norm, matrices in norms:
+        _fold_into(norm, matrices)
+    return bool(norms)
 
 
-def _fold_into(norm: nn.Module | None, readers: list[nn.Linear]) -> None:
-    assert isinstance(norm, Norm)
+def _fold_into(norm: Norm, readers: list[nn.Linear]) -> None:
     for reader in readers:
         if norm.bias is not None:
             reader.bias.add_(reader.weight @ norm.bias)

@@ -36,6 +36,10 @@ def _permute_heads(attn: Attention, generator: torch.Generator) -> None:
         if linear.bias is not None:
             linear.bias.copy_(linear.bias[order])
     attn.o.weight.copy_(attn.o.weight[:, query_rows])
+    if attn.cfg.qk_norm_over == "all":  # a norm over all heads has a weight for every entry of each
+        for norm, order in ((attn.q_norm, query_rows), (attn.k_norm, key_rows)):
+            if norm is not None:
+                norm.weight.copy_(norm.weight[order])
 
 
 def _rows(heads: Int[Tensor, "some"], d_head: int) -> Int[Tensor, "row"]:

@@ -200,7 +200,9 @@ class Block(nn.Module):
             mid = self.normalised("sum", 2, mid, tap)
         return tap("resid_post", self.layer, mid)
 
-    def normalised(self, place: str, half: int, x: Residual, tap: Tap = NO_TAP) -> Residual:
+    def normalised(
+        self, place: str, half: int, x: Float[Tensor, "*rows d_model"], tap: Tap = NO_TAP
+    ) -> Float[Tensor, "*rows d_model"]:
         """A value through the norm that stands at this place of the first or second half, where there is one."""
         name = self.norm_at.get(place)
         return x if name is None else getattr(self, name.format(half=half))(x, tap)

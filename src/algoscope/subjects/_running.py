@@ -315,7 +315,7 @@ class Runner:
 
     def token_embedding(self) -> Float[Tensor, "d_vocab d_model"]:
         """W_E, one row per token."""
-        return self._result(self.model.embed.weight.detach())
+        return self._result(self.model.W_E.detach())
 
     def position_embedding(self) -> Float[Tensor, "pos d_model"] | None:
         """W_pos, one row per position; None where position embeddings are not learned."""

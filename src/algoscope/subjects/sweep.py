@@ -31,7 +31,8 @@ Rows = Float[Tensor, "batch _edit _pos d_model"]
 
 FULL = 512  # tokens in a stack below which edits with other start positions are added to it
 BUDGET = 2**25  # bytes of activations in one stack
-FEED_FORWARD = ("ln2_scale", "ln2_normalized", "pre", "pre_linear", "post")
+FEED_FORWARD = ("ln2_scale", "ln2_normalized", "ln2_post_scale", "ln2_post_normalized", "pre", "pre_linear", "post")
+NORM_OF_SUM = ("ln1_scale", "ln1_normalized", "resid_mid")
 ENTERING, IN_ATTENTION, BETWEEN, IN_FEED_FORWARD, AT_THE_END = range(5)
 STAGE = {  # the stage at which the rows of an edit are added; other sites: in attention
     **dict.fromkeys(("embed", "pos_embed", "resid_pre", "mlp_out", "resid_post"), ENTERING),
@@ -43,8 +44,8 @@ NEEDED = {  # activations of the base run needed for an edit there, beside the s
     "embed": ("pos_embed",),
     "pos_embed": ("embed",),
     "mlp_out": ("resid_mid", "attn_out"),
-    "result": ("attn_out",),
-    **dict.fromkeys(FEED_FORWARD, ("attn_out",)),
+    "result": ("z",),
+    **dict.fromkeys((*FEED_FORWARD, *NORM_OF_SUM), ("attn_out",)),
 }
 
 
@@ -108,6 +109,8 @@ def _stacks(base: "_Base", edits: Sequence[Located]) -> Iterator[tuple[int, list
 def _joins_at(model: Transformer, site: Site) -> tuple[int, int]:
     """The block and stage at which the rows of an edit at a site are added."""
     stage = STAGE.get(site.kind, IN_ATTENTION)
+    if model.cfg.norms == "post" and site.kind in NORM_OF_SUM:  # computed from the sum, in the second half
+        stage = IN_FEED_FORWARD
     if site.layer is None:
         return (0, ENTERING) if stage == ENTERING else (model.cfg.n_layers, AT_THE_END)
     return site.layer + (site.kind in ("mlp_out", "resid_post")), stage
@@ -243,12 +246,13 @@ class _Base:
             if site.kind in ("embed", "pos_embed"):
                 other = self.values.get(Site("pos_embed" if site.kind == "embed" else "embed"))
                 edited = edited if other is None else edited + other[:, None]
-            elif site.kind == "mlp_out":
-                edited = self._mid(site.layer)[:, None] + edited
+            elif site.kind == "mlp_out" and site.layer is not None:
+                stream = self._mid(site.layer)[:, None] + edited
+                edited = self.model.block(site.layer).normalised("sum", 2, stream)
             rows = _join(rows, edited[:, :, start : self.end])
         return rows
 
-    def _mid(self, layer: int | None) -> Float[Tensor, "batch pos d_model"]:
+    def _mid(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
         if self.model.cfg.parallel:
             return self.values[Site("resid_pre", layer)] + self.values[Site("attn_out", layer)]
         return self.values[Site("resid_mid", layer)]
@@ -256,17 +260,18 @@ class _Base:
     def _between(self, edits: Sequence[Located], layer: int, start: int, at: slice) -> tuple[Rows, Rows]:
         """`resid_pre` and the output of attention, for edits to one of them."""
         streams, outs = [], []
-        attn = self.model.block(layer).attn
+        block = self.model.block(layer)
         for site, members in _by_site(edits):
             edited = _written(self.values[site], members, site.kind)[:, :, start : self.end][:, :, at]
             stream = self._repeated(Site("resid_pre", layer), len(members), start, at)
             if site.kind == "z":
-                out = self._rows(attn.out(edited.flatten(0, 1), NO_TAP))
+                out = self._rows(block.attn.out(edited.flatten(0, 1), NO_TAP))
+                out = block.normalised("output", 1, out)
             elif site.kind == "result":
-                old, plain = (
-                    self._repeated(where, len(members), start, at) for where in (site, Site("attn_out", layer))
-                )
-                out = attn.sum_of_heads(edited, old, plain)
+                plain = block.attn.out(self.values[Site("z", layer)], NO_TAP)[:, start : self.end][:, at]
+                old = self._repeated(site, len(members), start, at)
+                out = block.attn.sum_of_heads(edited, old, plain[:, None].expand_as(edited[..., 0, :]))
+                out = block.normalised("output", 1, out)
             elif site.kind == "attn_out":
                 out = edited
             else:

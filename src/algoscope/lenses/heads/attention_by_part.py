@@ -25,7 +25,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.renaming import renamed_options
 from algoscope.data import all_or_sample, seeded
 from algoscope.lenses.heads._part_panels import panels_of, tables_of
-from algoscope.lenses.heads.attention_targets import in_portions, visible
+from algoscope.lenses.heads.attention_targets import as_shares, in_portions, visible
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.networks.evaluation import answers_right
@@ -266,7 +266,8 @@ def _measured(subject: Subject, tokens: Tokens, parts: InputParts) -> _Measured:
     for portion in in_portions(tokens, subject.cfg):
         logits, cache = subject.run(portion[:, :-1], record=[("pattern", layer) for layer in layers], at=at)
         wrong += int((~answers_right(logits, portion[:, subject.task.prompt_length :])).sum())
-        by_layer = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), parts) for layer in layers]
+        patterns = (as_shares(cache["pattern", layer][:, :, at].double(), subject.cfg) for layer in layers)
+        by_layer = [shares_and_entropy(pattern, parts) for pattern in patterns]
         each.append([torch.stack(values, dim=1).cpu() for values in zip(*by_layer, strict=True)])
     shares, nats, entropy = (torch.cat(values).numpy() for values in zip(*each, strict=True))
     return _Measured(shares, entropy, nats, wrong)
@@ -276,7 +277,8 @@ def _of_one(subject: Subject, prompt: Prompt, parts: InputParts) -> Float[np.nda
     """Shares on one input, followed by the model's own answer."""
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     cache = subject.run(prompt.tokens, record=[("pattern", layer) for layer in layers], at=at)[1]
-    each = [shares_and_entropy(cache["pattern", layer][:, :, at].double(), parts)[0][0] for layer in layers]
+    patterns = (as_shares(cache["pattern", layer][:, :, at].double(), subject.cfg) for layer in layers)
+    each = [shares_and_entropy(pattern, parts)[0][0] for pattern in patterns]
     shares: Float[np.ndarray, "layer head part"] = torch.stack(each).cpu().numpy()
     return shares
 

@@ -109,6 +109,13 @@ def visible(n: int, causal: bool, device: torch.device | None = None) -> Bool[Te
     return everything.tril() if causal else everything
 
 
+def as_shares(pattern: Pattern, cfg: ModelConfig) -> Pattern:
+    """The attention pattern as shares of what each query attends to in all: with an attention rate below 1 the rows do
+    not sum to one, and are divided by their sum.
+    """
+    return pattern if cfg.attn_rate == 1 else pattern / pattern.sum(dim=-1, keepdim=True)
+
+
 def in_portions(tokens: Int[Tensor, "batch key"], cfg: ModelConfig) -> tuple[Int[Tensor, "some key"], ...]:
     """The inputs, a few at a time, so that the attention of all heads fits into memory."""
     return tokens.split(max(1, PORTION // (cfg.n_layers * cfg.n_heads * tokens.shape[1] ** 2)))

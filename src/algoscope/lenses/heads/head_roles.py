@@ -22,6 +22,7 @@ from algoscope.lenses.heads.attention_targets import (
     INDUCTION,
     PREVIOUS_TOKEN,
     AttentionTarget,
+    as_shares,
     in_portions,
     offset,
     visible,
@@ -213,8 +214,8 @@ def _each_input(
         for tokens in in_portions(batch, subject.cfg):
             _, cache = subject.run(tokens, record=[("pattern", layer) for layer in layers], at=slice(0, 0))
             each = [
-                role_scores(cache["pattern", layer], tokens, subject.cfg.causal, targets=targets, read=read)
-                for layer in layers
+                role_scores(pattern, tokens, subject.cfg.causal, targets=targets, read=read)
+                for pattern in (as_shares(cache["pattern", layer], subject.cfg) for layer in layers)
             ]
             for role in each[0]:
                 value = torch.stack([scores[role] for scores in each], dim=1)

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from algoscope.networks.attention_kernels import softmax_over_keys
+from algoscope.lenses.heads.attention_targets import as_shares
+from algoscope.networks.attention_kernels import add_ones, softmax_over_keys
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
@@ -41,10 +42,11 @@ class AnswerSources:
 def patterns(
     subject: Subject, tokens: Tokens, queries: list[int], edits: Sequence[Patch] = ()
 ) -> tuple[Float[Tensor, "batch key d_vocab"], Float[Tensor, "batch layer head query key"]]:
-    """Logits, and the attention of every head at some positions, in float64."""
+    """Logits, and the attention of every head at some positions, as shares in float64."""
     layers = range(subject.cfg.n_layers)
     logits, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], edits=edits)
-    return logits, torch.stack([cache["pattern", layer][:, :, queries].double() for layer in layers], dim=1)
+    each = (as_shares(cache["pattern", layer][:, :, queries].double(), subject.cfg) for layer in layers)
+    return logits, torch.stack(list(each), dim=1)
 
 
 def pattern_change(
@@ -76,19 +78,20 @@ def score_parts(
 ) -> tuple[Float[np.ndarray, "layer head part"] | None, Float[np.ndarray, "layer head"] | None]:
     """The shares of `PARTS` in the variation of each head's scores over the visible keys (NaN where they do not vary),
     and the attention on the source, mean over the positions, with the first part alone; None and None for models that
-    normalise queries and keys.
+    normalise queries and keys or cap scores.
 
     With q = mean q + rest of q at each position, and k likewise, q k is the sum of four products. A positional bias
     (ALiBi) is in the first. The share of a part is sum(part score) / sum(score score), each less its mean over the
     visible keys of its query.
     """
-    if subject.cfg.qk_norm:
+    if subject.cfg.qk_norm or subject.cfg.attn_scores_soft_cap is not None:
         return None, None
     shares, alone = [], []
     for layer in range(subject.cfg.n_layers):
         parts = _products(subject, tokens, sources, layer)
         visible = sources.visible.to(parts.device)
-        pattern = softmax_over_keys(parts[0].mean(dim=0, keepdim=True).masked_fill(~visible, -torch.inf))[0]
+        score = parts[0].mean(dim=0, keepdim=True).masked_fill(~visible, -torch.inf)
+        pattern = as_shares(add_ones(softmax_over_keys(score), subject.cfg.attn_rate, score), subject.cfg)[0]
         alone.append((pattern * sources.mask.to(parts.device)).sum(dim=-1).mean(dim=-1))
         uniform = visible / visible.sum(dim=-1, keepdim=True)
         centred = (parts - (parts * uniform).sum(dim=-1, keepdim=True)) * visible

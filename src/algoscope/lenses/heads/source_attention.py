@@ -9,7 +9,7 @@ mean over the positions. Over pairs of inputs, contents exchanged and positions 
 - `score_parts`: queries and keys are each their mean at their position plus the rest, their content; the score is the
   sum of four products. The share of each in the variation of the score over the visible keys; they add up to 1.
   `share_by_position` is the share on the source with the first product alone. Not for models that normalise queries
-  and keys.
+  and keys or cap scores.
 - `kept`, `follows`: at each answer position all heads that are aligned there (where none is, those clearly above
   chance) give the output that they have in the other input. Of the pairs whose right tokens differ there, the share
   still right (1 = these heads are not needed) and the share that gives the other input's right token (1 = the answer is

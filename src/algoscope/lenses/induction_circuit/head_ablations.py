@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from algoscope.lenses.heads.attention_targets import as_shares
 from algoscope.lenses.induction_circuit.head_scores import ATTENTION, Rows, attention_scores, portions
 from algoscope.lenses.interventions.replacements import others
 from algoscope.lenses.parameters.qk_ov_circuits import Head
@@ -88,7 +89,7 @@ def scores_and_nats(subject: Subject, rows: Rows) -> tuple[dict[str, Float[Tenso
     for part in portions(subject, rows):
         these = rows.portion(part)
         logits, cache = subject.run(these.read, record=[("pattern", layer) for layer in layers])
-        each = [attention_scores(cache["pattern", layer], these) for layer in layers]
+        each = [attention_scores(as_shares(cache["pattern", layer], subject.cfg), these) for layer in layers]
         nats.append(nats_of(logits, these).cpu())
         for name in ATTENTION:
             by_name[name].append(torch.stack([scores[name] for scores in each], dim=1).cpu())
@@ -188,7 +189,7 @@ def path_effects(
                     place = head if entry == "q" else head // shared
                     path = Patch((entry, layer), value=cache[entry, layer], head=place)
                     _, after = subject.run(these.read, record=[("pattern", layer)], edits=[path], at=slice(0, 0))
-                    pattern = after["pattern", layer][:, head : head + 1]
+                    pattern = as_shares(after["pattern", layer][:, head : head + 1], subject.cfg)
                     scores = attention_scores(pattern, these)["induction"]
                     induction.setdefault((group, (layer, head), entry), []).append(scores)
     return [

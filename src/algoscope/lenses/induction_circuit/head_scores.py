@@ -19,6 +19,7 @@ from algoscope.lenses.heads.attention_targets import (
     INDUCTION,
     PREVIOUS_TOKEN,
     AttentionTarget,
+    as_shares,
 )
 from algoscope.lenses.heads.head_panels import head_name
 from algoscope.lenses.inputs.repeated_tokens import distinct_blocks, usable_tokens
@@ -248,7 +249,7 @@ def head_scores(subject: Subject, circuits: Circuits, rows: Rows) -> list[HeadSc
         _, cache = subject.run(these.read, record=[("pattern", layer) for layer in layers], at=slice(0, 0))
         _, values = circuits.subject.run(these.read, record=[("v", layer) for layer in layers], at=slice(0, 0))
         for layer in layers:
-            each[layer].append(attention_scores(cache["pattern", layer], these))
+            each[layer].append(attention_scores(as_shares(cache["pattern", layer], cfg), these))
             v = values["v", layer].repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=2)
             out = circuits.layer(layer).W_O.mT.to(v.dtype)
             up[:, layer] += torch.stack(raised(v, out, circuits.model.W_U.detach(), these)).cpu()

@@ -62,6 +62,7 @@ from algoscope.lenses.induction_circuit.head_scores import (
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.replacements import KINDS
 from algoscope.lenses.parameters.qk_ov_circuits import ENTRIES, Circuits, Head
+from algoscope.lenses.residual_parts import is_sum
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.strings.copying import Copying
@@ -109,7 +110,8 @@ def induction(
         A finding with panels `attention` and `writing` [head score], `loss by position` [ablated position] (nats), loss
         increases by ablation, and for few tokens the circuits token by token. Facts as at the head of this module.
     Raises:
-        SubjectError: for a model that is not causal or has no room for a block of two.
+        SubjectError: for a model that is not causal, has no room for a block of two, or normalises the stream after
+            each sum.
         ConfigError: for fewer than two rows, or blocks that do not fit.
     Source:
         Olsson et al., arXiv 2209.11895; Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
@@ -353,5 +355,6 @@ def listed(names: Sequence[str]) -> str:
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """The options of a report: applies to causal models of the copying task."""
-    return {} if subject.has_task and isinstance(subject.task, Copying) and subject.cfg.causal else None
+    """The options of a report: applies to causal models of the copying task whose stream is a sum."""
+    copies = subject.has_task and isinstance(subject.task, Copying)
+    return {} if copies and subject.cfg.causal and is_sum(subject) else None

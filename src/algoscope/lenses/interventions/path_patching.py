@@ -27,6 +27,8 @@ from algoscope.lenses.interventions.contrast_pairs import (
 )
 from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
+from algoscope.lenses.residual_parts import needs_sum, output_norm
+from algoscope.networks.taps import NO_TAP
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
@@ -99,7 +101,7 @@ def path_patching(
     Raises:
         ConfigError: for a receiver that the model does not have, or without a sender before it.
         PairingError: for inputs that cannot be compared.
-        SubjectError: for a model that is not causal.
+        SubjectError: for a model that is not causal, or normalises the stream after each sum.
         UnknownNameError: for another metric, direction or choice of `mlps`.
         VocabularyError: for a target or rival that is not one token.
 
@@ -144,9 +146,20 @@ class Sender:
     def name(self) -> str:
         return f"L{self.layer} MLP" if self.head is None else f"L{self.layer}H{self.head}"
 
-    def wrote(self, values: ActivationCache) -> Stream:
-        """Its output to the residual stream in a run."""
-        return values["mlp_out", self.layer] if self.head is None else values["result", self.layer][:, :, self.head]
+    @torch.no_grad()
+    def change(self, subject: Subject, base: ActivationCache, other: ActivationCache) -> Stream:
+        """What changes in the residual stream of the base run with its output of the other run; a norm that follows
+        attention sees the other heads as they are.
+        """
+        if self.head is None:
+            return other["mlp_out", self.layer] - base["mlp_out", self.layer]
+        heads, norm = base["result", self.layer], output_norm(subject, self.layer)
+        difference = other["result", self.layer][:, :, self.head] - heads[:, :, self.head]
+        if norm is None:
+            return difference
+        bias, before = subject.model.block(self.layer).attn.o.bias, heads.sum(dim=2)
+        before = before if bias is None else before + bias
+        return norm(before + difference, NO_TAP) - norm(before, NO_TAP)
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,8 @@ class Receiver:
 
     @classmethod
     def parse(cls, subject: Subject, text: str) -> "Receiver":
-        """Raises ConfigError for one that the model does not have."""
+        """Raises ConfigError for one that the model does not have, SubjectError where there are no paths."""
+        needs_sum(subject, "path patching")
         cfg = subject.cfg
         match = re.fullmatch(r"L(\d+)(?:H(\d+)\.([qkv])|[ .]?MLP)", text.strip(), flags=re.IGNORECASE)
         if text.strip().lower() == "logits":
@@ -225,7 +239,7 @@ def _direct_inputs(
     one batched run gives it for all senders.
     """
     stream = where.stream(subject)
-    changed = torch.stack([base[stream] + sender.wrote(other) - sender.wrote(base) for sender in senders])
+    changed = torch.stack([base[stream] + sender.change(subject, base, other) for sender in senders])
     rows = changed.flatten(0, 1)
     if where.kind == "logits":
         return subject.unembed(rows[:, read]).unflatten(0, (len(senders), -1))

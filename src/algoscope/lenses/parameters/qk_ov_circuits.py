@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.data import seeded
+from algoscope.lenses.residual_parts import needs_sum, output_norm
+from algoscope.networks.norms import Norm
 from algoscope.subjects.subject import Subject
 
 MOST_TOKENS = 1024  # of a larger vocabulary, this many are drawn at random
@@ -69,13 +71,15 @@ class Circuits:
     """The folded weights of a subject: norms folded in, weights that write to the residual stream and unembedding
     centred.
 
-    Token vectors are W_E, each divided by its norm's scale in models with norms.
+    Token vectors are W_E, each divided by its norm's scale where the blocks norm what they read. W_O includes the
+    weights of a norm that follows it.
     Position embeddings, MLPs and the scale of a norm in between are left out, and so are rotary positions: W_Q W_K^T is
     that of a query and a key at the same position. `tokens` are the rows and columns of the circuits: all that a task
     uses, or of a large vocabulary 1,024, drawn by `seed`.
     """
 
     def __init__(self, subject: Subject, seed: int = 0) -> None:
+        needs_sum(subject, "a circuit of weights")
         folded, _ = subject.folded()
         self.subject, self.model, self.cfg = folded, folded.model, folded.cfg
         self.tokens = _tokens(subject, seed)
@@ -84,13 +88,15 @@ class Circuits:
         """The heads of one layer; keys and values are repeated for every head of their group."""
         attn, group = self.model.block(number).attn, self.cfg.n_heads // self.cfg.kv_heads
         q, k, v, o = (module.weight.detach().double() for module in (attn.q, attn.k, attn.v, attn.o))
+        if (norm := output_norm(self.subject, number)) is not None:
+            o = (o - o.mean(dim=0) if norm.centred else o) * norm.weight.detach().double()[:, None]
         q, k, v, o = (w.unflatten(0, (-1, attn.d_head)).mT for w in (q, k, v, o.mT))
         return Factors(q, k.repeat_interleave(group, dim=0), v.repeat_interleave(group, dim=0), o)
 
     @cached_property
     def embedding(self) -> Float[Tensor, "token d_model"]:
-        rows = self.model.embed.weight.detach().double()[self.tokens]
-        if self.cfg.normalization_type is None:
+        rows = self.model.W_E.detach().double()[self.tokens]
+        if not isinstance(self.model.block(0).ln1, Norm) or self.cfg.norms == "output":
             return rows
         return rows / (rows.pow(2).mean(dim=1, keepdim=True) + self.cfg.eps).sqrt()
 

@@ -17,13 +17,13 @@ from algoscope.core.sites import Key, Site
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.measures import ADDED_LOGITS
 from algoscope.lenses.reading.logit_lens import target_and_rival
+from algoscope.lenses.residual_parts import added_by_heads, is_sum, needs_sum, output_norm
+from algoscope.networks.norms import Norm
 from algoscope.subjects.cache import ActivationCache
-from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.prompt import Prompt
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
-from algoscope.tasks.base import Tokens
 
 Vectors = Float[Tensor, "part d_model"]
 BIAS = "attn bias"
@@ -55,7 +55,9 @@ def attribution(
 
         contribution_i = (h_i - mean(h_i)) / s . (gamma * (W_U[target] - W_U[rival]))
 
-    and the constant contributions of the final norm's bias and the unembedding's bias are the part `final bias`.
+    and the constant contributions of the final norm's bias and the unembedding's bias are the part `final bias`. Where
+    a norm stands between attention and the stream, its scale is that of the run too; where logits are capped, the
+    logits of this lens are those before the cap.
 
     With a task, each input is completed by the model's own greedy answer, every answer position is split, the target is
     the right token and the rival the mean of the task's other ordinals (of the other digits). On a text the last
@@ -77,6 +79,7 @@ def attribution(
 
     Raises:
         ConfigError: without inputs.
+        SubjectError: for a model that normalises the stream after each sum.
         VocabularyError: for a text that cannot be read, and for a target or a rival that is not one token.
 
     Source:
@@ -88,6 +91,7 @@ def attribution(
         'L1H0'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
+    needs_sum(subject, "logit attribution")
     texts = texts_of(inputs)
     if not texts:
         raise ConfigError("the attribution lens needs at least one input, such as --input 123+456")
@@ -149,11 +153,15 @@ def _components(subject: Subject) -> tuple[str, ...]:
 
 
 def _has_constant(subject: Subject) -> bool:
-    return subject.cfg.normalization_type == "LN" or subject.cfg.head_bias
+    norm = subject.model.ln_final
+    return (isinstance(norm, Norm) and norm.bias is not None) or subject.cfg.head_bias
 
 
 def _has_out_bias(subject: Subject) -> bool:
-    cfg = subject.cfg
+    """Whether attention adds more than its heads: the bias of its output, or of the norm that follows."""
+    cfg, norm = subject.cfg, output_norm(subject, 0)
+    if norm is not None and norm.bias is not None:
+        return True
     return cfg.attn_bias if cfg.attn_out_bias is None else cfg.attn_out_bias
 
 
@@ -166,14 +174,21 @@ def _split(subject: Subject, text: str, named: tuple[int | None, int | None], na
         *(["attn_out"] if _has_out_bias(subject) else []),
         *(["mlp_out"] if cfg.d_mlp is not None else []),
     ]
+    norm = output_norm(subject, 0)
+    kinds += [] if norm is None else [norm.scale_kind]
     whole = [site.name for site in subject.sites if site.kind in ("embed", "pos_embed", "ln_final_scale")]
     record: list[Key] = [*whole, *((kind, layer) for layer in range(cfg.n_layers) for kind in kinds)]
+    record += [("resid_post", -1)]
     logits, cache = subject.run(tokens, record=record, at=slice(start, None))
     splits = []
     for number, pos in enumerate(range(start, tokens.shape[1])):
-        final = logits[0, number].double()
-        target, rivals = _compared(subject, prompt, number, final, named)
-        added = _added(subject, tokens, pos, _streams(subject, cache, pos), [target, *rivals])[: len(names)]
+        target, rivals = _compared(subject, prompt, number, logits[0, number].double(), named)
+        among = [target, *rivals]
+        added = _added(subject, _scaled(subject, _streams(subject, cache, pos), cache, pos), among)[: len(names)]
+        final = logits[0, number, among].double()
+        if cfg.output_logits_soft_cap is not None:  # before the cap, logits are a sum
+            stream = cache["resid_post", -1][0, pos : pos + 1]
+            final = _added(subject, _scaled(subject, stream, cache, pos), among).sum(dim=0)
         splits.append(
             _Split(
                 text=text,
@@ -183,7 +198,7 @@ def _split(subject: Subject, text: str, named: tuple[int | None, int | None], na
                 rivals=tuple(subject.to_str_tokens(torch.tensor(rivals))),
                 names=names,
                 contributions=(added[:, 0] - added[:, 1:].mean(dim=-1)).cpu().numpy(),
-                difference=float(final[target] - final[rivals].mean()),
+                difference=float(final[0] - final[1:].mean()),
             )
         )
     return splits
@@ -221,29 +236,34 @@ def _streams(subject: Subject, cache: ActivationCache, pos: int) -> Vectors:
     """The output of each component at a position, in the order of `_components`."""
     rows = [cache[kind][0, pos] for kind in ("embed", "pos_embed") if Site(kind) in subject.sites]
     for layer in range(subject.cfg.n_layers):
-        heads = cache["result", layer][0, pos]
+        heads = added_by_heads(subject, cache, layer, pos)
         rows += heads.unbind()
         rows += [cache["attn_out", layer][0, pos] - heads.sum(dim=0)] if _has_out_bias(subject) else []
         rows += [cache["mlp_out", layer][0, pos]] if subject.cfg.d_mlp is not None else []
-    parts = torch.stack(rows)
-    if subject.cfg.normalization_type == "LN":
-        parts = parts - parts.mean(dim=-1, keepdim=True)
-    return parts if subject.cfg.normalization_type is None else parts / cache["ln_final_scale"][0, pos]
+    return torch.stack(rows)
 
 
-def _added(
-    subject: Subject, tokens: Tokens, pos: int, parts: Vectors, among: list[int]
-) -> Float[Tensor, "component token"]:
-    """The logits that each part adds to some tokens at a position, and in the last row the constant of each.
+def _scaled(subject: Subject, parts: Vectors, cache: ActivationCache, pos: int) -> Vectors:
+    """Parts of the stream as the final norm scales them in the run."""
+    norm = subject.model.ln_final
+    if not isinstance(norm, Norm):
+        return parts
+    centred = parts - parts.mean(dim=-1, keepdim=True) if norm.centred else parts
+    return centred / cache["ln_final_scale"][0, pos]
 
-    Each part in turn is inserted after the final norm's scaling: the rest is linear.
-    """
-    site: Key = ("resid_post", -1) if subject.cfg.normalization_type is None else "ln_final_normalized"
-    values = [*parts, torch.zeros_like(parts[0])]
-    edits = [Patch(site, value=value, pos=pos) for value in values]
-    ids = torch.tensor(among, device=tokens.device)
-    logits = subject.run_each(tokens, edits, at=slice(pos, pos + 1), among=ids)[:, 0, 0].double()
-    return torch.cat([logits[:-1] - logits[-1], logits[-1:]])
+
+@torch.no_grad()
+def _added(subject: Subject, parts: Vectors, among: list[int]) -> Float[Tensor, "row token"]:
+    """The logits that each scaled part adds to some tokens, and in the last row the constant of each."""
+    model = subject.model
+    norm, b_u = model.ln_final, model.b_U
+    constant = torch.zeros_like(parts[0])
+    if isinstance(norm, Norm):
+        parts, constant = parts * norm.weight, constant if norm.bias is None else norm.bias
+    added = (torch.cat([parts, constant[None]]) @ model.W_U[among].mT).double()
+    if b_u is not None:
+        added[-1] += b_u[among]
+    return added
 
 
 # ---------------------------------------------------------------------- table and panels
@@ -315,5 +335,5 @@ def _claim(
 
 
 def for_report(subject: Subject, prompts: Prompts) -> dict[str, Any] | None:
-    """The options of a report: the clean prompt."""
-    return {"inputs": [prompts.clean]}
+    """The options of a report: the clean prompt, where the stream is a sum."""
+    return {"inputs": [prompts.clean]} if is_sum(subject) else None

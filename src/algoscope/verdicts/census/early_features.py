@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from algoscope.data import seeded
+from algoscope.lenses.heads.attention_targets import as_shares
 from algoscope.lenses.heads.head_roles import ROLES
 from algoscope.lenses.inputs.probe_set import ProbeSet, answer_numbers, probe_set_of
 from algoscope.lenses.over_training.checkpoint_series import recalled
@@ -64,7 +65,7 @@ def early_numbers(
     layers, at = range(subject.cfg.n_layers), subject.task.answer_slice
     _, cache = subject.run(tokens[:, :-1], record=[("pattern", layer) for layer in layers], at=slice(0, 0))
     for layer in layers:
-        pattern: Float[Tensor, "batch head read key"] = cache["pattern", layer][:, :, at].double()
+        pattern = as_shares(cache["pattern", layer][:, :, at].double(), subject.cfg)
         numbers[f"L{layer} entropy"] = float(torch.special.entr(pattern).sum(dim=-1).mean())
         reached = decides.any(dim=1)
         if reached.any():

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from algoscope.lenses.heads.attention_targets import as_shares
 from algoscope.subjects.edits import Edit, Patch
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Tokens
@@ -44,7 +45,8 @@ def profile_of(subject: Subject, tokens: Tokens) -> Profile:
     layers, has_mlps = range(cfg.n_layers), cfg.d_mlp is not None
     sites = [(kind, layer) for kind in ("z", *(("mlp_out",) if has_mlps else ())) for layer in layers]
     logits, cache = subject.run(read, record=[*sites, *(("pattern", layer) for layer in layers)])
-    attention = torch.cat([cache["pattern", layer][:, :, at] for layer in layers], dim=1).transpose(0, 1)
+    patterns = [as_shares(cache["pattern", layer][:, :, at], cfg) for layer in layers]
+    attention = torch.cat(patterns, dim=1).transpose(0, 1)
     edits: list[Edit] = [
         Patch(("z", layer), value=cache["z", layer].mean(dim=0, keepdim=True), head=head)
         for layer in layers
