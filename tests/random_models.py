@@ -26,10 +26,13 @@ FAMILIES = {
     },
     "both norms": {
         "norms": "both", "normalization_type": "RMS", "gated_mlp": True, "act_fn": "gelu_tanh", "embed_scale": 4.0,
-        "attn_scores_soft_cap": 1.0, "output_logits_soft_cap": 3.0, "positions": "rotary", "windows": (3, None),
+        "attn_scores_soft_cap": 1.0, "output_logits_soft_cap": 3.0, "positions": "rotary", "windows": (5, None),
         "window_rotary_frequencies": (0.9, 0.07, 0.01),
     },
 }  # fmt: skip
+
+SUMS = {family: fields for family, fields in FAMILIES.items() if fields.get("norms") != "post"}
+"""Those whose residual stream is the sum of what heads and MLPs add to it."""
 
 
 def subject(family: str = "reference", seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int) -> Subject:

@@ -49,6 +49,14 @@ def test_long_lists_run_on_in_portions(start: int, step: int) -> None:
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-10)
 
 
+def test_rows_that_are_all_alike_are_read_all_the_same() -> None:
+    model = build(ModelConfig(d_vocab=14, n_ctx=13, init_embed_std=1.0), 0).double()
+    tokens = TASK.at(torch.tensor([5]))[:, :-1].repeat(9, 1)
+    with torch.no_grad():
+        plain, shared = (logits(model, tokens, TASK.answer_slice) for logits in (plain_logits, shared_logits))
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-10)
+
+
 def test_equally_shared_prefixes_share_their_cache_without_a_copy() -> None:
     cache = KeyValueCache([(torch.arange(3.0).view(3, 1, 1, 1), torch.zeros(3, 1, 1, 1))])
     whole = cache_for(cache, torch.tensor([1, 1, 2, 2]))

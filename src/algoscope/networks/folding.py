@@ -38,7 +38,7 @@ def fold(model: Transformer) -> tuple[Transformer, tuple[str, ...]]:
     folded.load_state_dict(weights | missing)
     changes = []
     if _fold_norms(folded):
-        which = "all norms" if cfg.norms == "pre" else "the norms before matrices"
+        which = "all norms" if cfg.norms == "pre" else "those norms that stand before matrices"
         changes.append(f"the weights and biases of {which} were folded into the matrices that read them")
     if not cfg.softmax_plus_one and cfg.attn_rate == 1:  # attention sums to one
         for block in map(folded.block, range(cfg.n_layers)):

@@ -68,13 +68,9 @@ def distinct_prefixes(
 
 
 def find_cuts(prefix: Int[Tensor, "batch read"]) -> list[int]:
-    """Positions at which to split: enough neighbouring rows share the prefix before them."""
-    n_rows, n_pos = prefix.shape
+    """Positions at which to split: enough neighbouring rows share the prefix before them. The last position is read, so
+    it is not in the cache, even where whole prefixes recur.
+    """
     new = (prefix[1:] != prefix[:-1]).long().cumsum(1).bool().sum(0) + 1  # distinct prefixes up to each position
-    n_distinct = [*new.tolist(), n_rows]
-    cuts = []
-    for cut in range(1, n_pos + 1):
-        after = n_distinct[cut] if cut < n_pos else n_rows
-        if after >= WORTH_A_CUT * n_distinct[cut - 1]:
-            cuts.append(cut)
-    return cuts
+    n_distinct = new.tolist()
+    return [cut for cut in range(1, len(n_distinct)) if n_distinct[cut] >= WORTH_A_CUT * n_distinct[cut - 1]]

@@ -20,9 +20,9 @@ from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import CONFIGS, D_VOCAB, make
-from random_models import FAMILIES, subject
+from random_models import SUMS, subject
 
-CAUSAL = [family for family in FAMILIES if family != "not causal"]
+CAUSAL = [family for family in SUMS if family != "not causal"]
 PAIRS = (["12+34", "55+46"], ["19+34", "57+46"])
 TEXTS = (["3 1 4 1 5 9"], ["3 8 4 1 7 9"])
 INDUCTION = ("abcda", "cbada")  # after a came b; after a came d

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import algoscope as ag
-from algoscope.core.errors import AlgoscopeError, ConfigError, VocabularyError
+from algoscope.core.errors import AlgoscopeError, ConfigError, SubjectError, VocabularyError
 from algoscope.planted.models import shuffled
 from algoscope.planted.table import PLANTED
 from algoscope.subjects.huggingface import convert
@@ -16,7 +16,7 @@ from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from hf_models import CONFIGS, D_VOCAB, make, save
-from random_models import FAMILIES, subject
+from random_models import SUMS, subject
 
 NUMBERS = "3 1 4 1 5 9 2 6 5 3 5"
 PAIR = ["12+34", "99+1"]
@@ -50,7 +50,7 @@ def test_parts_add_up_to_the_logit_difference_on_every_family(family: str, dtype
         assert facts["sum"] == pytest.approx(sum(parts_of(facts).values()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUMS)
 def test_parts_add_up_at_every_answer_position_on_our_own_shapes(family: str) -> None:
     for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         model = subject(family, dtype=dtype)
@@ -72,6 +72,11 @@ def by_hand(model: Subject, tokens: torch.Tensor, place: int, direction: torch.T
             written[f"L{layer}H{head}"] = w_o[:, head] @ cache["z", layer][0, place, head]
         if net.block(layer).attn.o.bias is not None:
             written[f"L{layer} attn bias"] = net.block(layer).attn.o.bias
+        if cfg.norms in ("output", "both"):  # what attention adds is normalised: RMS in every family that has it
+            norm = net.block(layer).ln1 if cfg.norms == "output" else net.block(layer).ln1_post
+            ours = [name for name in written if name.startswith(f"L{layer}")]
+            size = (sum(written[name] for name in ours).pow(2).mean() + cfg.eps).sqrt()
+            written |= {name: written[name] / size * norm.weight for name in ours}
         if cfg.d_mlp is not None:
             written[f"L{layer} MLP"] = cache["mlp_out", layer][0, place]
     found = {}
@@ -90,9 +95,9 @@ def by_hand(model: Subject, tokens: torch.Tensor, place: int, direction: torch.T
     return found
 
 
-@pytest.mark.parametrize("family", [*CONFIGS, *FAMILIES])
+@pytest.mark.parametrize("family", [*CONFIGS, *SUMS])
 def test_each_part_is_the_formula_s(family: str) -> None:
-    if family in FAMILIES:
+    if family in SUMS:
         model, text = subject(family), "12+34"
         tokens = model.lay_out(text).tokens
         direction = torch.zeros(14, dtype=torch.float64)
@@ -107,6 +112,17 @@ def test_each_part_is_the_formula_s(family: str) -> None:
     facts = ag.lenses.attribution(model, [text]).facts
     assert facts["position"] == place
     assert parts_of(facts) == pytest.approx(by_hand(model, tokens, place, direction), abs=1e-10)
+
+
+def test_a_stream_that_is_no_sum_is_refused_in_one_line() -> None:
+    for lens in (
+        lambda model: ag.lenses.attribution(model, PAIR),
+        lambda model: ag.lenses.path_patching(model, "12+34", "19+34"),
+        lambda model: ag.lenses.induction(model),
+    ):
+        with pytest.raises(SubjectError, match="normalises the residual stream after each sum") as raised:
+            lens(subject("post norms"))
+        assert "\n" not in str(raised.value)
 
 
 # ---------------------------------------------------------------------- what was planted

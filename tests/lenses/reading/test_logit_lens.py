@@ -92,13 +92,15 @@ def test_it_equals_a_direct_computation_on_our_own_shapes(family: str) -> None:
     streams = [cache["resid_pre", 0], *(cache["resid_post", layer] for layer in range(model.cfg.n_layers))]
     logits = []
     for stream in (stream[0] for stream in streams):
-        if model.cfg.normalization_type == "LN":
+        norm = model.cfg.normalization_type if model.cfg.final_norm else None
+        if norm == "LN":
             stream = stream - stream.mean(-1, keepdim=True)
-        if model.cfg.normalization_type is not None:
+        if norm is not None:
             stream = stream / (stream.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt() * net.ln_final.weight
-        if model.cfg.normalization_type == "LN":
+        if norm == "LN":
             stream = stream + net.ln_final.bias
-        logits.append(stream @ net.W_U.mT + (0 if net.b_U is None else net.b_U))
+        sums, cap = stream @ net.W_U.mT + (0 if net.b_U is None else net.b_U), model.cfg.output_logits_soft_cap
+        logits.append(sums if cap is None else cap * (sums / cap).tanh())
     target = own[0].argmax(-1)
     target[prompt.first_answer :] = torch.tensor([6, 4, 0, 12])  # 12 + 34 = 46, units first, then the end
     found = ag.lenses.logit(model, ["12+34"])
