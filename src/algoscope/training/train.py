@@ -20,7 +20,6 @@ from algoscope.recipes.named import config_of
 from algoscope.runs.paths import is_run, new_folder
 from algoscope.runs.run_folder import Run
 from algoscope.tasks.base import Task
-from algoscope.tasks.specs import RecordedTask
 from algoscope.training.initial_weights import with_start_hash
 from algoscope.training.member import Member
 from algoscope.training.model_stack import Stack
@@ -54,7 +53,7 @@ def train(
         settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
         resume: whether to continue an interrupted run from its newest checkpoint; the final weights are those of an
-            uninterrupted run. A finished run is returned unchanged. Without `seed` and `settings`, a recipe by name
+            uninterrupted run. A finished run is returned unchanged. Without `seed`, `settings` and `task`, a recipe by name
             continues with those that the run was started with.
         device: `cpu`, `cuda` or `mps`.
         progress: whether to show a progress bar.
@@ -78,10 +77,9 @@ def train(
     config = override(config, dict(settings or {}) | ({} if seed is None else {"seed": seed}))
     torch_device = find_device(device)
     path = new_folder(f"{config.recipe}-s{config.seed}" if name is None else name, runs_dir)
-    if isinstance(recipe, str) and not settings and seed is None and resume and is_run(path):
+    if isinstance(recipe, str) and not settings and seed is None and task is None and resume and is_run(path):
         started = Run(path).config
-        is_same = started.recipe == config.recipe and not isinstance(started.task, RecordedTask)
-        config = started if is_same else config
+        config = started if started.recipe == config.recipe else config
     run = open_run(path, with_start_hash(config, path.parent), resume)
     if run.is_whole:
         return run
