@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar
 
 import torch
@@ -234,6 +234,7 @@ class WrittenNumbers(Task):
         return tuple(map(self.vocabulary.index, DIGITS))
 
 
+@cache
 def split_tokens(text: str) -> tuple[str, ...]:
     """The tokens of a text: `<NAME>` is one, and so is any other character."""
     return tuple(re.findall(r"<[^<>\s]+>|.", text, flags=re.DOTALL))
