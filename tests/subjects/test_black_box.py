@@ -1,6 +1,7 @@
 """Subjects of which only the logits are known."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import algoscope as ag
-from algoscope.core.errors import SubjectError, TaskMismatchError
+from algoscope.core.errors import AlgoscopeError, SubjectError, TaskMismatchError
 from algoscope.subjects.black_box import black_box
+from algoscope.verdicts.certification.domain import domain_of
 
 TASK = ag.Addition(n_digits=3)
 ADDER = ag.open("planted:carry-adder")
@@ -163,3 +165,67 @@ def test_a_model_of_free_text_needs_only_a_tokenizer() -> None:
     assert follow.generate_many(["xy", "a"], 2) == ["za", "bc"]
     with pytest.raises(SubjectError, match=r"needs a task, such as .* or a tokenizer"):
         ag.open(logits)
+
+
+# ---------------------------------------------------------------------- what needs only logits
+
+
+def unlucky(tokens: Tensor) -> Tensor:
+    """Right but for the units of 111+222 and their like: the last digits 1 and 2."""
+    out = logits(tokens)
+    if tokens.shape[1] >= 8:
+        bad = (tokens[:, 2] == 1) & (tokens[:, 6] == 2)
+        out[bad, 7] = out[bad, 7].roll(1, -1)
+    return out
+
+
+def test_certify_counts_what_a_function_answers_wrongly() -> None:
+    verdict = ag.certify(unlucky, task=TASK, sample=4_000)
+    tokens = torch.cat(list(domain_of(TASK, 4_000).chunks(4_000, torch.device("cpu"))))
+    assert verdict["wrong"] == int(((tokens[:, 2] == 1) & (tokens[:, 6] == 2)).sum()) > 0
+    assert (verdict["float_error"], verdict["robust"], verdict["weights_sha256"]) == (None, False, None)
+    assert "decides itself in which float type it computes" in verdict["float_error_unknown"]
+    assert verdict["note"].startswith("a black box: a function from tokens to logits")
+    assert {row["input"][2] + row["input"][6] for row in verdict["counterexamples"]} == {"12"}
+    assert [row["first_wrong"] for row in verdict["by_position"]] == [verdict["wrong"], 0, 0, 0, 0]
+    assert ag.Finding.from_json(verdict.to_json()).provenance["weights_sha256"] is None
+
+
+def test_a_function_that_looks_ahead_is_judged_by_what_it_answers() -> None:
+    def looks_ahead(tokens: Tensor) -> Tensor:  # with the answer in sight it copies it; alone it answers 0
+        right = nn.functional.one_hot(tokens.roll(-1, 1), TASK.d_vocab).float()
+        right[:, -1] = nn.functional.one_hot(torch.zeros_like(tokens[:, 0]), TASK.d_vocab).float()
+        return right
+
+    verdict = ag.certify(looks_ahead, task=TASK, sample=500)
+    assert verdict["wrong"] > 400
+
+
+def test_a_module_is_certified_with_its_float_error() -> None:
+    box = black_box(Counting(), "counting", TASK)
+    verdict = ag.certify(box, sample=200)
+    assert 0 < verdict["float_error"] < 1e-4
+    assert not verdict["robust"]
+
+
+def test_a_logit_that_is_not_finite_is_named_with_its_input() -> None:
+    def poisoned(tokens: Tensor) -> Tensor:
+        return logits(tokens).masked_fill((tokens[:, 0] == 7)[:, None, None], torch.nan)
+
+    with pytest.raises(SubjectError, match=r"poisoned gives a logit that is not finite for 7"):
+        ag.certify(poisoned, task=TASK, sample=500)
+    with pytest.raises(AlgoscopeError, match=r"poisoned gives logits that are not finite"):
+        ag.open(poisoned, task=TASK).generate("700+1")
+
+
+def test_a_report_says_what_each_lens_cannot_see(tmp_path: Path) -> None:
+    small = ag.Addition(n_digits=1)
+
+    def rule(tokens: Tensor) -> Tensor:
+        whole = small.completed(tokens[:, :4])
+        return nn.functional.one_hot(whole[:, 1 : tokens.shape[1] + 1], small.d_vocab).float()
+
+    page = ag.report(rule, tmp_path / "page.html", task=small).read_text()
+    assert '<b class="ok">0 wrong</b>' in page
+    assert page.count("Left out: rule is a black box") > 5
+    assert "edge cases and 200/200 random inputs decoded right" in page

@@ -8,17 +8,18 @@ from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import UnknownNameError
 from algoscope.networks.parameters import SHAPES, count_parameters, counts_of
 from algoscope.recipes.table import RECIPES
-from algoscope.subjects.opening import AnyModel, open_subject
+from algoscope.subjects.opening import AnyModel, AnyTask, open_subject
 
 
 @checked_arguments
-def params(what: ModelConfig | AnyModel, *, runs_dir: Folder = None) -> dict[str, Any]:
+def params(what: ModelConfig | AnyModel, *, task: AnyTask = None, runs_dir: Folder = None) -> dict[str, Any]:
     """Count parameters by component, and compare the total with published models.
 
     No weight is allocated for a recipe, a published shape or a config.
 
     Args:
         what: a model, by name, opened or in memory, a recipe, a published shape (`gpt2`, `llama3-8b`) or a config.
+        task: what a model is asked, where opening it needs that; None: what it was trained on.
         runs_dir: where runs are; by default $ALGOSCOPE_RUNS, else `./runs`.
     Returns:
         `total`; `components` [{name, parameters}] in the order of the forward pass; `scale` [{name, total, times}]:
@@ -31,7 +32,7 @@ def params(what: ModelConfig | AnyModel, *, runs_dir: Folder = None) -> dict[str
         >>> ag.params("gpt2")["total"]
         124439808
     """
-    components = _counts(what, runs_dir)
+    components = _counts(what, task, runs_dir)
     total = sum(components.values())
     others = {name: sum(count_parameters(cfg).values()) for name, cfg in SHAPES.items()}
     return {
@@ -44,11 +45,11 @@ def params(what: ModelConfig | AnyModel, *, runs_dir: Folder = None) -> dict[str
     }
 
 
-def _counts(what: ModelConfig | AnyModel, runs_dir: str | Path | None) -> dict[str, int]:
+def _counts(what: ModelConfig | AnyModel, task: AnyTask, runs_dir: str | Path | None) -> dict[str, int]:
     if isinstance(what, ModelConfig):
         return count_parameters(what)
     if not isinstance(what, str) or ":" in what:
-        subject = open_subject(what, runs_dir=runs_dir)
+        subject = open_subject(what, task=task, runs_dir=runs_dir)
         return counts_of(subject.model)
     if what in SHAPES:
         return count_parameters(SHAPES[what])

@@ -14,6 +14,7 @@ from algoscope.core.ambient import find_device
 from algoscope.core.errors import SubjectError, shown
 from algoscope.core.own_code import reason
 from algoscope.networks.logits_only import LogitsOnly, LogitsShape
+from algoscope.networks.shared_prefixes import plain_logits
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
@@ -64,8 +65,9 @@ def black_box(
     else:
         network = _network(call, name, device=find_device(device or "cpu"), **sizes)
     subject = Subject(name, network, task, text=text_of(tokenizer, network.cfg.n_logits))
-    tokens = _some_tokens(task, network.like.device)
-    change = float((network(tokens) - network(tokens)).abs().nan_to_num().max())
+    tokens, at = _some_tokens(task, network.like.device), task.answer_slice if task else slice(-1, None)
+    first, second = (plain_logits(network, tokens, at) for _ in range(2))
+    change = float((first - second).abs().nan_to_num().max())
     subject.note = f"a black box: {why}"
     if change:
         subject.note += (

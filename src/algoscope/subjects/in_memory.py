@@ -3,6 +3,7 @@
 import copy
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,19 @@ def open_named(
     NAME is a module, or a class or function without required arguments that makes one; or a function from tokens to
     logits. `weights` is a file with its state dictionary.
     """
-    address, _, query = split_name(rest, lambda text: Path(text.rpartition(":")[0]).is_file())
+    address, _, query = split_name(rest, _names_file)
     fields = query_fields(name, query)
     weights, spec = fields.pop("weights", None), fields.pop("task", None)
     if spec is not None and task is not None:
         raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
     value, code = load_named(address, "a model", callable)
-    with running(code.path):
-        model = _made(value, address)
+    model: Any = value
+    if _makes_one(model, address):
+        with running(code.path):
+            model = model()
+        if isinstance(model, type) or not callable(model):
+            kind = with_article(type(model).__name__)
+            raise SubjectError(f"{address}() makes {kind}, not a model: return an nn.Module")
     if weights is not None:
         model = _with_weights(model, address, user_path(weights))
     wanted = task if spec is None else find_task(spec)
@@ -127,13 +133,17 @@ def open_named(
     return open_object(model, name, wanted, tokenizer, device, dtype, options)
 
 
-def _made(value: Any, address: str) -> Callable[..., Any]:
-    """The model that a name stands for: what a class or function makes, or the value itself.
+def _names_file(address: str) -> bool:
+    file, _, name = address.rpartition(":")
+    return os.path.isfile(file) and name.replace(".", "").isidentifier()  # noqa: PTH113  # that of Path may raise
 
-    A function that needs one argument is a model: it is given tokens.
+
+def _makes_one(value: Any, address: str) -> bool:
+    """Whether a name stands for what makes a model: a class, or a function that needs no argument. A function that
+    needs one is a model, from tokens to logits, and so is any other object.
     """
     if not (inspect.isclass(value) or inspect.isroutine(value) or isinstance(value, functools.partial)):
-        return value
+        return False
     try:
         parameters = list(inspect.signature(value).parameters.values())
     except ValueError:  # of some functions in C it is not known
@@ -141,16 +151,13 @@ def _made(value: Any, address: str) -> Callable[..., Any]:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
     if len(needed) == 1 and not inspect.isclass(value):
-        return value
+        return False
     if needed:
         raise SubjectError(
             f"{address} needs {', '.join(needed)}: write a function without arguments in the file, which makes the "
             "model, and name that"
         )
-    made = value()
-    if isinstance(made, type) or not callable(made):
-        raise SubjectError(f"{address}() makes {with_article(type(made).__name__)}, not a model: return an nn.Module")
-    return made
+    return True
 
 
 def _with_weights(model: Any, address: str, path: Path) -> nn.Module:

@@ -90,12 +90,12 @@ def open_subject(
         TaskMismatchError: for a task that needs more tokens, logits or positions than the model has.
 
     Example:
-        >>> import algoscope as ag
+        >>> import algoscope as ag, torch
         >>> ag.open("planted:reversal").generate("abcde")
         'edcba<EOS>'
-        >>> copy = ag.Copying(n_symbols=2)
-        >>> ag.open(lambda tokens: torch.zeros(*tokens.shape, 3), task=copy).is_black_box
-        True
+        >>> always_zero = lambda tokens: -torch.arange(9.0).expand(*tokens.shape, 9)
+        >>> ag.open(always_zero, task=ag.Modular(p=5)).generate("1+2")
+        '0'
     """
     wanted = {
         "task": find_task(task) if isinstance(task, str) else task,

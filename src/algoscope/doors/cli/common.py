@@ -120,5 +120,7 @@ def complete_subject(ctx: click.Context, param: click.Parameter, incomplete: str
     named = [f"run:{name}" for name in _run_names(ctx)]
     planted = [f"planted:{name}" for name in PLANTED]
     return [
-        CompletionItem(name) for name in [*named, *planted, "hf:", "file:", "foreign:"] if name.startswith(incomplete)
+        CompletionItem(name)
+        for name in [*named, *planted, "hf:", "file:", "foreign:", "module:"]
+        if name.startswith(incomplete)
     ]

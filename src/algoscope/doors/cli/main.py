@@ -82,8 +82,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Train small transformers on algorithmic tasks, analyse them with lenses, and certify what they learned.
 
-    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH, file:PATH.safetensors or
-    foreign:PATH?task=T.
+    A model is named run:NAME, run:NAME@STEP, run:PATH, planted:NAME, hf:ID_OR_PATH, file:PATH.safetensors,
+    foreign:PATH?task=T or module:FILE.py:NAME.
     Exit codes: 0 success; 1 success, but a verdict does not hold; 2 bad input; 3 interrupted.
     Tab completion: eval "$(_ALGOSCOPE_COMPLETE=bash_source algoscope)" (or zsh_source, fish_source).
     """

@@ -123,7 +123,8 @@ def show_verdict(verdict: Finding) -> None:
         echo(facts["better_fit"]["words"])
     for table in verdict.tables:
         show_result(table)
-    echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, weights {facts['weights_sha256'][:12]}")
+    weights = facts["weights_sha256"]
+    echo(f"{facts['seconds']:.1f} s, {facts['dtype']}, {f'weights {weights[:12]}' if weights else 'weights not known'}")
 
 
 @click.command()
@@ -187,7 +188,7 @@ def generate(
 @common
 def params(what: str, task: str | None, as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """Count parameters by component, from the config alone, and compare the model with GPT-2 small and Llama 3 8B."""
-    counts = public.params(what if task is None else public.open(what, task=task, runs_dir=runs_dir), runs_dir=runs_dir)
+    counts = public.params(what, task=task, runs_dir=runs_dir)
     if as_json:
         show_json(counts)
         return

@@ -63,7 +63,8 @@ def report(
     lens runs whose `for_report` returns options. Findings about a run are saved in its folder.
 
     Args:
-        subject: a model, by name or opened.
+        subject: a model, by name, opened or in memory. Of a black box, the sections of lenses that need more than
+            logits say so.
         out: the file to write; by default `report.html` in the run folder, else in the current one.
         task: what the model is asked, as a value or by name; None: the task that it was trained on.
         clean: the prompt shown in figures of a single input; by default the task's first edge case. Required for a
@@ -131,10 +132,18 @@ def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> 
     if subject.has_task:
         questions["verdict"] = partial(kept_or_certified, subject, progress=progress)
     for name, lens in LENSES.items():
-        options = lens.load("for_report")(subject, prompts) if lens.reported else None
-        if options is not None:
-            questions[name] = partial(lens.load(), subject, **options)
+        try:
+            options = lens.load("for_report")(subject, prompts) if lens.reported else None
+        except SubjectError as error:  # of a black box
+            questions[name] = partial(_refuse, error)
+        else:
+            if options is not None:
+                questions[name] = partial(lens.load(), subject, **options)
     return questions
+
+
+def _refuse(error: SubjectError) -> Finding:
+    raise error
 
 
 # ---------------------------------------------------------------------- the page
@@ -142,7 +151,7 @@ def questions_of(subject: Subject, prompts: Prompts, progress: bool = False) -> 
 
 def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
     """The page as text. Every figure is drawn from a finding; Plotly's script is embedded."""
-    counts = params(subject)
+    counts = None if subject.is_black_box else params(subject)
     return (
         environment()
         .get_template("report.html.j2")
@@ -151,7 +160,7 @@ def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
             findings=findings,
             sections=list(_sections(subject, findings, counts)),
             run=subject.origin,
-            parameters=counts["total"],
+            parameters=counts and counts["total"],
             plotly=script(),
             version=__version__,
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -159,7 +168,7 @@ def render(subject: Subject, findings: Mapping[str, Finding]) -> str:
     )
 
 
-def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping[str, Any]) -> list[Section]:
+def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping[str, Any] | None) -> list[Section]:
     """The sections in page order: origin of the model, verdict, lenses, parameters."""
     sections = []
     if subject.origin and subject.origin.is_whole and subject.origin.summary.imported:
@@ -171,7 +180,7 @@ def _sections(subject: Subject, findings: Mapping[str, Finding], counts: Mapping
     if "verdict" in findings:
         sections.append(Section("verdict", "Verdict", findings["verdict"]))
     sections += [Section(name, lens.title, findings[name]) for name, lens in LENSES.items() if name in findings]
-    return [*sections, Section("parameters", "Parameters", _parameters(counts))]
+    return sections if counts is None else [*sections, Section("parameters", "Parameters", _parameters(counts))]
 
 
 def _parameters(counts: Mapping[str, Any]) -> Finding:

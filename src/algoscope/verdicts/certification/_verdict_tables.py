@@ -43,7 +43,7 @@ def _accuracy_table(facts: Mapping[str, Any]) -> ResultTable:
         ("accuracy", f"{facts['accuracy']:.6%}"),
         *((f"95 % interval: {end}", f"{bound:.6%}") for end, bound in bounds),
         ("smallest margin (logits)", f"{facts['min_margin']:.4g}"),
-        ("float error (logits)", f"{facts['float_error']:.2g}"),
+        ("float error (logits)", "unknown" if facts["float_error"] is None else f"{facts['float_error']:.2g}"),
         ("rounding", _rounding(facts)),
     )
     return ResultTable("accuracy and margins", ("quantity", "value"), rows)
@@ -55,6 +55,8 @@ def _rounding(facts: Mapping[str, Any]) -> str:
         return "rounding can change no answer"
     if facts["wrong"]:
         return "margin negative: some answers are wrong"
+    if facts["float_error"] is None:
+        return "float error unknown, so rounding could change an answer"
     return "margin within twice the float error: rounding could change an answer"
 
 

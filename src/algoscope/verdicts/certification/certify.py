@@ -74,7 +74,7 @@ def certify(
     """Count the inputs that the subject answers wrongly: every one of at most 10^8, else among draws.
 
     Args:
-        subject: a model, by name or opened.
+        subject: a model, by name or opened; or one in memory: a module of PyTorch, a function from tokens to logits.
         task: what it is asked, as a value or by name, `FILE.py:CLASS` for one of your own; None: the task that it was
             trained on.
         by: the scheme that sorts inputs into classes; by default the task's first.
@@ -97,7 +97,8 @@ def certify(
         the inputs for which it is `wrong` given the right tokens before it, and those for which it is the
         `first_wrong`. `min_margin` is the smallest margin (logit of the right token minus the largest other one),
         negative where the model is wrong; `float_error` the largest difference to float64 logits, over the 2,048 inputs
-        of smallest margin and as many spread evenly; `robust`: nothing is wrong and the smallest margin exceeds twice
+        of smallest margin and as many spread evenly, or None for a black box that does not compute in float64, and
+        `float_error_unknown` says why; `robust`: nothing is wrong and the smallest margin exceeds twice
         that error. `counterexamples` show the input, the right answer and what greedy decoding gives. `better_fit`: for
         an operation on two elements that is wrong as often as right or more, other `settings` of the task (the order of
         a group's elements, another operation) with which at least half of all answers are `right`, or None. Panels
@@ -122,21 +123,23 @@ def certify(
     names = dict(subject.task.class_names(by))
     if len(edge_cases):
         names[EDGE] = "the task's edge cases, in addition to the draws; each is also in a class above"
-    n_workers = (n_threads or free_cores()) if subject.device.type == "cpu" else 1
+    is_shared = subject.device.type == "cpu" and not subject.is_black_box  # functions may not bear several threads
+    n_workers = (n_threads or free_cores()) if is_shared else 1
     count = _Count(subject.task, len(names), limit_counterexamples, spread=max(1, domain.checked // AGAIN))
     began = time.perf_counter()
-    with torch.no_grad(), threads(1), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
+    of_torch = torch.get_num_threads() if subject.is_black_box else 1
+    with torch.no_grad(), threads(of_torch), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
         chunks = domain.chunks(ROWS_OF_STRATA if domain.method == "stratified" else ROWS, subject.device)
         for tokens, margin, wrong_at in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
             count.add(tokens, margin, wrong_at, subject.task.class_of(tokens, by))
             bar.advance(count.checked, domain.checked, f"{count.wrong:,} wrong")
         if len(edge_cases):
             count.add(*judged(subject, edge_cases), torch.full((len(edge_cases),), len(names) - 1))
-        error = float_error(subject, torch.cat([count.hardest, *count.others]))
+        errors = float_error(subject, torch.cat([count.hardest, *count.others]))
         counterexamples = [_shown(subject, row[None]) for row in count.counterexamples]
         fit = better_fit(subject) if count.wrong >= OFTEN * count.checked else None
     seconds = time.perf_counter() - began
-    return _finding(subject, domain, by, names, count, error, counterexamples, fit, seconds)
+    return _finding(subject, domain, by, names, count, errors, counterexamples, fit, seconds)
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
@@ -183,10 +186,17 @@ def better_fit(subject: Subject) -> dict[str, Any] | None:
     return {"words": words, "settings": dict(fit.settings), "right": fit.n_right, "checked": task.domain_size}
 
 
-def float_error(subject: Subject, tokens: Tokens) -> float:
-    """The largest difference between the subject's answer logits and those of its float64 copy, in logits."""
-    exact = subject.to_dtype(torch.float64).answer_logits(tokens)
-    return float((subject.answer_logits(tokens).double() - exact).abs().max())
+def float_error(subject: Subject, tokens: Tokens) -> dict[str, Any]:
+    """The largest difference between the subject's answer logits and those of its float64 copy, in logits; None, and
+    why, for a black box that cannot be asked in float64.
+    """
+    try:
+        exact = subject.to_dtype(torch.float64).answer_logits(tokens)
+    except SubjectError as error:
+        if not subject.is_black_box:
+            raise
+        return {"float_error": None, "float_error_unknown": str(error)}
+    return {"float_error": float((subject.answer_logits(tokens).double() - exact).abs().max())}
 
 
 class _Count:
@@ -265,7 +275,7 @@ def _finding(
     by: str,
     names: Mapping[str, str],
     count: _Count,
-    error: float,
+    errors: Mapping[str, Any],
     counterexamples: list[dict[str, str]],
     fit: dict[str, Any] | None,
     seconds: float,
@@ -280,7 +290,7 @@ def _finding(
     columns = names, names.values(), sizes, weights, checked_of, wrong_of, intervals
     fields = ("class", "meaning", "size", "weight", "checked", "wrong", "interval_95")
     by_class = [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=False)]
-    n_checked = domain.checked + n_edge_cases
+    n_checked, error = domain.checked + n_edge_cases, errors["float_error"]
     facts: dict[str, Any] = {
         "task": subject.task.kind,
         "weights_sha256": subject.weights_sha256,
@@ -294,8 +304,8 @@ def _finding(
         "by_class": by_class,
         "by_position": _by_position(subject.task, count),
         "min_margin": count.min_margin,
-        "float_error": error,
-        "robust": count.wrong == 0 and count.min_margin > 2 * error,
+        **errors,
+        "robust": count.wrong == 0 and error is not None and count.min_margin > 2 * error,
         "counterexamples": counterexamples,
         "better_fit": fit,
         "seconds": seconds,
