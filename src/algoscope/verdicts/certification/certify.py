@@ -123,11 +123,9 @@ def certify(
     names = dict(subject.task.class_names(by))
     if len(edge_cases):
         names[EDGE] = "the task's edge cases, in addition to the draws; each is also in a class above"
-    is_shared = subject.device.type == "cpu" and not subject.is_black_box  # functions may not bear several threads
-    n_workers = (n_threads or free_cores()) if is_shared else 1
+    n_workers, of_torch = _threads_for(subject, n_threads)
     count = _Count(subject.task, len(names), limit_counterexamples, spread=max(1, domain.checked // AGAIN))
     began = time.perf_counter()
-    of_torch = torch.get_num_threads() if subject.is_black_box else 1
     with torch.no_grad(), threads(of_torch), Bar(f"certify {subject.name}", "inputs") if progress else Watcher() as bar:
         chunks = domain.chunks(ROWS_OF_STRATA if domain.method == "stratified" else ROWS, subject.device)
         for tokens, margin, wrong_at in in_order(lambda chunk: judged(subject, chunk), chunks, n_workers):
@@ -140,6 +138,15 @@ def certify(
         fit = better_fit(subject) if count.wrong >= OFTEN * count.checked else None
     seconds = time.perf_counter() - began
     return _finding(subject, domain, by, names, count, errors, counterexamples, fit, seconds)
+
+
+def _threads_for(subject: Subject, n_threads: int | None) -> tuple[int, int]:
+    """How many batches are processed in parallel, and PyTorch's threads for each. A function of the user's is called by
+    one thread, as it may not bear several.
+    """
+    if subject.is_black_box:
+        return 1, torch.get_num_threads()
+    return (n_threads or free_cores()) if subject.device.type == "cpu" else 1, 1
 
 
 def judged(subject: Subject, tokens: Tokens) -> tuple[Tokens, Float[Tensor, "batch"], Bool[Tensor, "batch read"]]:
