@@ -24,6 +24,7 @@ ADDER: dict[str, Callable[[Subject], ag.Finding]] = {
     "attribution": lambda m: ag.lenses.attribution(m, "123+456"),
     "patch": lambda m: ag.lenses.patch(m, "123+456", "123+457"),
     "path_patching": lambda m: ag.lenses.path_patching(m, "123+456", "123+457"),
+    "attribution_patching": lambda m: ag.lenses.attribution_patching(m, "123+456", "123+457"),
     "roles": lambda m: ag.lenses.roles(m, n_inputs=16),
     "ablate": lambda m: ag.lenses.ablate(m, n_inputs=16),
     "embeddings": lambda m: ag.lenses.embeddings(m),
@@ -48,6 +49,9 @@ FREE: dict[str, Callable[[Subject], ag.Finding]] = {
     "attribution": lambda m: ag.lenses.attribution(m, "3 1 4 1 5"),
     "patch": lambda m: ag.lenses.patch(m, "3 1 4 1 5", "3 1 9 1 5", target="2", rival="7"),
     "path_patching": lambda m: ag.lenses.path_patching(m, "3 1 4 1 5", "3 1 9 1 5", target="2", rival="7"),
+    "attribution_patching": lambda m: ag.lenses.attribution_patching(
+        m, "3 1 4 1 5", "3 1 9 1 5", target="2", rival="7"
+    ),
     "roles": lambda m: ag.lenses.roles(m, n_inputs=8),
     "ablate": lambda m: ag.lenses.ablate(m, n_inputs=8),
     "embeddings": lambda m: ag.lenses.embeddings(m),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a lens is import
     from algoscope.lenses.induction_circuit.phase_change import induction_phase as induction_phase
     from algoscope.lenses.interventions.ablation import ablate as ablate
     from algoscope.lenses.interventions.activation_patching import patch as patch
+    from algoscope.lenses.interventions.attribution_patching import attribution_patching as attribution_patching
     from algoscope.lenses.interventions.path_patching import path_patching as path_patching
     from algoscope.lenses.modular_arithmetic.clock_or_pizza import clock as clock
     from algoscope.lenses.modular_arithmetic.fourier_lens import fourier as fourier

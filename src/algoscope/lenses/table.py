@@ -55,6 +55,12 @@ LENSES = Table(
             "activation patching between a clean and a corrupt run: how much of the answer each site restores",
             "Activation patching",
         ),
+        "attribution_patching": LensEntry(
+            "algoscope.lenses.interventions.attribution_patching:attribution_patching",
+            "activation patching at every site at once, approximated by gradients, beside the exact effects",
+            "Attribution patching",
+            reported=False,
+        ),
         "path_patching": LensEntry(
             "algoscope.lenses.interventions.path_patching:path_patching",
             "path patching: which heads and MLPs affect one receiver directly",

@@ -127,14 +127,14 @@ def patch(
         'attn_out L1 a_4'
     """
     subject = open_subject(subject, runs_dir=runs_dir)
-    sites = _available(subject, sites)
+    sites = available(subject, sites)
     pair = Pair(subject, clean, corrupt, target, rival, metric)
     (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
-        subject.run(tokens, record=_recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
+        subject.run(tokens, record=recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
     )
     scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
     base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
-    return _finding(pair, scale, direction, *_swept(sites, values, base, pair, scale))
+    return _finding(pair, scale, direction, *swept(sites, values, base, pair, scale))
 
 
 def _finding(
@@ -145,7 +145,7 @@ def _finding(
     examples: dict[str, Float[np.ndarray, "_pair *_cell"]],
     raw: dict[str, list[Any]],
 ) -> Finding:
-    cells = by_effect(((_named(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
+    cells = by_effect(((name_of_cell(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
     return pair.subject.finding(
         "patch",
         _claim(cells[0], direction, scale.name, pair),
@@ -175,7 +175,7 @@ def _finding(
     )
 
 
-def _available(subject: Subject, sites: Sequence[Sweep]) -> Sequence[Sweep]:
+def available(subject: Subject, sites: Sequence[Sweep]) -> Sequence[Sweep]:
     """The sweeps to make: those requested, or those of the default that the model has."""
     if not sites:
         raise ConfigError(f"patching at no sites: give one or more of {', '.join(SWEEPS)}")
@@ -183,12 +183,12 @@ def _available(subject: Subject, sites: Sequence[Sweep]) -> Sequence[Sweep]:
     return [name for name in sites if tuple(sites) != USUAL or SWEEPS[name][0] in present]
 
 
-def _recorded(subject: Subject, sites: Sequence[Sweep]) -> list[tuple[str, int]]:
+def recorded(subject: Subject, sites: Sequence[Sweep]) -> list[tuple[str, int]]:
     kinds = {SWEEPS[name][0] for name in sites}
     return [(kind, layer) for kind in sorted(kinds) for layer in range(subject.cfg.n_layers)]
 
 
-def _swept(
+def swept(
     sites: Sequence[Sweep], values: ActivationCache, base: Tokens, pair: Pair, scale: Scale
 ) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, list[Any]]]:
     """For each sweep: its panel, the share recovered for every pair, and the mean of the metric itself."""
@@ -198,7 +198,7 @@ def _swept(
     examples: dict[str, Float[np.ndarray, "_pair *_cell"]] = {}
     raw: dict[str, list[Any]] = {}
     for name in sites:
-        axes, edits = _sweep(subject, name, values, labels)
+        axes, edits = sweep_of(subject, name, values, labels)
         shape = tuple(len(axis.labels) for axis in axes)
         patched = subject.run_each(
             base, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
@@ -210,7 +210,7 @@ def _swept(
     return panels, examples, raw
 
 
-def _sweep(
+def sweep_of(
     subject: Subject, name: Sweep, values: ActivationCache, labels: tuple[str, ...]
 ) -> tuple[tuple[Axis, ...], list[Patch]]:
     """The axes of a sweep and one patch for each cell, in the order of the axes."""
@@ -246,7 +246,7 @@ def _panel(name: str, axes: tuple[Axis, ...], values: Float[np.ndarray, "..."]) 
     )
 
 
-def _named(panel: Panel, labels: Sequence[object]) -> str:
+def name_of_cell(panel: Panel, labels: Sequence[object]) -> str:
     """`head L0H1`, `resid_pre L1 =_7`, `neuron L0 unit 3`."""
     words = {"layer": "L{}", "head": "H{}", "position": " {}", "unit": " unit {}"}
     where = "".join(words[axis.name].format(label) for axis, label in zip(panel.axes, labels, strict=True))

@@ -77,7 +77,7 @@ def measure_of(metric: MetricName | OwnMetric) -> Metric:
     def checked(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
         must = f"{named(metric)} gets logits [batch pos d_vocab], here {list(logits.shape)}, and must return"
         try:
-            values = torch.as_tensor(metric(logits.clone()), device=logits.device).detach()
+            values = torch.as_tensor(metric(logits.clone()), device=logits.device)
         except Exception as error:
             raise ArgumentError(f"{must} a number per input; it failed with {type(error).__name__}: {error}") from error
         if values.numel() != len(logits) or values.is_complex():
