@@ -39,7 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model.positions": "rotary", "model.rotary_dim": 4, "model.parallel": True, "model.act_fn": "gelu",
     },
     "fused per head, in sequence": {"model.act_fn": "gelu"},
-    "alibi": {"model.positions": "alibi", "model.act_fn": "silu"},
+    "alibi": {"model.act_fn": "silu"},
     "parallel, one norm": {"model.act_fn": "gelu"},
     "tied head with a bias, no final norm": {"model.act_fn": "tanh", "model.norms": "pre"},
     "untied, output a dictionary": {"model.act_fn": "tanh"},
@@ -84,7 +84,11 @@ ASKED = {
         {},
         r"head by head.*--set model\.n_heads=N$",
     ),
-    "positions": ("alibi", {"model.n_heads": 4}, r"say how it encodes positions, --set model\.positions=none\|rotary"),
+    "positions": (
+        "proj rotary, halves",
+        {"model.n_heads": 4},
+        r"say how it encodes positions, --set model\.positions=none\|rotary",
+    ),
 }
 
 
@@ -128,6 +132,43 @@ def test_what_is_assumed_is_in_the_account(tmp_path: Path) -> None:
     rotary = save_module(STYLES["complex rotary"].make(), tmp_path / "other.pt")
     rows = {row.what: row.value for row in read(rotary, {"p": 9, "n_heads": 4, "model.positions": "rotary"}).account}
     assert (rows["weights.rotary_pairs"], rows["gated_mlp"], rows["normalization_type"]) == ("neighbours", True, "RMS")
+
+
+@pytest.mark.parametrize("stored", ["inv_freq", "sin", "sin of neighbours", "freqs_cis", "sin once"])
+def test_stored_angles_tell_how_positions_are_rotated(stored: str, tmp_path: Path) -> None:
+    neighbours = stored in ("sin of neighbours", "freqs_cis")
+    module = STYLES[f"proj rotary, {'interleaved' if neighbours else 'halves'}"].make()
+    frequency = 10_000.0 ** -(torch.arange(3) / 3)
+    angles = torch.arange(9)[:, None] * frequency
+    buffers = {
+        "inv_freq": frequency, "sin": torch.cat([angles, angles], -1).sin(), "sin once": angles.sin(),
+        "sin of neighbours": angles.repeat_interleave(2, -1).sin(),
+        "freqs_cis": torch.polar(torch.ones_like(angles), angles),
+    }  # fmt: skip
+    name = {"inv_freq": "rotary_emb.inv_freq", "freqs_cis": "freqs_cis"}.get(stored, "rope.sin_cached")
+    path = saved({**module.state_dict(), name: buffers[stored]}, tmp_path / "it.pt")
+    found = read(path, {"p": 9, "n_heads": 4, "model.eps": 1e-6})
+    tokens = torch.randint(11, (3, 5))
+    assert close(found.model(tokens), logits_of(module, tokens))
+    assert how(found)["positions"] == f"there is a {name}"
+    assert found.config.model.rotary_base == 10_000
+
+
+def test_slopes_that_are_not_those_of_alibi_are_refused(tmp_path: Path) -> None:
+    module = STYLES["alibi"].make()
+    weights = module.state_dict()
+    assert read(saved(weights, tmp_path / "it.pt"), {"p": 9, "n_heads": 4}).config.model.positions == "alibi"
+    changed = {name: value * 2 if name.endswith("slopes") else value for name, value in weights.items()}
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.slopes has other slopes than ALiBi's"):
+        read(saved(changed, tmp_path / "it.pt"), {"p": 9, "n_heads": 4})
+
+
+@pytest.mark.parametrize("heads", [0, 5, 48, -1, "many"])
+def test_a_number_of_heads_that_cannot_be_is_one_line(heads: object, tmp_path: Path) -> None:
+    path = save_module(STYLES["nanogpt"].make(), tmp_path / "it.pt")
+    with pytest.raises(AlgoscopeError) as it:
+        read(path, {"p": 9, "n_heads": heads})
+    assert "\n" not in str(it.value)
 
 
 # ---------------------------------------------------------------------- answers settle what weights leave open

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
 from algoscope.formats.layout_reading import LayoutReading, OpenChoice, divisors
 from algoscope.formats.layouts import CHOICES
+from algoscope.formats.position_buffers import stored_positions
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 """Those that answers are tried with."""
@@ -245,63 +245,46 @@ def _is_centred(embedding: Tensor) -> bool:
 
 
 def _positions(account: _Account, n_ctx: int) -> None:
-    buffers = account.reading.buffers
-    sines_name = next((name for name in buffers if name.endswith(("rotary_sin", "inv_freq"))), None)
+    stated = account.stated.fields
+    stored = stored_positions(account.reading.buffers, account.source)
     if "pos" in account.parts:
         learned = not account.zero("pos")
         how = f"there is a {account.name('pos')}{'' if learned else ', all zero: left out'}"
-        if account.stated.fields.get("positions") == "alibi":  # TransformerLens keeps this weight but does not use it
-            account.assume("positions", None, "")
-        elif "positions" not in account.chosen:
-            account.rows["positions"] = Inferred("positions", "learned" if learned else None, how)
+        if stated.get("positions") == "alibi" and account.reading.layout != "by name":
+            account.assume("positions", None, "")  # TransformerLens keeps this weight but does not use it
+        elif stated.get("positions", "learned") in ("learned", "sinusoidal"):  # a table in either case
+            if "positions" not in account.chosen:
+                account.rows["positions"] = Inferred("positions", "learned" if learned else None, how)
+        else:
+            account.observe("positions", "learned" if learned else None, how)
         account.shape("n_ctx", "n_ctx")
         return
-    if "positions" in account.stated.fields:
-        for what in ("positions", "rotary_dim", "rotary_base"):
-            if what in account.stated.fields:
-                account.assume(what, None, "")
-    elif sines_name is not None:
-        account.observe("positions", "rotary", f"there is a {sines_name}")
-        for what, value in _rotary(account, sines_name).items():
-            account.observe(what, value, f"from {sines_name}")
-    elif "positions" not in account.chosen:
+    if "positions" in stated:
+        account.assume("positions", None, "")
+    elif stored is None and "positions" not in account.chosen:
         raise OpenChoice(
             "model.positions",
             ("rotary", "alibi", "sinusoidal", None),
             f"{account.source} has no {account.name('pos')}: say how it encodes positions, "
             "--set model.positions=none|rotary|alibi|sinusoidal",
         )
-    masks = [mask.shape[-1] for mask in _masks(account).values()]
-    rows = [len(buffers[sines_name])] if sines_name and sines_name.endswith("rotary_sin") else []
-    if "n_ctx" in account.stated.fields:
+    for what in ("rotary_dim", "rotary_base"):
+        if what in stated:
+            account.assume(what, None, "")
+    if stored is not None and "positions" not in stated:
+        for what, value in stored.fields.items():
+            account.observe(what, value, f"there is a {stored.name}" if what == "positions" else f"from {stored.name}")
+    if stored is not None and stored.pairs is not None:
+        account.observe("weights.rotary_pairs", stored.pairs, f"from {stored.name}")
+    rows = None if stored is None else stored.n_ctx
+    masks = {name: mask.shape[-1] for name, mask in _masks(account).items()}
+    if "n_ctx" in stated:
         account.assume("n_ctx", n_ctx, "")
     elif masks or rows:
-        account.observe("n_ctx", max([*masks, *rows]), f"from the shape of {sines_name or 'the stored mask'}")
+        name = stored.name if stored is not None and rows else max(masks, key=lambda name: masks[name])
+        account.observe("n_ctx", max([*masks.values(), rows or 0]), f"from the shape of {name}")
     elif "n_ctx" not in account.chosen:
         account.rows["n_ctx"] = Inferred("n_ctx", n_ctx, "assumed: the task's (--set model.n_ctx=N)")
-
-
-def _rotary(account: _Account, sines_name: str) -> dict[str, Any]:
-    """The rotary fields of the config, from the stored frequencies, or the stored sines of position 1."""
-    sines = account.reading.buffers[sines_name].double()
-    half = sines.shape[-1] // 2
-    if sines_name.endswith("inv_freq"):
-        half, angle = len(sines), sines
-        if half < 2:
-            return {"rotary_dim": 2 * half, "rotary_frequencies": tuple(angle.tolist())}
-    elif len(sines) < 2 or half < 2:
-        return {"rotary_dim": sines.shape[-1]}
-    elif not torch.allclose(sines[1, :half], sines[1, half:]):
-        raise CheckpointError(
-            f"{account.source}: {sines_name} rotates neighbouring entries of a head; ours rotates its halves"
-        )
-    else:
-        angle = sines[1, :half].asin()  # from 1 radian downwards
-    base = float(angle[-1].clamp(min=1e-12)) ** (-half / (half - 1))
-    base = float(round(base)) if math.isclose(base, round(base), rel_tol=1e-4) else base
-    if torch.allclose(angle, base ** (-torch.arange(half).double() / half), rtol=1e-5, atol=1e-7):
-        return {"rotary_dim": 2 * half, "rotary_base": base}
-    return {"rotary_dim": 2 * half, "rotary_frequencies": tuple(angle.tolist())}
 
 
 def _masks(account: _Account) -> dict[str, Tensor]:
@@ -358,14 +341,12 @@ def _assumed(account: _Account) -> None:
         elif what == "embed_scale" and by_name:
             root = math.sqrt(account.sizes.of["d_model"])
             account.assume(what, 1.0, "--set model.embed_scale=X", (root,))
+    positions = account.rows.get("positions")
+    rotary = "rotary" in (account.chosen.get("positions"), positions and positions.value)
     for what, value in account.reading.choices.items():
-        rotary = {**{row.what: row.value for row in account.rows.values()}, **account.chosen}.get(
-            "positions"
-        ) == "rotary"
-        if what == "rotary_pairs" and not rotary:
-            continue
-        values = CHOICES[what]
-        account.assume(f"weights.{what}", value, f"--set weights.{what}={'|'.join(values)}", values)
+        name, values = f"weights.{what}", CHOICES[what]
+        if name not in account.rows and (what != "rotary_pairs" or rotary):
+            account.assume(name, value, f"--set {name}={'|'.join(values)}", values)
 
 
 def _activation(account: _Account) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from algoscope.config import SHORT, ModelConfig, RunConfig, override, parse_config
-from algoscope.core.errors import TaskMismatchError, UnknownNameError
+from algoscope.core.errors import ConfigError, TaskMismatchError, UnknownNameError
 from algoscope.formats.checkpoint_files import CheckpointFile, file_to_tensors
 from algoscope.formats.config_inference import Inferred, layout_to_config
 from algoscope.formats.layout_reading import LayoutReading, n_unknown_to_layouts, tensors_to_layout
@@ -73,7 +73,8 @@ def _read(file: CheckpointFile, base: RunConfig, layout: str | None, chosen: Cho
     values = {row.what: row.value for row in inferred if not row.what.startswith("weights.")} | of_model
     _check_fit(base.task, values, file.path)
     config = override(base, {f"model.{field}": value for field, value in values.items()})
-    if {**reading.choices, **read_as}.get("rotary_pairs") == "neighbours" and config.model.positions == "rotary":
+    pairs = {row.what: row.value for row in inferred} | set_to
+    if pairs.get("weights.rotary_pairs") == "neighbours" and config.model.positions == "rotary":
         reading = neighbours_to_halves(reading, config.model)
     weights = layout_to_weights(reading, config.model)
     model = load_model(config, weights, file.path).eval().requires_grad_(False)
@@ -138,8 +139,15 @@ def _base(task: str) -> RunConfig:
 
 
 def fields_to_sizes(fields: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of axes given by fields of a config, which may not follow from shapes."""
-    return {axis: int(fields[field]) for field, axis in AXES.items() if str(fields.get(field)).isdecimal()}
+    """The sizes of axes given by fields of a config, which may not follow from shapes. Raises ConfigError for 0."""
+    sizes = {}
+    for field, axis in AXES.items():
+        given = str(fields.get(field)).strip()
+        if given.isdecimal() and not int(given):
+            raise ConfigError(f"model.{field}: a size is 1 or more, not {given}")
+        if given.isdecimal():
+            sizes[axis] = int(given)
+    return sizes
 
 
 def product_bias_to_output_bias(reading: LayoutReading) -> LayoutReading:

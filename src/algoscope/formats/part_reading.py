@@ -30,7 +30,7 @@ from algoscope.formats.part_names import NamedPart, named_parts
 
 _MASKS = re.compile(r"(^|[._])(attn_|causal_|attention_)?(mask|tril|triu|causal|bias)$|IGNORE|(^|[._])allowed$")
 _OTHERS = re.compile(
-    r"(^|[._])(masked_bias|position_ids|inv_freq|rotary_(sin|cos)|(cos|sin)(_cached)?|freqs?(_cis|_cos|_sin)?|alibi|slopes)$"
+    r"(^|[._])(masked_bias|position_ids|inv_freq|rotary_(sin|cos)|(cos|sin)(_cached)?|freqs(_cis|_cos|_sin)?|alibi|slopes)$"
 )
 _MATRICES = {"q", "k", "v", "o", "in", "gate", "out", "qkv", "kv", "gate_in"}
 _AXES: dict[str, dict[str, dict[int, str]]] = {

@@ -40,15 +40,15 @@ def import_weights(
     """Import weights that another tool has written, as a run.
 
     The run is finished, and its only checkpoint is step 1. `imported` in its summary says how each field of the config
-    was inferred (from the weights, from a config file, or assumed) and which tensors were left out; `test_accuracy` and
-    `loss` are computed on up to 2,000 inputs of the task.
+    was inferred (from the weights, a config, the answers to the task, or assumed) and which tensors were left out;
+    `test_accuracy` and `loss` are computed on up to 2,000 inputs of the task.
 
     Args:
-        path: a safetensors file, or a file of `torch.save` with tensors only; a TransformerLens config may be in it, or
-            in a JSON file of the same name.
+        path: a file of safetensors, of `torch.save` with tensors only, or of `numpy.savez`, with names of any usual
+            habit; a config may be in it, or in a JSON file beside it.
         task: the name of the task that the model was trained on.
-        settings: fields of the task (`{"p": 59, "form": "ab"}`) and of the model's config (`model.n_heads`), which
-            override inferred ones.
+        settings: fields of the task (`{"p": 59, "form": "ab"}`), of the model's config (`model.n_heads`), which
+            override inferred ones, and how weights are to be read (`weights.qkv`: `blocks` or `per-head`).
         layout: the name of the layout, where names and shapes are ambiguous.
         act: the activation function, where no config has it.
         causal: whether the model has a causal mask, where no config says so.

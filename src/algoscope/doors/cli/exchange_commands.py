@@ -21,7 +21,11 @@ from algoscope.tasks.table import TASKS
     help="The task that it was trained on: a name, NAME?FIELD=VALUE, or a class of your own, FILE.py:CLASS.",
 )
 @click.option(
-    "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="A field of the task (p=59) or model.FIELD=VALUE."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A field of the task (p=59), model.FIELD=VALUE, or how weights are to be read: weights.qkv=per-head.",
 )
 @click.option(
     "--layout",
@@ -47,8 +51,9 @@ def import_(
 ) -> None:
     """Make a run folder from another tool's weights, and print what was inferred and what was assumed.
 
-    FILE is .safetensors, or a state dictionary saved with torch.save. A config of TransformerLens beside it (the same
-    name, ending in .json) is read too.
+    FILE is .safetensors, .npz, or a state dictionary saved with torch.save, with names of any usual habit. A config in
+    it, or in a .json file beside it, is read too. What neither shows is settled by the answers to the task, assumed and
+    listed, or asked for.
     """
     run = public.import_weights(
         file,
