@@ -74,14 +74,12 @@ def configs(draw: st.DrawFn) -> PreTrainedConfig:
     theta, window = draw(st.sampled_from([10.0, 1e4])), draw(st.sampled_from([1, 4, 64]))
     if family in (OlmoConfig, Olmo2Config):
         return family(**shape, attention_bias=draw(st.booleans()), rope_parameters={"rope_theta": theta})
+    share = {4: 0.5, 6: 0.34, 8: 0.75}[per_head]  # of an even number of entries: the library runs no other
     if family is PhiConfig:
-        return PhiConfig(
-            **shape, rope_parameters={"rope_theta": theta, "partial_rotary_factor": 0.5 if per_head != 6 else 0.34}
-        )
+        return PhiConfig(**shape, rope_parameters={"rope_theta": theta, "partial_rotary_factor": share})
     if family is Phi3Config:
-        return Phi3Config(
-            **shape, sliding_window=draw(st.sampled_from([None, window])), rope_parameters={"rope_theta": theta}
-        )
+        rope = {"rope_theta": theta, "partial_rotary_factor": draw(st.sampled_from([1.0, share]))}
+        return Phi3Config(**shape, sliding_window=draw(st.sampled_from([None, window])), rope_parameters=rope)
     shape |= {"head_dim": draw(st.sampled_from([4, 10])), "attention_bias": draw(st.booleans())}
     if family is GemmaConfig:
         return GemmaConfig(**shape, rope_parameters={"rope_theta": theta})

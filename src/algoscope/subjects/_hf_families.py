@@ -219,8 +219,9 @@ FAMILIES = {
     ),
     "phi": Family(
         _SIZES | _HEADS | {"eps": "layer_norm_eps"}, _phi_weights, {"attn_bias": True, "parallel": True},
+        frozenset({"partial_rotary_factor"}),
     ),
-    "phi3": Family(_LLAMA, _phi3_weights, _RMS, frozenset({"sliding_window"})),
+    "phi3": Family(_LLAMA, _phi3_weights, _RMS, frozenset({"sliding_window", "partial_rotary_factor"})),
     "opt": Family(
         _SIZES | {
             "d_mlp": "ffn_dim", "act_fn": "activation_function", "attn_bias": "enable_bias", "mlp_bias": "enable_bias",

@@ -4,6 +4,7 @@ The library reads the folder (shards, tied weights, tokenizer); the weights are 
 transformer. Nothing is folded or centred: in float32 the logits equal those of `transformers` up to rounding.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ DECODING = frozenset({
     "penalty_alpha", "dola_layers", "watermarking_config", "token_healing", "stop_strings", "max_time",
 })  # fmt: skip
 """Settings of generation that change which tokens are written."""
+BUFFERS = re.compile(r"\.(attn|attention)\.((masked_)?bias|rotary_emb\.inv_freq)$")
+"""What old versions of the library stored beside the weights: masks, and frequencies that follow from the config."""
 COMPARED = 16
 """Tokens whose logits are compared with the library's."""
 TOLERANCES = {torch.float16: 0.03, torch.bfloat16: 0.2}
@@ -122,16 +125,16 @@ def _load(name: str, place: Place, dtype: torch.dtype) -> Any:
 
 def _check_weights(report: Mapping[str, Any], name: str) -> None:
     """Raises CheckpointError where the files lack weights, have others, or have them in other shapes than the config
-    says. Buffers that the library itself ignores are not in its report.
+    says. Buffers that the library itself ignores are not in its report, and some of its old versions no weights.
     """
     if report["missing_keys"]:
         raise CheckpointError(f"{name}: weights are missing: {some_of(report['missing_keys'])}")
     for key, *shapes in sorted(report["mismatched_keys"]):
         got, wanted = (list(shape) for shape in shapes)
         raise CheckpointError(f"{name}: {key} has shape {got} in its files, its config says {wanted}")
-    if report["unexpected_keys"]:
+    if unknown := [key for key in report["unexpected_keys"] if not BUFFERS.search(key)]:
         raise CheckpointError(
-            f"{name}: its files have weights that its config does not describe: {some_of(report['unexpected_keys'])}; "
+            f"{name}: its files have weights that its config does not describe: {some_of(unknown)}; "
             "correct its config.json, or write the folder again with `save_pretrained`"
         )
 
