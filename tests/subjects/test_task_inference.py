@@ -1,15 +1,18 @@
 """The format of a task, inferred from a model's answers: models that know one format, and answer no other."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import algoscope as ag
 from algoscope.core.errors import TaskMismatchError
 from algoscope.data import seeded
 from algoscope.networks.shared_prefixes import plain_logits
+from algoscope.networks.transformer import Transformer
 from algoscope.subjects._task_inference import infer_task
 from algoscope.tasks.base import Task
 
@@ -134,3 +137,38 @@ def test_a_model_that_adds_nothing_is_told_what_was_tried() -> None:
 def test_an_illegal_field_is_named() -> None:
     with pytest.raises(ag.AlgoscopeError, match="n_digts"):
         infer_task(Oracle(ag.Addition()), 14, 13, "addition", {"n_digts": 3})
+
+
+@pytest.fixture(scope="module")
+def plain_adder() -> Transformer:
+    """The planted adder without the tokens for end and padding, and without the position of the end."""
+    model = ag.open("planted:carry-adder").model
+    cut = Transformer(model.cfg.model_copy(update={"d_vocab": 12, "n_ctx": 12}))
+    rows = ("embed.weight", "unembed.weight", "unembed.bias", "pos_embed.weight")
+    cut.load_state_dict({name: value[:12] if name in rows else value for name, value in model.state_dict().items()})
+    return cut
+
+
+def test_a_plain_adder_in_memory_opens_by_the_name_of_its_task(plain_adder: Transformer) -> None:
+    model = ag.open(plain_adder, task="addition")
+    assert model.task == ag.Addition(**PLAIN)
+    assert model.note.startswith("addition with ends=false padding=false, inferred from 12 tokens and 12 positions")
+    assert model.generate("999+1") == "0001"
+    assert ag.certify(model, sample=500).facts["wrong"] == 0
+    said = ag.open(plain_adder, task=ag.Addition(**PLAIN, reversed=False))
+    assert said.task.reversed is False  # what is said and fits is not changed
+    assert said.note == ""
+
+
+def test_a_file_of_a_plain_adder_is_imported_and_opened(plain_adder: Transformer, tmp_path: Path) -> None:
+    path = tmp_path / "plain.safetensors"
+    save_file({name: value.contiguous() for name, value in plain_adder.state_dict().items()}, path)
+    model = ag.open(f"foreign:{path}?task=addition&act=relu")
+    assert model.task == ag.Addition(**PLAIN)
+    assert "inferred from 12 tokens and 12 positions" in model.note
+    run = ag.import_weights(path, "addition", act="relu", settings={"n_digits": 3}, runs_dir=tmp_path)
+    assert run.config.task == ag.Addition(**PLAIN)
+    assert run.summary.test_accuracy == 1
+    assert run.summary.imported.account[-1].what == "task"
+    with pytest.raises(ag.AlgoscopeError, match="n_heads"):
+        ag.import_weights(path, "modular", act="relu", name="other", runs_dir=tmp_path)

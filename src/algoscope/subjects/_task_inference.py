@@ -6,6 +6,7 @@ inferred where at least nine answers in ten are right, and no other that asks fo
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations, product
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from algoscope.core.errors import AlgoscopeError, TaskMismatchError
 from algoscope.data import all_or_sample
+from algoscope.networks.logits_only import LogitsOnly
+from algoscope.networks.shared_prefixes import plain_logits
+from algoscope.networks.transformer import Transformer
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.digits.column_arithmetic import ColumnArithmetic
 from algoscope.tasks.groups.modular import Modular
@@ -67,6 +71,7 @@ class Sizes:
         return f"{self.d_vocab} tokens" + ("" if self.n_ctx is None else f" and {self.n_ctx} positions")
 
 
+@torch.no_grad()
 def infer_task(
     answers: Answers, d_vocab: int, n_ctx: int | None, kind: str, given: Mapping[str, Any]
 ) -> tuple[Task, str]:
@@ -104,6 +109,25 @@ def infer_task(
         f"{kind} with {_described(task) or 'its usual fields'}, inferred from {sizes} and {ANSWERED:,} answers: "
         f"{share:.1%} are right; of the {n_tried} formats tried the next has {next_share:.1%}"
     )
+
+
+def task_of_model(model: Transformer | LogitsOnly, task: Task, n_ctx: int | None) -> tuple[Task, str]:
+    """The task, or where it says nothing but its name, or does not fit, the format of it that the model knows. And a
+    line on that, empty where it is the task itself.
+    """
+    if not isinstance(task, ColumnArithmetic | Modular):
+        return task, ""
+    sizes = Sizes(model.cfg.d_vocab, n_ctx)
+    if sizes.fit(task) and task.model_fields_set - {"kind"}:
+        return task, ""
+    return infer_task(partial(plain_logits, model), sizes.d_vocab, n_ctx, task.kind, said_by(task))
+
+
+def said_by(task: Task) -> dict[str, Any]:
+    """The fields of a task that are not as usual."""
+    fields = type(task).model_fields
+    plain = task.model_dump(exclude={"kind"})
+    return {name: value for name, value in plain.items() if value != fields[name].get_default()}
 
 
 def _usual(usual: Task, sizes: Sizes, n_tried: int, share: float, best: float) -> tuple[Task, str]:
@@ -158,11 +182,8 @@ def _is_within(candidate: Candidate, winner: Candidate) -> bool:
 
 def _described(task: Task) -> str:
     """The fields that differ from their defaults, as they are set."""
-    fields = type(task).model_fields
     return " ".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in task.model_dump().items()
-        if name != "kind" and value != fields[name].get_default()
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in said_by(task).items()
     )
 
 

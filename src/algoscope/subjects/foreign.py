@@ -3,24 +3,34 @@
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from algoscope.config import RunConfig
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import Folder, checked_arguments
-from algoscope.core.errors import SubjectError
+from algoscope.core.errors import AlgoscopeError, SubjectError, TaskMismatchError
 from algoscope.core.files import user_path
-from algoscope.formats.model_building import file_to_model
-from algoscope.formats.settling import answers_of
+from algoscope.formats.layout_reading import OpenChoice
+from algoscope.formats.model_building import file_to_model, settings_to_fields
+from algoscope.formats.settling import ImportedModel, Read, answers_of
+from algoscope.networks.shared_prefixes import plain_logits
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.paths import new_folder, split_name
 from algoscope.runs.run_folder import Run, weights_hash
 from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
+from algoscope.subjects._task_inference import infer_task, said_by
 from algoscope.subjects.subject import Subject
+from algoscope.tasks.base import Task
 from algoscope.tasks.specs import query_fields
 from algoscope.tasks.table import TASKS
 
+SMALLEST = {  # of each task whose format is inferred: what any model of it can read
+    "addition": "addition?n_digits=1&between=&equals=&ends=false&padding=false",
+    "subtraction": "subtraction?n_digits=1&between=&equals=&ends=false&padding=false",
+    "modular": "modular?p=2&form=ab",
+}
 N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show whether it was read correctly
 
 
@@ -75,14 +85,66 @@ def import_weights(
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
     folder = new_folder((stem or "imported") if name is None else name, runs_dir)
     Run(folder).refuse_if_taken()
-    imported = file_to_model(path, task, settings, layout, act, causal)
+    imported, line = _read(path, task, settings or {}, layout, act, causal)
     origin = ImportedFrom(
         file=imported.file.path.name,
         sha256=imported.file.sha256,
-        account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account),
+        account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account)
+        + ((Inference(what="task", value=task, how=line),) if line else ()),
         left_out=imported.left_out,
     )
     return finished_run(folder, imported.config, imported.model, imported=origin)
+
+
+def _read(
+    path: Path,
+    task: str,
+    settings: Mapping[str, Any],
+    layout: str | None,
+    act: str | None,
+    causal: bool | None,
+) -> tuple[ImportedModel, str]:
+    """The model in a file, with the format of the task that it knows, and a line on that."""
+    said = settings_to_fields(task, settings, act, causal)[0]
+    fields = {name.removeprefix("task."): value for name, value in said.items()}
+    try:
+        usual = file_to_model(path, task, settings, layout, act, causal)
+        found, line = _task_of(usual.model, usual.config.task.kind, fields)
+        if found == usual.config.task:
+            return usual, line
+    except (TaskMismatchError, OpenChoice) as error:
+        if task not in SMALLEST:
+            raise
+        rest = {name: value for name, value in settings.items() if name not in {*fields, *said}}
+
+        def read(set_to: Mapping[str, Any]) -> ImportedModel:
+            return file_to_model(path, SMALLEST[task], {**rest, **set_to}, layout, act, causal, by_answers=False)
+
+        try:
+            found, line = _task_without(read, task, fields)
+        except AlgoscopeError as none:
+            raise (error if isinstance(error, OpenChoice) else none) from None
+    changed = {f"task.{name}": value for name, value in said_by(found).items()}
+    return file_to_model(path, task, {**settings, **changed}, layout, act, causal), line
+
+
+def _task_without(read: Read, kind: str, fields: Mapping[str, Any]) -> tuple[Task, str]:
+    """The task of a model that the usual one does not fit. What the file leaves open besides is tried, each value."""
+    try:
+        return _task_of(read({}).model, kind, fields)
+    except OpenChoice as choice:
+        failed: AlgoscopeError = choice
+        for value in choice.values:
+            try:
+                return _task_of(read({choice.name: value}).model, kind, fields)
+            except AlgoscopeError as error:
+                failed = error
+    raise failed
+
+
+def _task_of(model: Transformer, kind: str, fields: Mapping[str, Any]) -> tuple[Task, str]:
+    n_ctx = model.cfg.n_ctx if model.cfg.positions == "learned" else None
+    return infer_task(partial(plain_logits, model), model.cfg.d_vocab, n_ctx, kind, fields)
 
 
 def finished_run(folder: Path, config: RunConfig, model: Transformer, **origin: Any) -> Run:
@@ -124,7 +186,7 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
         raise SubjectError(f"{name!r}: causal must be true or false, not {causal!r}")
     layout, act = fields.pop("layout", None), fields.pop("act", None)
     masked = None if causal is None else causal == "true"
-    imported = file_to_model(Path(path), task, fields, layout, act, masked)
+    imported, line = _read(Path(path), task, fields, layout, act, masked)
     subject = Subject(name, imported.model.to(device), imported.config.task)
-    subject.note = "; ".join(f"left out: {line}" for line in imported.file.left_out)
+    subject.note = "; ".join([line] * bool(line) + [f"left out: {each}" for each in imported.file.left_out])
     return subject

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from algoscope.core.ambient import find_device
-from algoscope.core.errors import CheckpointError, SubjectError, UnknownNameError, with_article
+from algoscope.core.errors import CheckpointError, SubjectError, TaskMismatchError, UnknownNameError, with_article
 from algoscope.core.files import user_path
 from algoscope.core.own_code import load_named, reason, running
 from algoscope.core.registry import Entry, Table
 from algoscope.formats.checkpoint_files import file_to_tensors
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.paths import split_name
+from algoscope.subjects._task_inference import task_of_model
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.black_box import black_box
 from algoscope.subjects.subject import Subject
@@ -54,7 +55,10 @@ def open_object(
     if isinstance(model, Transformer):
         refuse_options(options)
         ours = copy.deepcopy(model).to(device or model.embed.weight.device, dtype)
-        return Subject(name, ours, task, text=text_of(tokenizer, model.cfg.d_vocab))
+        task, line = (task, "") if task is None else task_of_model(ours, task, ours.cfg.n_ctx)
+        subject = Subject(name, ours, task, text=text_of(tokenizer, model.cfg.d_vocab))
+        subject.note = line
+        return subject
     if not isinstance(model, nn.Module):
         refuse_options(options, ["n_ctx"])
         return black_box(model, name, task, tokenizer, device, dtype, **options)
@@ -79,8 +83,22 @@ def _converted(
         refuse_options(options)
         opened: Subject = LOADED.load("transformers")(model, name, tokenizer, find_device(device or "cpu"), dtype)
         return opened if task is None else opened.with_task(task)
-    opened = LOADED.load("module")(model, name, task, tokenizer, find_device(device or "cpu"), dtype, options)
-    return opened
+    others = (tokenizer, find_device(device or "cpu"), dtype, options)
+    try:
+        opened = LOADED.load("module")(model, name, task, *others)
+    except TaskMismatchError:
+        opened = LOADED.load("module")(model, name, None, *others)
+    return opened if task is None else _with_task(opened, task, tokenizer)
+
+
+def _with_task(opened: Subject, task: Task, tokenizer: Any) -> Subject:
+    """The subject with the format of the task that its model knows."""
+    found, line = task_of_model(opened.model, task, opened.cfg.n_ctx if opened.cfg.positions == "learned" else None)
+    if opened.has_task and found == opened.task:
+        return opened
+    changed = Subject(opened.name, opened.model, found, text=text_of(tokenizer, opened.cfg.d_vocab))
+    changed.note = "; ".join(filter(None, (line, opened.note)))
+    return changed
 
 
 def refuse_options(options: Mapping[str, Any], known: Sequence[str] = ()) -> None:
