@@ -97,19 +97,23 @@ class Text(ABC):
         return [self.labels.index(text)] if text in self.labels else self.encode(text)
 
 
-def word_level(vocabulary: Sequence[str], pattern: str, ends: frozenset[int], d_vocab: int) -> dict[str, bytes | str]:
-    """The files of a tokenizer of Hugging Face that cuts a text at every match of a pattern and joins without spaces.
+def word_level(
+    vocabulary: Sequence[str], pattern: str | None, ends: frozenset[int], d_vocab: int
+) -> dict[str, bytes | str]:
+    """The files of a tokenizer of Hugging Face that cuts a text at every match of a pattern and joins without spaces;
+    where the pattern is None, it cuts at spaces and joins with them.
 
     What is not in the vocabulary becomes a token that the model does not have, so that it is an error there.
     """
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    by_pattern = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     unknown = "<UNKNOWN>"
     words = {word: i for i, word in enumerate(vocabulary)} | {unknown: d_vocab}
     tokenizer = {
         "version": "1.0",
         "added_tokens": [{"id": end, "content": vocabulary[end], **flags} for end in sorted(ends)],
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-        "decoder": {"type": "Fuse"},
+        "pre_tokenizer": {"type": "WhitespaceSplit"} if pattern is None else by_pattern,
+        "decoder": None if pattern is None else {"type": "Fuse"},
         "model": {"type": "WordLevel", "vocab": words, "unk_token": unknown},
     }
     config = {
@@ -142,7 +146,8 @@ class TaskText(Text):
         return self.task.decode(ids)
 
     def files(self, d_vocab: int) -> dict[str, bytes | str]:
-        return word_level(self.task.vocabulary, self.task.token_pattern.pattern, self.end_tokens, d_vocab)
+        pattern = None if self.task.joint else self.task.token_pattern.pattern
+        return word_level(self.task.vocabulary, pattern, self.end_tokens, d_vocab)
 
 
 class Letters(Text):

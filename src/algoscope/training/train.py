@@ -53,8 +53,8 @@ def train(
         settings: fields of the config to change, by name, as `--set` does: `{"lr": 0.01, "n_digits": 2}`.
         runs_dir: the folder of runs; by default `$ALGOSCOPE_RUNS` or `runs`.
         resume: whether to continue an interrupted run from its newest checkpoint; the final weights are those of an
-            uninterrupted run. A finished run is returned unchanged. Without `seed`, `settings` and `task`, a recipe by name
-            continues with those that the run was started with.
+            uninterrupted run. A finished run is returned unchanged. A recipe by name, without `seed`, `settings` and
+            `task`, continues with those that the run was started with.
         device: `cpu`, `cuda` or `mps`.
         progress: whether to show a progress bar.
     Returns:

@@ -179,8 +179,8 @@ class InputParts:
         return (*self.names, SPREAD, BOTH, MIXED)
 
     def scores(self, shares: Float[np.ndarray, "*rows part"]) -> Float[np.ndarray, "*rows part"]:
-        """0 = as under uniform attention, 1 = all."""
-        score: Float[np.ndarray, "*rows part"] = (shares - self.chance) / (1 - self.chance)
+        """0 = as under uniform attention, 1 = all; 0 where a query sees no other part."""
+        score: Float[np.ndarray, "*rows part"] = (shares - self.chance) / np.where(self.chance < 1, 1 - self.chance, 1)
         return score
 
 
