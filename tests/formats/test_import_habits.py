@@ -14,6 +14,7 @@ import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, CheckpointError
 from algoscope.formats.model_building import file_to_model
 from foreign_models import close, grokking, grokking_logits, how, read, saved
+from hf_models import make
 from module_zoo import CONVERTIBLE, REFUSED, STYLES, logits_of, slug
 from module_zoo import saved as save_module
 
@@ -230,6 +231,34 @@ def test_a_model_that_answers_nothing_right_is_read_as_usual_or_asked_for(tmp_pa
     assert how(file_to_model(path, "modular", {"p": 12, "n_heads": 1}))["act_fn"].startswith(
         "assumed: weights do not show"
     )
+
+
+# ---------------------------------------------------------------------- names of Hugging Face
+
+
+@pytest.mark.parametrize(
+    ("family", "chosen"),
+    [
+        ("gpt2", {"model.act_fn": "gelu_tanh"}),
+        ("olmo 2", {"model.act_fn": "silu", "model.positions": "rotary"}),
+        ("phi 3, windows", {"model.act_fn": "silu", "model.positions": "rotary"}),
+    ],
+)
+def test_weights_of_hugging_face_alone(family: str, chosen: dict[str, Any], tmp_path: Path) -> None:
+    theirs = make(family)
+    path = saved({name: value.clone() for name, value in theirs.state_dict().items()}, tmp_path / "it.safetensors")
+    found = read(path, {"p": 59, "n_heads": theirs.config.num_attention_heads, **chosen})
+    tokens = torch.randint(61, (3, 5))
+    assert close(found.model(tokens), theirs(tokens).logits.detach())
+
+
+def test_weights_that_say_less_than_they_seem_to_are_left_to_their_config(tmp_path: Path) -> None:
+    for family, message in (("gemma 2", "of Gemma, whose norms"), ("opt", "of OPT, whose positions")):
+        with pytest.raises(CheckpointError, match=f"{message}.* as hf:PATH"):
+            read(saved(make(family).state_dict(), tmp_path / "it.pt"), {"p": 59, "n_heads": 4})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    with pytest.raises(CheckpointError, match=r"config\.json is a config of Hugging Face: open the folder, as hf:"):
+        read(tmp_path / "it.pt", {"p": 59})
 
 
 # ---------------------------------------------------------------------- files

@@ -88,6 +88,8 @@ def _config_beside(path: Path, left_out: list[str], by: str) -> tuple[Any, str]:
         if not beside.is_file():
             continue
         plain = _json(beside)
+        if isinstance(plain, Mapping) and {"model_type", "architectures"} <= set(plain):
+            raise CheckpointError(f"{beside} is a config of Hugging Face: open the folder, as hf:{path.parent}")
         inside = [plain, *(plain.get(key) for key in (*CONFIGS, "model"))] if isinstance(plain, Mapping) else []
         for config in inside:
             if is_config(config):

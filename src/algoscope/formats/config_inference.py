@@ -236,7 +236,10 @@ def _places_of_norms(account: _Account, final: bool, any_layout: bool) -> None:
         account.observe("norms", "both", f"there is a {account.name('ln1_post')}")
     elif any_layout:
         places = ("pre", "post", "output")
-        account.assume("norms", "pre" if final else "post", f"--set model.norms={'|'.join(places)}", places)
+        usual = "pre" if final else "post"
+        if "post_feedforward" in account.name("ln2"):
+            usual = "output"
+        account.assume("norms", usual, f"--set model.norms={'|'.join(places)}", places)
 
 
 def _is_centred(embedding: Tensor) -> bool:
@@ -343,6 +346,9 @@ def _assumed(account: _Account) -> None:
             account.assume(what, 1.0, "--set model.embed_scale=X", (root,))
     positions = account.rows.get("positions")
     rotary = "rotary" in (account.chosen.get("positions"), positions and positions.value)
+    if rotary and "rotary_base" not in account.rows and "rotary_frequencies" not in account.rows:
+        account.assume("rotary_base", 10_000.0, "--set model.rotary_base=X")
+        account.assume("rotary_dim", None, "all entries of a head, --set model.rotary_dim=N")
     for what, value in account.reading.choices.items():
         name, values = f"weights.{what}", CHOICES[what]
         if name not in account.rows and (what != "rotary_pairs" or rotary):

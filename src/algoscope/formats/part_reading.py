@@ -32,6 +32,11 @@ _MASKS = re.compile(r"(^|[._])(attn_|causal_|attention_)?(mask|tril|triu|causal|
 _OTHERS = re.compile(
     r"(^|[._])(masked_bias|position_ids|inv_freq|rotary_(sin|cos)|(cos|sin)(_cached)?|freqs(_cis|_cos|_sin)?|alibi|slopes)$"
 )
+_OF_THE_LIBRARY = {
+    r"pre_feedforward_layernorm": "of Gemma, whose norms and embeddings have factors that no weight shows",
+    r"decoder\.embed_positions": "of OPT, whose positions start at a later row",
+}
+"""Names of models of Hugging Face of which the weights alone say less than they seem to."""
 _MATRICES = {"q", "k", "v", "o", "in", "gate", "out", "qkv", "kv", "gate_in"}
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "out-in": {
@@ -115,6 +120,9 @@ def parts_to_layout(
     disagree, and OpenChoice for a choice that is needed.
     """
     rest, buffers = split_buffers(weights)
+    for pattern, why in _OF_THE_LIBRARY.items():
+        if name := next((name for name in rest if re.search(pattern, name)), None):
+            raise CheckpointError(f"{source} has {name!r}, {why}: open the folder with its config.json as hf:PATH")
     named = named_parts({name: tuple(value.shape) for name, value in rest.items()})
     left_out = aliases(rest, named.of, source)
     if not any(at.part == "embed" for at in named.of.values()):
