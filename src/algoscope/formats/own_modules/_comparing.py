@@ -10,6 +10,7 @@ from algoscope.formats.own_modules.calling import why
 from algoscope.formats.own_modules.linear_maps import linear_maps
 from algoscope.formats.own_modules.module_runs import ModuleRuns
 from algoscope.formats.own_modules.outputs import Output
+from algoscope.formats.own_modules.safe_copy import SMALL
 from algoscope.formats.own_modules.tracing import Recorder, Unexplained, Weights
 from algoscope.networks.taps import Tap
 from algoscope.networks.transformer import Transformer
@@ -25,6 +26,8 @@ def lengths_to_compare(n_ctx: int, n_parameters: int, d_vocab: int, shortest: in
         return list(range(shortest, n_ctx + 1))
     affordable = max(8, min(n_ctx, 20 * LONG // max(n_parameters, 1), ENTRIES // d_vocab))
     spread = [1, 2, 3, 5, 8, 13, 27, affordable // 2 + 1, affordable]
+    if n_parameters > SMALL:
+        spread = [1, 2, affordable]
     return sorted({n for n in spread if shortest <= n <= min(n_ctx, affordable)})
 
 

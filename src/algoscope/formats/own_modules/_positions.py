@@ -57,7 +57,7 @@ def is_sinusoidal(values: Tensor) -> bool:
 def computed_positions(runs: ModuleRuns, embedding: Embedding, n_ctx: int) -> Tensor:
     """Position embeddings that a module computes as it runs, for every position."""
     first, last = embedding.event.index, embedding.last
-    run = runs.events_at({first, last}, n_ctx)
+    run = runs.events_at({first, last}, torch.zeros(2, n_ctx, dtype=torch.long))
     (_, e), *_ = run.streams(embedding.d_model, first, first + 1)
     *_, (_, total) = run.streams(embedding.d_model, last, last + 1)
     return (total - embedding.scale * e)[0]

@@ -10,6 +10,7 @@ from algoscope.formats.own_modules.calling import Call, why
 from algoscope.formats.own_modules.linear_maps import Places
 from algoscope.formats.own_modules.structure import Run, embedding_event
 from algoscope.formats.own_modules.tracing import (
+    AT_EMBEDDING,
     Event,
     OwnWeightWritten,
     Recorder,
@@ -19,7 +20,10 @@ from algoscope.formats.own_modules.tracing import (
     recording,
 )
 
-BATCH = 17  # inputs of the run that is read: a number that no size of a model is likely to be
+BATCH = 7  # inputs of the run that is read
+COSTLY = 5_000_000_000  # multiplications of a run that is not made only to see whether it is possible
+    5_000_000_000  # multiplications of weights and positions of a run that is not made only to see whether it can be
+)
 POSITIONS = (5, 4, 3, 2, 1, *range(6, 65))  # lengths to try; some modules take one length only
 LONGEST = 256  # positions of a module that takes any number
 SEED = 1
@@ -65,7 +69,7 @@ class ModuleRuns:
         for n in POSITIONS:
             try:
                 zeros = torch.zeros(BATCH, n, dtype=torch.long)
-                run, _ = self.on_noise(zeros)
+                run = self.events_at({AT_EMBEDDING}, zeros)
                 d_vocab = run.embedding_rows(embedding_event(run))
                 generator = torch.Generator().manual_seed(0)
                 return self.on_noise(torch.randint(0, d_vocab, zeros.shape, generator=generator))
@@ -99,15 +103,21 @@ class ModuleRuns:
             raise Unexplained("run", "it computes something else with other weights")
         return found
 
-    def events_at(self, indices: set[int], n_positions: int) -> Run:
-        """Some events of a run on noise of another length."""
-        tokens = torch.zeros(2, n_positions, dtype=torch.long)
-        recorder = Recorder(self.weights, self.own_type, SEED, lambda index: index in indices, max(indices), _noise())
+    def events_at(self, indices: set[int], tokens: Tensor) -> Run:
+        """Some events of a run on noise, with all up to the embedding where that is among them."""
+        every = AT_EMBEDDING in indices
+        recorder = Recorder(
+            self.weights, self.own_type, SEED, lambda index: every or index in indices, max(indices), _noise()
+        )
         self._run(recorder, tokens)
         return Run(recorder.events, (), tokens, tokens)
 
     def takes(self, length: int) -> bool:
-        """Whether it returns logits for an input of that length."""
+        """Whether it returns logits for an input of that length. Of a large one that is known to take others it is not
+        tried.
+        """
+        if length * self.n_parameters > COSTLY:
+            return True
         try:
             out = self._run(Recorder(self.weights, self.own_type), torch.zeros(1, length, dtype=torch.long))
         except Exception:  # a module may fail in any way at a length it does not take

@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from algoscope.formats.own_modules.safe_copy import NARROW, loose_tensors
 
+AT_EMBEDDING = -1
 EMBEDDINGS = ("embedding", "index", "index_select")
+PERIOD = 4_000_037  # random values that are drawn; those of larger weights repeat
 MATRIX = 2  # dimensions from which a random weight is scaled as a matrix
 
 
@@ -115,27 +117,34 @@ class Weights:
             return _same_view(self.exact[name], self.tensors[name], tensor)
         if seed is None or (name in self.buffers and name not in self.carried):
             return tensor.to(NARROW.get(tensor.dtype, tensor.dtype))
-        return _same_view(drawn(name, self.tensors[name], seed), self.tensors[name], tensor).double()
+        return _same_view(drawn(name, self.tensors[name], seed), self.tensors[name], tensor)
 
 
 def drawn(name: str, like: Tensor, seed: int) -> Tensor:
-    """Random values for a weight, which float32 holds exactly."""
+    """Random values in float64 for a weight, which its own float type holds exactly."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    values = torch.empty(like.shape, dtype=torch.float32).normal_(generator=generator)
+    n = like.numel()
+    values = torch.empty(min(n, PERIOD), dtype=torch.float32).normal_(generator=generator)
     if like.ndim >= MATRIX:
         values /= max(like.shape[-2:]) ** 0.5
-    elif like.numel() == 1:
+    elif n == 1:
         values = 0.5 + 0.5 * values.abs().clamp(max=1)
     else:
         values = values.sign() * (0.5 + 0.3 * values.abs())
-    return values.to(like.dtype)
+    block = values.to(like.dtype).double()
+    if n <= PERIOD:
+        return block.reshape(like.shape)
+    result = torch.empty(n, dtype=torch.float64)
+    for start in range(0, n, PERIOD):
+        result[start : start + PERIOD] = block[: n - start]
+    return result.reshape(like.shape)
 
 
 def _same_view(base: Tensor, whole: Tensor, view: Tensor) -> Tensor:
     """The part of `base`, which has the shape of `whole`, that `view` is of `whole`."""
-    flat = torch.empty_strided(whole.shape, whole.stride(), dtype=base.dtype)
-    flat.copy_(base)
-    return flat.as_strided(view.shape, view.stride(), view.storage_offset() - whole.storage_offset())
+    if base.stride() != whole.stride():
+        base = torch.empty_strided(whole.shape, whole.stride(), dtype=base.dtype).copy_(base)
+    return base.as_strided(view.shape, view.stride(), view.storage_offset() - whole.storage_offset())
 
 
 def _is_constant(value: Tensor) -> bool:
@@ -149,7 +158,7 @@ class Recorder(TorchDispatchMode):
     Args:
         seed: of random weights; None: the module's own.
         keep: which events to keep, by their index; None: none.
-        last: the event after which to stop.
+        last: the event after which to stop; `AT_EMBEDDING`: as the tokens are looked up.
         noise: where given, what an embedding of the tokens returns is replaced by noise.
     """
 
@@ -176,6 +185,8 @@ class Recorder(TorchDispatchMode):
 
     def mark(self, tokens: Tensor) -> None:
         """Count a tensor as data: what is computed from it depends on the tokens."""
+        if self.keep is None:
+            return
         self._data[tokens.untyped_storage()._cdata] = tokens
         self.tokens = tokens
 
@@ -197,7 +208,11 @@ class Recorder(TorchDispatchMode):
         if func.is_view and not any(tensor.is_complex() for tensor in tensors):  # a view of a weight stays one
             out = func(*args, **(kwargs or {}))
         else:
-            wide_args, wide_kwargs = tree_unflatten([self._wide(leaf, written) for leaf in leaves], spec)
+            if func is torch.ops.aten.embedding.default and self.seed is None:
+                leaves_wide = leaves  # only the rows that are looked up are converted
+            else:
+                leaves_wide = [self._wide(leaf, written) for leaf in leaves]
+            wide_args, wide_kwargs = tree_unflatten(leaves_wide, spec)
             out = func(*wide_args, **wide_kwargs)
             out = out if written is not None else tree_map(_widened, out)
         self._collect_scalars(func, leaves)
@@ -226,7 +241,8 @@ class Recorder(TorchDispatchMode):
         index, self.count = self.count, self.count + 1
         op = func._schema.name.partition("::")[2].rstrip("_")
         outs = [value for value in tree_flatten(out)[0] if isinstance(value, Tensor)]
-        if self.noise is not None and self._embeds(op, leaves, outs):
+        embeds = self.noise is not None and self._embeds(op, leaves, outs)
+        if embeds:
             out = torch.empty_like(outs[0]).normal_(generator=self.noise) * 0.3
             outs = [out]
         if self.keep is not None and self.keep(index):
@@ -241,7 +257,7 @@ class Recorder(TorchDispatchMode):
             self.events.append(event)
         for value in outs:
             self._data[value.untyped_storage()._cdata] = value
-        if self.last == index:
+        if self.last == index or (self.last == AT_EMBEDDING and embeds):
             raise Stop
         return out
 
