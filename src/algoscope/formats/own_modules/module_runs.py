@@ -22,8 +22,6 @@ from algoscope.formats.own_modules.tracing import (
 
 BATCH = 7  # inputs of the run that is read
 COSTLY = 5_000_000_000  # multiplications of a run that is not made only to see whether it is possible
-    5_000_000_000  # multiplications of weights and positions of a run that is not made only to see whether it can be
-)
 POSITIONS = (5, 4, 3, 2, 1, *range(6, 65))  # lengths to try; some modules take one length only
 LONGEST = 256  # positions of a module that takes any number
 SEED = 1

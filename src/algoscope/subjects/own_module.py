@@ -1,0 +1,70 @@
+"""A module of PyTorch in memory, opened as a subject."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from algoscope.core.ambient import settled
+from algoscope.core.errors import SubjectError, UnknownNameError, shown
+from algoscope.formats.own_modules.conversion import Conversion, convert
+from algoscope.subjects._tokenizers import text_of
+from algoscope.subjects.subject import Subject
+from algoscope.subjects.text import Numbers
+from algoscope.tasks.base import Task
+
+OPTIONS = ("n_ctx",)
+
+
+@settled()
+def open_module(
+    module: nn.Module,
+    name: str,
+    task: Task | None,
+    tokenizer: Any,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
+) -> Subject:
+    """A module of PyTorch that maps tokens to logits, converted to our transformer and compared with it.
+
+    The module, its mode, its gradients and its hooks stay as they are. `note` of the subject says how far both differ;
+    `n_ctx` among the options limits the length of inputs.
+
+    Raises SubjectError, naming the part, for a module that is no transformer of ours.
+    """
+    for option in options:
+        if option not in OPTIONS:
+            raise UnknownNameError("option of a module", option, OPTIONS)
+    n_ctx = options.get("n_ctx")
+    if n_ctx is not None and (type(n_ctx) is not int or n_ctx < 1):
+        raise SubjectError(f"n_ctx must be a number of tokens from 1 on, not {shown(n_ctx)}")
+    conversion = convert(module, n_ctx, at_least=1 if task is None else task.n_ctx)
+    model = conversion.model.to(device, dtype)
+    text = text_of(tokenizer, model.cfg.d_vocab) or (Numbers(model.cfg.d_vocab) if task is None else None)
+    subject = Subject(name, model, task, text=text)
+    subject.note = account_of(conversion)
+    return subject
+
+
+def account_of(conversion: Conversion) -> str:
+    """How a module was converted, in a line: the largest difference, and what the conversion leaves out."""
+    n = conversion.lengths
+    every = n == tuple(range(n[0], n[-1] + 1))
+    lengths = f"{n[0]} to {n[-1]}" if every and len(n) > 1 else ", ".join(map(str, n))
+    lines = [
+        f"converted from a module of PyTorch: on inputs of {lengths} tokens, with its own weights and with random ones,"
+        f" the logits differ by at most {conversion.largest_difference:.0e} of the largest one, in float64"
+    ]
+    if conversion.probabilities:
+        lines.append(f"the module returns a {conversion.probabilities}, this model the logits before it")
+    if conversion.unused:
+        lines.append(f"left out, since no logit depends on it: {_some(conversion.unused)}")
+    if conversion.rounded:
+        lines.append(f"computed without its rounding: {_some(conversion.rounded)}")
+    return "; ".join(lines)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
