@@ -71,7 +71,7 @@ def test_logits_come_in_any_form(form: Any) -> None:
     [
         (lambda tokens: logits(tokens).numpy(), r"returns a ndarray of shape"),
         (lambda tokens: None, r"returns None: logits are a tensor of floats \[batch pos d_vocab\]"),
-        (lambda tokens: logits(tokens).argmax(-1), r"returns torch.int64"),
+        (lambda tokens: logits(tokens).argmax(-1), r"returns a tensor of int64 \[13, 12\] on cpu"),
         (lambda tokens: logits(tokens).mean(0), r"returns \[12, 14\] for tokens of shape \[13, 12\]"),
         (lambda tokens: logits(tokens).transpose(0, 1), r"returns \[12, 13, 14\] for tokens of shape \[13, 12\]"),
         (lambda tokens: logits(tokens[:, :-1]), r"returns \[13, 11, 14\]"),
@@ -140,6 +140,46 @@ def test_a_module_is_read_in_evaluation_mode_and_stays_as_it_is() -> None:
     assert before.keys() == module.state_dict().keys()
     assert box.to_dtype(torch.float64).dtype == torch.float64
     assert black_box(module, "counting", TASK, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+class Recurrent(nn.Module):
+    """It reads tokens [pos batch], unless it is told otherwise."""
+
+    def __init__(self, batch_first: bool = False) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(TASK.d_vocab, 8), nn.Linear(8, TASK.d_vocab)
+        self.rnn = nn.GRU(8, 8, batch_first=batch_first)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.seen = self.rnn(self.embed(tokens))[0]  # with its graph, as modules keep what they want to look at
+        return self.out(self.seen)
+
+
+def test_which_axis_of_tokens_a_module_takes_for_the_batch_is_found() -> None:
+    sequence_first = Recurrent()
+    batch_first = Recurrent(batch_first=True)
+    batch_first.load_state_dict(sequence_first.state_dict())
+    tokens = TASK.edge_inputs()[:, :-1]
+    expected = batch_first(tokens).detach()
+    for module in (sequence_first, batch_first, nn.DataParallel(batch_first)):
+        torch.testing.assert_close(black_box(module, "recurrent", TASK)(tokens), expected)
+    with pytest.raises(SubjectError, match=r"gives an input other logits, by up to .* where others are read with it"):
+        ag.open(lambda tokens: sequence_first(tokens), task=TASK)
+
+
+def test_a_module_that_needs_what_only_the_user_knows_says_so() -> None:
+    class Masked(Counting):
+        def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(tokens)
+
+    class Hidden(Counting):
+        def forward(self, tokens: Tensor) -> Any:
+            return {"last_hidden_state": super().forward(tokens)}
+
+    with pytest.raises(SubjectError, match="needs a mask, whose meaning only you know"):
+        black_box(Masked(), "masked", TASK)
+    with pytest.raises(SubjectError, match="hidden returns a dict"):
+        black_box(Hidden(), "hidden", TASK)
 
 
 def test_a_function_that_gives_other_logits_each_time_has_a_note() -> None:

@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from algoscope.core.ambient import find_device
-from algoscope.core.errors import SubjectError, shown
+from algoscope.core.errors import SubjectError, shortened, shown
 from algoscope.core.own_code import reason
+from algoscope.formats.own_modules.calling import LOGITS, MASKS, Call, ways_to_call
+from algoscope.formats.own_modules.safe_copy import loose_tensors, unwrapped
 from algoscope.networks.logits_only import LogitsOnly, LogitsShape
 from algoscope.networks.shared_prefixes import plain_logits
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task, Tokens
 
+ROUNDING = 100  # units of rounding of the largest logit by which an input's logits may depend on the batch
+LONGEST = 300  # characters of an exception
 ANY_LENGTH = 1 << 20  # the context in tokens where nothing says how long it is
 FUNCTION = "a function from tokens to logits"
 EXPECTED = "logits are a tensor of floats [batch pos d_vocab], or [batch d_vocab] of the last position"
@@ -57,7 +61,7 @@ def black_box(
     if isinstance(call, nn.Module):
         weight = next(call.parameters(), torch.zeros(0))
         place = weight.device if device is None else find_device(device)
-        network = _of_module(_copied(call, name), dtype or weight.dtype, name, device=place, **sizes)
+        network = _of_module(_copied(call, name), dtype, name, device=place, **sizes)
     elif dtype is not None:
         raise SubjectError(
             f"{name} is a function, which decides itself in which float type it computes: leave out dtype"
@@ -67,7 +71,7 @@ def black_box(
     subject = Subject(name, network, task, text=text_of(tokenizer, network.cfg.n_logits))
     tokens, at = _some_tokens(task, network.like.device), task.answer_slice if task else slice(-1, None)
     first, second = (plain_logits(network, tokens, at) for _ in range(2))
-    change = float((first - second).abs().nan_to_num().max())
+    change = _difference(first, second)
     subject.note = f"a black box: {why}"
     if change:
         subject.note += (
@@ -76,13 +80,23 @@ def black_box(
     return subject
 
 
-def _of_module(module: nn.Module, dtype: torch.dtype, name: str, **options: Any) -> LogitsOnly:
-    """The network of a module that is ours, in a float type."""
+def _of_module(module: nn.Module, dtype: torch.dtype | None, name: str, **options: Any) -> LogitsOnly:
+    """The network of a module that is ours, in a float type; None: its own."""
 
     def converted(dtype: torch.dtype) -> LogitsOnly:
         return _of_module(copy.deepcopy(module), dtype, name, **options)
 
-    network = _network(module.to(options["device"], dtype), name, **options, convert=converted)
+    module = module.to(options["device"]) if dtype is None else module.to(options["device"], dtype)
+    calls = [call for call in ways_to_call(module) if not any(key in MASKS for key, _ in call.extra)]
+    refusals = [SubjectError(f"{name} needs a mask, whose meaning only you know: give a function of tokens alone")]
+    for call in calls:
+        try:
+            network = _network(partial(_called, call, module), name, **options, convert=converted)
+            break
+        except SubjectError as error:
+            refusals.append(error)
+    else:
+        raise refusals[min(1, len(calls))]
     if dtype == torch.float64 and network.like.dtype != dtype:
         raise SubjectError(f"{name} gives {network.like.dtype} with weights in {dtype}: it does not compute in float64")
     return network
@@ -98,8 +112,18 @@ def _network(
     convert: Callable[[torch.dtype], LogitsOnly] | None = None,
 ) -> LogitsOnly:
     """The network, its sizes read from what it returns."""
+    if n_ctx is not None and (type(n_ctx) is not int or n_ctx < 1):
+        raise SubjectError(f"n_ctx must be a number of tokens from 1 on, not {shown(n_ctx)}")
     read = partial(_logits, call, name)
-    logits = read(_some_tokens(task, device))
+    tokens = _some_tokens(task, device)
+    logits = read(tokens)
+    if not _difference(logits, read(tokens)):  # else what the other inputs do cannot be told
+        apart, largest = _difference(logits[-1:], read(tokens[-1:])), float(logits.abs().nan_to_num().max())
+        if apart > ROUNDING * torch.finfo(logits.dtype).eps * largest:
+            raise SubjectError(
+                f"{name} gives an input other logits, by up to {apart:.2g}, where others are read with it: it must "
+                "read each row of tokens [batch pos] by itself"
+            )
     d_vocab, longest = (logits.shape[-1], ANY_LENGTH) if task is None else (task.d_vocab, task.n_ctx)
     shape = LogitsShape(d_vocab, logits.shape[-1], n_ctx or longest)
     return LogitsOnly(read, shape, logits.ndim == 2, logits[:0], why, convert)
@@ -119,12 +143,11 @@ def _logits(call: Callable[[Tokens], Any], name: str, tokens: Tokens) -> Tensor:
         with torch.no_grad(), redirect_stdout(sys.stderr):
             result = call(tokens.clone())
     except (Exception, SystemExit) as error:
-        raise SubjectError(f"{name} cannot read tokens of shape {list(tokens.shape)}: {reason(error)}") from error
+        why = shortened(reason(error), LONGEST)
+        raise SubjectError(f"{name} cannot read tokens of shape {list(tokens.shape)}: {why}") from error
     logits = _tensor_in(result)
-    if not isinstance(logits, Tensor):
-        raise SubjectError(f"{name} returns {shown(result)}: {EXPECTED}")
-    if not logits.is_floating_point() or logits.is_meta:
-        raise SubjectError(f"{name} returns {logits.dtype} on {logits.device}: {EXPECTED}")
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.is_meta:
+        raise SubjectError(f"{name} returns {_described(result)}: {EXPECTED}")
     leading, (n_inputs, n_pos) = tuple(logits.shape[:-1]), tokens.shape
     if leading not in ((n_inputs, n_pos), (n_inputs, 1), (n_inputs,)):
         raise SubjectError(f"{name} returns {list(logits.shape)} for tokens of shape {list(tokens.shape)}: {EXPECTED}")
@@ -132,17 +155,43 @@ def _logits(call: Callable[[Tokens], Any], name: str, tokens: Tokens) -> Tensor:
     return (logits[:, 0] if last_only else logits).detach().to(tokens.device, copy=True)
 
 
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().nan_to_num().max())
+
+
+def _called(call: Call, module: nn.Module, tokens: Tokens) -> Any:
+    """What a module returns, the batch first."""
+    extra = {key: make(tokens.shape[1]) for key, make in call.extra}
+    result = module(tokens if call.batch_first else tokens.T, **extra)
+    logits = _tensor_in(result)
+    is_turned = isinstance(logits, Tensor) and logits.ndim == 3 and not call.batch_first
+    return logits.transpose(0, 1) if is_turned else result
+
+
 def _tensor_in(result: Any) -> Any:
-    """The logits in what a function returns."""
-    if isinstance(result, Mapping) and "logits" in result:
-        return result["logits"]
-    if hasattr(result, "logits"):
-        return result.logits
-    return result[0] if isinstance(result, tuple | list) and result else result
+    """The logits in what a function returns: the first of several results, or the one that is called so."""
+    if isinstance(result, tuple | list) and result:
+        return result[0]
+    named = result if isinstance(result, Mapping) else {key: getattr(result, key, None) for key in LOGITS}
+    return result if isinstance(result, Tensor) else next((named[key] for key in LOGITS if key in named), None)
+
+
+def _described(result: Any) -> str:
+    kind = f"a tensor of {str(result.dtype).removeprefix('torch.')} " if isinstance(result, Tensor) else ""
+    return f"{kind}{list(result.shape)} on {result.device}" if kind else shown(result)
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:
+    """A copy in evaluation mode, without the user's hooks: running it leaves no trace in the original."""
+    module = unwrapped(module)
     try:
-        return copy.deepcopy(module).eval().requires_grad_(False)
+        copied = copy.deepcopy(module, {id(value): value.detach().clone() for _, value in loose_tensors(module)})
+        copied.eval()
     except Exception as error:  # what a module holds may refuse in any way
         raise SubjectError(f"{name} cannot be copied: {reason(error)}; give a function that calls it") from error
+    for inner in copied.modules():
+        for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
+            for key, hook in list(hooks.items()):
+                if not type(hook).__module__.startswith("torch.nn.utils"):  # those compute a weight
+                    del hooks[key]
+    return copied

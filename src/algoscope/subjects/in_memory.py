@@ -67,7 +67,13 @@ def open_object(
     except SubjectError as error:
         if task is None and tokenizer is None:
             raise
-        return black_box(model, name, task, tokenizer, device, dtype, str(error), options.get("n_ctx"))
+        why = f"a module that is not converted ({error})"
+        try:
+            return black_box(model, name, task, tokenizer, device, dtype, why, options.get("n_ctx"))
+        except SubjectError as other:
+            raise SubjectError(
+                f"{name} is not converted: {error}; nor does it serve as a black box: {other}"
+            ) from error
 
 
 def _converted(

@@ -59,7 +59,11 @@ def _tensors(out: Any) -> list[Tensor]:
 def ways_to_call(module: nn.Module) -> list[Call]:
     """Ways to call a module with tokens, the likeliest first. Raises SubjectError where it needs more than tokens."""
     required: list[str] = []
-    for i, parameter in enumerate(inspect.signature(module.forward).parameters.values()):
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except ValueError:  # of a module of TorchScript it is not known
+        parameters = []
+    for i, parameter in enumerate(parameters):
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if i > 0 and not variadic and parameter.default is parameter.empty:
             required.append(parameter.name)
