@@ -341,6 +341,19 @@ def test_training_reaches_every_answer_and_lenses_look_inside(tmp_path: Path) ->
     assert ag.lenses.attention_by_part(model, n_inputs=64).panels
 
 
+def test_weights_of_other_tools_are_read_for_it(max_file: Path) -> None:
+    address = f"{max_file}:MaxOfTwo"
+    task = find_task(address)
+    trained = ag.train(ag.RunConfig(task=task, **SMALL), runs_dir="runs", name="here", progress=False)
+    weights, _ = ag.export(trained, "transformerlens", "there.safetensors")
+    imported = ag.import_weights(weights, address, runs_dir="runs", name="back")
+    wrong = ag.certify(trained)["wrong"]
+    for model in (imported, ag.open(f"foreign:{weights}?task={address}"), ag.open(f"foreign:{weights}", task=task)):
+        assert ag.certify(model)["wrong"] == wrong
+    with pytest.raises(AlgoscopeError, match="leave out one"):
+        ag.open(f"foreign:{weights}?task={address}", task=task)
+
+
 def test_a_verdict_on_draws_says_that_they_are_draws(tmp_path: Path) -> None:
     trained = ag.train(ag.RunConfig(task=LastDigit(), **SMALL), runs_dir=tmp_path, progress=False)
     verdict = ag.certify(trained, sample=200)

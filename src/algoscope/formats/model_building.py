@@ -24,14 +24,14 @@ from algoscope.formats.transformerlens import ACTIVATIONS
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.reading import load_model
 from algoscope.tasks.base import Task
-from algoscope.tasks.specs import find_task
+from algoscope.tasks.specs import as_task
 
 AXES = {"n_heads": "head", "n_kv_heads": "kv_head", "d_head": "d_head"}
 
 
 def file_to_model(
     path: Path,
-    task: str,
+    task: str | Task,
     settings: Mapping[str, Any] | None = None,
     layout: str | None = None,
     act: str | None = None,
@@ -103,13 +103,13 @@ def weights_to_reading(
 
 
 def settings_to_fields(
-    task: str, settings: Mapping[str, Any], act: str | None, causal: bool | None
+    task: str | Task, settings: Mapping[str, Any], act: str | None, causal: bool | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task's fields under their full names (`p` is `task.p`), and what is set of the model and of how its weights
     are to be read (`model.n_heads`, `weights.qkv`).
     """
     names = {
-        "task": [field for field in type(find_task(task)).model_fields if field != "kind"],
+        "task": [field for field in type(as_task(task)).model_fields if field != "kind"],
         "model": [field for field in ModelConfig.model_fields if not field.startswith("init_")],
         "weights": list(CHOICES),
     }
@@ -120,7 +120,7 @@ def settings_to_fields(
         if section not in names:
             raise UnknownNameError("section of an import", section, names)
         if field not in names[section]:
-            whose = f"task {task}" if section == "task" else section
+            whose = f"task {as_task(task).kind}" if section == "task" else section
             raise UnknownNameError(f"field of the {whose}", field, names[section])
         if section == "weights" and value not in CHOICES[field]:
             raise UnknownNameError(f"value of weights.{field}", value, CHOICES[field])
@@ -132,10 +132,10 @@ def settings_to_fields(
     return of_task, chosen
 
 
-def _base(task: str) -> RunConfig:
+def _base(task: str | Task) -> RunConfig:
     """A config for an import: no training, and a model with the vocabulary and context of the task."""
     nothing: dict[str, Any] = {"model": {}, "data": {}, "optim": {}, "train": {"steps": 1, "batch": 1}}
-    return parse_config({"recipe": "imported", "task": find_task(task), **nothing})
+    return parse_config({"recipe": "imported", "task": as_task(task), **nothing})
 
 
 def fields_to_sizes(fields: Mapping[str, Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from algoscope.core.errors import ConfigError
 from algoscope.core.files import user_path
 from algoscope.recipes.table import RECIPES
 from algoscope.tasks.base import Task
-from algoscope.tasks.specs import find_task
+from algoscope.tasks.specs import as_task
 
 
 def config_of(recipe: str | RunConfig, task: Task | str | None = None) -> RunConfig:
@@ -20,7 +20,7 @@ def config_of(recipe: str | RunConfig, task: Task | str | None = None) -> RunCon
         UnknownNameError: for an unknown recipe.
         ConfigError: for a file that cannot be read, and a config that does not fit.
     """
-    task = find_task(task) if isinstance(task, str) else task
+    task = None if task is None else as_task(task)
     if isinstance(recipe, str) and recipe.endswith(".json"):
         return _of_file(user_path(recipe), task)
     config: RunConfig = RECIPES.load(recipe)() if isinstance(recipe, str) else recipe

@@ -38,7 +38,7 @@ N_ANSWERED = 2_000  # inputs on which an imported model is evaluated, to show wh
 @settled()
 def import_weights(
     path: str | Path,
-    task: str,
+    task: str | Task,
     *,
     settings: Mapping[str, Any] | None = None,
     layout: str | None = None,
@@ -56,7 +56,7 @@ def import_weights(
     Args:
         path: a file of safetensors, of `torch.save` with tensors only, or of `numpy.savez`, with names of any usual
             habit; a config may be in it, or in a JSON file beside it.
-        task: the name of the task that the model was trained on.
+        task: what the model was trained on: a name, `FILE.py:CLASS` for one of your own, or a task.
         settings: fields of the task (`{"p": 59, "form": "ab"}`), of the model's config (`model.n_heads`), which
             override inferred ones, and how weights are to be read (`weights.qkv`: `blocks` or `per-head`).
         layout: the name of the layout, where names and shapes are ambiguous.
@@ -85,12 +85,13 @@ def import_weights(
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")
     folder = new_folder((stem or "imported") if name is None else name, runs_dir)
     Run(folder).refuse_if_taken()
-    imported, line = _read(path, task, settings or {}, layout, act, causal)
+    spec, known = _named(task, settings or {})
+    imported, line = _read(path, spec, known, layout, act, causal)
     origin = ImportedFrom(
         file=imported.file.path.name,
         sha256=imported.file.sha256,
         account=tuple(Inference(what=row.what, value=row.value, how=row.how) for row in imported.account)
-        + ((Inference(what="task", value=task, how=line),) if line else ()),
+        + ((Inference(what="task", value=imported.config.task.kind, how=line),) if line else ()),
         left_out=imported.left_out,
     )
     return finished_run(folder, imported.config, imported.model, imported=origin)
@@ -98,7 +99,7 @@ def import_weights(
 
 def _read(
     path: Path,
-    task: str,
+    task: str | Task,
     settings: Mapping[str, Any],
     layout: str | None,
     act: str | None,
@@ -109,11 +110,13 @@ def _read(
     fields = {name.removeprefix("task."): value for name, value in said.items()}
     try:
         usual = file_to_model(path, task, settings, layout, act, causal)
+        if usual.config.task.kind not in SMALLEST:
+            return usual, ""  # one format, or a task of one's own
         found, line = _task_of(usual.model, usual.config.task.kind, fields)
         if found == usual.config.task:
             return usual, line
     except (TaskMismatchError, OpenChoice) as error:
-        if task not in SMALLEST:
+        if not isinstance(task, str) or task not in SMALLEST:
             raise
         rest = {name: value for name, value in settings.items() if name not in {*fields, *said}}
 
@@ -126,6 +129,14 @@ def _read(
             raise (error if isinstance(error, OpenChoice) else none) from None
     changed = {f"task.{name}": value for name, value in said_by(found).items()}
     return file_to_model(path, task, {**settings, **changed}, layout, act, causal), line
+
+
+def _named(task: str | Task, settings: Mapping[str, Any]) -> tuple[str | Task, dict[str, Any]]:
+    """A task that ships by its name, with the fields that were given among the settings; one of one's own as it is."""
+    if isinstance(task, str) or task.is_plain:
+        return task, dict(settings)
+    given = {field: getattr(task, field) for field in task.model_fields_set - {"kind"}}
+    return task.kind, given | dict(settings)
 
 
 def _task_without(read: Read, kind: str, fields: Mapping[str, Any]) -> tuple[Task, str]:
@@ -167,7 +178,7 @@ def finished_run(folder: Path, config: RunConfig, model: Transformer, **origin: 
     return run
 
 
-def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
+def open_foreign(name: str, rest: str, directory: Path, device: str, task: Task | None = None) -> Subject:
     """A model from `PATH?task=T&FIELD=VALUE...`, percent-encoded where a value has `&`, `=` or `%`.
 
     Fields are the settings of `import_weights`, and `layout`, `act` and `causal` (true or false).
@@ -175,18 +186,23 @@ def open_foreign(name: str, rest: str, directory: Path, device: str) -> Subject:
     """
     path, _, query = split_name(rest, os.path.isfile)
     fields = query_fields(name, query)
-    task = fields.pop("task", None)
-    if task is None:
+    spec: str | Task | None = fields.pop("task", None)
+    if spec is not None and task is not None:
+        raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
+    settings: dict[str, Any] = dict(fields)
+    if task is not None:
+        spec, settings = _named(task, settings)
+    if spec is None:
         raise SubjectError(
             f"{name!r} does not name the task of the model: write {name}{'&' if query else '?'}task=modular "
             f"(known: {', '.join(TASKS)}), and the task's fields after it, such as &p=113&form=ab%3D"
         )
-    causal = fields.pop("causal", None)
+    causal = settings.pop("causal", None)
     if causal not in (None, "true", "false"):
         raise SubjectError(f"{name!r}: causal must be true or false, not {causal!r}")
-    layout, act = fields.pop("layout", None), fields.pop("act", None)
+    layout, act = settings.pop("layout", None), settings.pop("act", None)
     masked = None if causal is None else causal == "true"
-    imported, line = _read(Path(path), task, fields, layout, act, masked)
+    imported, line = _read(Path(path), spec, settings, layout, act, masked)
     subject = Subject(name, imported.model.to(device), imported.config.task)
     subject.note = "; ".join([line] * bool(line) + [f"left out: {each}" for each in imported.file.left_out])
     return subject

@@ -46,6 +46,11 @@ def find_task(spec: str) -> Task:
     return validated(value, fields, f"task {value.__name__}")
 
 
+def as_task(task: Task | str) -> Task:
+    """A task, or the one that a text names."""
+    return find_task(task) if isinstance(task, str) else task
+
+
 def _is_task(value: object) -> bool:
     return isinstance(value, Task) or (isinstance(value, type) and issubclass(value, Task) and value is not Task)
 
