@@ -4,6 +4,7 @@ opening takes.
 Run `python benchmarks/hf_families.py`, or `python benchmarks/hf_families.py memory`.
 """
 
+import copy
 import subprocess
 import sys
 import tempfile
