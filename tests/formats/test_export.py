@@ -56,14 +56,28 @@ MODELS: dict[str, ModelConfig] = {
 }  # fmt: skip
 NOT_IN_TRANSFORMERLENS = {"softmax plus one": "adds one to the softmax", "uniform attention": "multiplies scores by 0"}
 
+WRITTEN_OTHERWISE = {  # what TransformerLens is another way: factors in the weights, biases of zero
+    "capped": {"attn_scores_soft_cap": 1.5, "output_logits_soft_cap": 4.0, "act_fn": "relu_squared"},
+    "scaled embeddings, norms without biases": {"embed_scale": 2.0, "norm_bias": False},
+    "a tied head with a bias": {"head_bias": True},
+}
+NOT_THERE = {
+    **{f"(norms {norms})": {"norms": norms} for norms in ("post", "output", "both")},
+    "(final_norm)": {"final_norm": False},
+    "(qk_norm_over all)": {"qk_norm": True, "qk_norm_over": "all"},
+    "(attn_rate 0.5)": {"attn_rate": 0.5},
+    "the activation tanh": {"act_fn": "tanh"},
+    "the activation quick_gelu": {"act_fn": "quick_gelu"},
+}
 
-def subject(kind: str) -> Subject:
+
+def subject(kind: str | dict) -> Subject:
     """Every weight and bias random."""
-    model = build(MODELS[kind], seed=0)
+    model = build(MODELS[kind] if isinstance(kind, str) else ModelConfig(**(SIZES | kind)), seed=0)
     draw = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         weight.data += 0.3 * torch.randn(weight.shape, generator=draw)
-    return Subject(kind, model, Modular(p=P))
+    return Subject(str(kind), model, Modular(p=P))
 
 
 # ---------------------------------------------------------------------- TransformerLens
@@ -107,6 +121,30 @@ def test_a_bridge_loads_the_current_naming(kind: str, tmp_path: Path) -> None:
     assert close(bridge(tokens()).detach(), ours.run(tokens())[0])
     back = file_to_model(weights, "modular", TASK, None, None, None)
     assert Subject("it", back.model, ours.task).weights_sha256 == ours.weights_sha256
+
+
+@pytest.mark.parametrize("kind", WRITTEN_OTHERWISE)
+def test_a_hooked_transformer_computes_the_same(kind: str, tmp_path: Path) -> None:
+    ours = subject(WRITTEN_OTHERWISE[kind])
+    weights, config = export(ours, "transformerlens", tmp_path / "it.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says of itself that it is deprecated
+        theirs = HookedTransformer(HookedTransformerConfig(**json.loads(config.read_text())))
+    assert theirs.load_state_dict(load_file(weights), strict=False).unexpected_keys == []
+    assert close(theirs(tokens()).detach(), ours.run(tokens())[0])
+    back = file_to_model(weights, "modular", TASK, None, None, None)
+    assert close(Subject("it", back.model, ours.task).run(tokens())[0], ours.run(tokens())[0])
+
+
+@pytest.mark.parametrize("named", NOT_THERE)
+def test_an_option_that_others_do_not_have_is_refused_by_name(named: str, tmp_path: Path) -> None:
+    ours = subject(NOT_THERE[named])
+    for naming in ("legacy", "current"):
+        with pytest.raises(SubjectError, match=re.escape(named)):
+            export(ours, "transformerlens", tmp_path / "it.safetensors", naming=naming)
+    if "activation" not in named:
+        with pytest.raises(SubjectError, match="no class of Hugging Face is this model"):
+            export(ours, "huggingface", tmp_path / "folder")
 
 
 @pytest.mark.parametrize("kind", NOT_IN_TRANSFORMERLENS)

@@ -25,7 +25,7 @@ from algoscope.networks.transformer import Transformer
 NAMINGS = {"legacy": "transformerlens", "current": "transformerlens-current"}
 ACTIVATIONS = {
     "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "silu": "silu",
-    "swish": "silu",
+    "swish": "silu", "relu2": "relu_squared",
 }  # fmt: skip
 NORMS = {"LN": "LN", "LNPre": "LN", "RMS": "RMS", "RMSPre": "RMS", None: None}
 POSITIONS = {"standard": "learned", "rotary": "rotary", "alibi": "alibi"}
@@ -35,9 +35,10 @@ KNOWN: dict[str, Mapping[Any, str | None]] = {
     "positional_embedding_type": POSITIONS,
     "attention_dir": {"causal": "", "bidirectional": ""},
 }
+CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
 _ABSENT = (False, None)
 UNKNOWN_TO_US = {
-    "attn_scores_soft_cap": (-1.0, 0.0, None), "output_logits_soft_cap": (-1.0, 0.0, None), "num_experts": (None,),
+    "num_experts": (None,),
     "rotary_scaling_factor": (1.0, None), "rope_scaling": (None,), "clip_qkv": (None,),
 } | dict.fromkeys((
     "use_local_attn", "post_embedding_ln", "rotary_adjacent_pairs", "use_normalization_before_and_after",
@@ -50,7 +51,7 @@ UNKNOWN_TO_US = {
 READ = frozenset({
     "d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_mlp", "d_vocab", "d_vocab_out", "n_key_value_heads",
     "attn_only", "gated_mlp", "eps", "use_qk_norm", "use_attn_scale", "attn_scale", "parallel_attn_mlp", "rotary_dim",
-    "rotary_base", "final_rms", "uses_rms_norm",
+    "rotary_base", "final_rms", "uses_rms_norm", "attn_scores_soft_cap", "output_logits_soft_cap",
 })  # fmt: skip
 WITHOUT_EFFECT = re.compile(
     r"device|n_devices|dtype|model_name|use_(attn_result|split_qkv_input|attn_in|hook_.*)|default_.*|tokenizer_.*|seed|"
@@ -92,6 +93,8 @@ def lens_config_to_fields(plain: Mapping[str, Any], by: str) -> StatedConfig:
     fields["causal"] = plain.get("attention_dir", "causal") == "causal"
     fields["parallel"] = bool(plain.get("parallel_attn_mlp", False))
     fields["attn_scale"] = _scale(plain)
+    for cap in CAPS:
+        fields[cap] = value if (value := plain.get(cap) or -1.0) > 0 else None  # not positive: none
     fields |= _shape(plain)
     unused = [key for key in plain if key not in READ | KNOWN.keys() | UNKNOWN_TO_US.keys()]
     return StatedConfig(
@@ -184,7 +187,7 @@ def config_to_lens_config(cfg: ModelConfig) -> dict[str, Any]:
         fields["n_key_value_heads"] = cfg.kv_heads
     if cfg.positions == "rotary":
         fields |= {"rotary_dim": cfg.rotary_size, "rotary_base": cfg.rotary_base}
-    for cap in ("attn_scores_soft_cap", "output_logits_soft_cap"):
+    for cap in CAPS:
         if (value := getattr(cfg, cap)) is not None:
             fields[cap] = value
     if cfg.attn_scale is not None:

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError, UnknownNameError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Axis, Mark, Panel
+from algoscope.lenses.heads.attention_targets import as_shares
 from algoscope.lenses.heads.head_panels import ATTENTION, MOST_ROWS, head_axes, head_names
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.reading.logit_attribution import attribution
@@ -108,6 +110,8 @@ def _caption(subject: Subject, n_texts: int, chosen: Sequence[str]) -> str:
     )
     text += "dark = much attention (fixed scale 0 to 1), so that figures can be compared cell by cell. "
     text += "Labels are tokens with their positions."
+    if subject.cfg.attn_rate < 1:
+        text += " The model adds a constant at every key (attention rate below 1), so rows do not sum to 1."
     if subject.cfg.causal:
         text += " Grey cells are keys after the query, which the causal mask hides."
     if subject.has_task:
@@ -148,7 +152,7 @@ def _share_by_part(
     subject: Subject, pattern: Float[np.ndarray, "layer head query key"]
 ) -> Float[np.ndarray, "layer head part"]:
     """The mean share that the answer positions put on each part of the sequence."""
-    answer_rows = pattern[:, :, subject.task.answer_slice]
+    answer_rows = as_shares(torch.from_numpy(pattern), subject.cfg).numpy()[:, :, subject.task.answer_slice]
     parts = [answer_rows[..., part].sum(-1).mean(-1) for part in subject.task.all_parts.values()]
     return np.stack(parts, axis=-1)
 
