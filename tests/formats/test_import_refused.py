@@ -111,7 +111,7 @@ def test_other_endings_and_names_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attn_scores_soft_cap": 30.0}, r"it\.json has attn_scores_soft_cap 30\.0"),
+        ({"use_normalization_before_and_after": True}, r"it\.json has use_normalization_before_and_after True"),
         ({"act_fn": "solu_ln"}, r"it\.json has act_fn 'solu_ln'; known: relu, gelu"),
         ({"positional_embedding_type": "shortformer"}, r"positional_embedding_type 'shortformer'; known: standard"),
         (
