@@ -4,7 +4,9 @@ import copy
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,8 @@ def open_object(
         return _converted(model, name, task, tokenizer, device, dtype, options)
     except SubjectError as error:
         if task is None and tokenizer is None:
-            raise
+            way = "with a task (task=, --task) or a tokenizer it serves as a black box, of which only logits are known"
+            raise SubjectError(f"{name} is not converted: {error}; {way}") from error
         why = f"a module that is not converted ({error})"
         try:
             return black_box(model, name, task, tokenizer, device, dtype, why, options.get("n_ctx"))
@@ -154,7 +157,8 @@ def open_named(
         model = _with_weights(model, address, user_path(weights))
     wanted = task if spec is None else find_task(spec)
     options = {key: int(text) if text.isdecimal() else text for key, text in fields.items()}
-    return open_object(model, name, wanted, tokenizer, device, dtype, options)
+    with redirect_stdout(sys.stderr):  # a module may print as it runs
+        return open_object(model, name, wanted, tokenizer, device, dtype, options)
 
 
 def _names_file(address: str) -> bool:
