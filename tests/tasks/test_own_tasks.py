@@ -155,6 +155,14 @@ def test_draws_follow_the_seed_and_have_their_answers() -> None:
     assert not task.valid("1234=5678")
 
 
+def test_lists_may_stand_for_functions_and_annotations_for_none() -> None:
+    """A vocabulary may be a list, a property or annotated, and prompts a list."""
+    for vocabulary in (["a", "b"], "ab", property(lambda self: ["a", "b"]), lambda self: "ab"):
+        task = own(vocabulary=vocabulary, prompts=["bb", "ab"], edge_cases=("ab", "bb"))()
+        assert (task.vocabulary, task.domain_size, len(task.edge_inputs())) == (("a", "b"), 2, 2)
+    assert own(__annotations__={"vocabulary": tuple[str, ...]})().d_vocab == 2
+
+
 def test_fields_configure_it() -> None:
     assert Sorted(length=2).domain_size == 16
     assert Sorted(length=2) != Sorted()
@@ -203,6 +211,7 @@ def use(members: dict[str, object]) -> None:
         ({"answer": lambda self, prompt: prompt * (prompt[0] == "a") or "a"}, ["answer('ba') has 1 tokens", "'aa' 2"]),
         ({"answer": lambda self, prompt: "ab"[next(SEEN) // 5 % 2]}, ["then 'b'", "alone"]),
         ({"edge_case": lambda self: []}, ["Mine.edge_case: did you mean 'edge_cases'"]),
+        ({"__init__": lambda self, n: None}, ["Mine.__init__: a task is made of its fields"]),
         ({"width": 5}, ["Mine.width: every task has a member of that name"]),
         ({"__annotations__": {"keys": int}, "keys": 3}, ["Mine.keys: every task has a member"]),
         ({"parts": {"x": slice(0, 2), "y": 1}}, ["'y' is 1", "none is in two"]),

@@ -17,6 +17,7 @@ from algoscope.tasks._members import failed
 
 MEMBERS = ("vocabulary", "prompts", "draw", "answer", "classes", "edge_cases", "variables", "corrupt", "parts")
 VALUES = ("vocabulary", "parts")  # members that are no functions
+LISTS = ("prompts", "edge_cases")  # members that may be lists in place of functions that return them
 PLAIN = (*VALUES, "kind", "ordinals", "sources", "answer_names", "uniform", "whole_numbers", "model_config", "source")
 ALIKE = 0.8  # similarity from which a name is taken for a misspelt member
 
@@ -51,19 +52,25 @@ def prepare(kind: type, interface: type) -> None:
 
     Raises TaskError for a name that is no member, or one of a task that cannot be given.
     """
-    namespace = vars(kind)
-    if namespace.get("__module__", "").partition(".")[0] == __name__.partition(".")[0]:
-        if "kind" not in namespace.get("__annotations__", {}):
-            _annotate(kind, {})
-        return
-    _annotate(kind, dict.fromkeys(MEMBERS))
-    _check_names(kind, interface)
+    namespace = dict(vars(kind))
+    if kind.__module__.partition(".")[0] != __name__.partition(".")[0]:
+        _annotate(kind, dict.fromkeys(MEMBERS))
+        _check_names(kind, interface)
+        kind.source = source_of(kind)  # type: ignore[attr-defined]
+    elif "kind" not in namespace.get("__annotations__", {}):
+        _annotate(kind, {})
     for name in VALUES:
-        if name in namespace:
+        if name in namespace and kind.completed is interface.completed:  # type: ignore[attr-defined]
             setattr(kind, name, _value(kind, name, namespace[name]))
+    for name in LISTS:
+        if name in namespace and not callable(namespace[name]) and not hasattr(namespace[name], "__get__"):
+            setattr(kind, name, _returning(tuple(namespace[name])))
     if "draw" in namespace:
         kind.uniform = False  # type: ignore[attr-defined]
-    kind.source = source_of(kind)  # type: ignore[attr-defined]
+
+
+def _returning(values: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    return lambda task: values
 
 
 def _annotate(kind: type, no_fields: Mapping[str, None]) -> None:
@@ -74,6 +81,10 @@ def _annotate(kind: type, no_fields: Mapping[str, None]) -> None:
 
 
 def _check_names(kind: type, interface: type) -> None:
+    if "__init__" in vars(kind):
+        raise TaskError(
+            f"{kind.__name__}.__init__: a task is made of its fields: write them in the class, such as `n: int = 3`"
+        )
     fields = [name for name in kind.__annotations__ if name != "kind"]
     for name in dict.fromkeys((*vars(kind), *fields)):
         if name.startswith("_") or name in MEMBERS:

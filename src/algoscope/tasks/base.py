@@ -58,6 +58,7 @@ class Task(Written):
         ('3', 9)
     """
 
+    kind: str = "Task"
     model_config = ConfigDict(ignored_types=(object,))  # attributes without annotation are constants
     uniform: ClassVar[bool] = True  # is every input drawn with the same probability?
     source: ClassVar[Source | None] = None  # of a task of one's own: its code

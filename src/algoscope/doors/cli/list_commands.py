@@ -37,6 +37,8 @@ def recipes(recipe: str | None, as_json: bool, quiet: bool, runs_dir: str | None
 def tasks(as_json: bool, quiet: bool, runs_dir: str | None) -> None:
     """List the tasks."""
     _list(TASKS, as_json)
+    if not as_json:
+        echo("a class of your own: --task FILE.py:CLASS")
 
 
 @click.command()
