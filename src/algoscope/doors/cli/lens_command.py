@@ -114,8 +114,11 @@ def option_of(parameter: inspect.Parameter, description: str) -> click.Option:
         shared["callback"] = lambda ctx, param, value: value or (() if required else default)
         return click.Option([flag.removesuffix("s"), parameter.name], multiple=True, metavar="TEXT", **shared)
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    if choices:
-        kind: Any = click.Choice(list(map(str, choices)))
+    if choices and str in kinds:
+        kind: Any = str
+        shared["metavar"] = "|".join([*choices, "FILE.py:NAME"])
+    elif choices:
+        kind = click.Choice(list(map(str, choices)))
     elif bool in kinds:
         flag, kind = f"{flag}/--no-{flag.removeprefix('--')}", bool
     else:

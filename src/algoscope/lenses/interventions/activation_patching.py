@@ -14,6 +14,7 @@ from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import (
+    Answers,
     Cell,
     Direction,
     Pair,
@@ -30,7 +31,7 @@ from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, Token
+from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
 Sweep = Literal[
@@ -74,8 +75,8 @@ def patch(
     sites: Sequence[Sweep] = USUAL,
     direction: Direction = "denoise",
     metric: AnyMetric = "logit_diff",
-    target: Token | None = None,
-    rival: Token | None = None,
+    target: Answers = None,
+    rival: Answers = None,
     runs_dir: Folder = None,
 ) -> Finding:
     """Copy one activation at a time from one run into the other, and measure the share of the gap recovered.
@@ -98,9 +99,11 @@ def patch(
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
-            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input.
-        target: one token in place of the clean input's answer.
-        rival: one token in place of the corrupt input's answer.
+            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or where it stands,
+            FILE.py:NAME.
+        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
+            logits, the sum of their probabilities.
+        rival: one token, or several, in place of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:

@@ -23,14 +23,14 @@ from algoscope.lenses.interventions.activation_patching import (
     sweep_of,
     swept,
 )
-from algoscope.lenses.interventions.contrast_pairs import Direction, Pair, Scale, by_effect, of_the_gap
+from algoscope.lenses.interventions.contrast_pairs import Answers, Direction, Pair, Scale, by_effect, of_the_gap
 from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, Token
+from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
 FEW = 2000  # cells up to which exact patching is made beside it, where nothing else is asked for
@@ -89,8 +89,8 @@ def attribution_patching(
     sites: Sequence[Sweep] = USUAL,
     direction: Direction = "denoise",
     metric: AnyMetric = "logit_diff",
-    target: Token | None = None,
-    rival: Token | None = None,
+    target: Answers = None,
+    rival: Answers = None,
     n_steps: Count = 1,
     compare: bool | None = None,
     runs_dir: Folder = None,
@@ -110,8 +110,9 @@ def attribution_patching(
         sites: sweeps, as for `patch`. Of the default ones those are made that the model has.
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
         metric: as for `patch`, but with a gradient: not exact_match.
-        target: one token in place of the clean input's answer.
-        rival: one token in place of the corrupt input's answer.
+        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
+            logits, the sum of their probabilities.
+        rival: one token, or several, in place of the corrupt input's answer.
         n_steps: points of the integrated gradients; 1: the gradient in the run that is patched.
         compare: whether exact patches are made too; None: where there are 2,000 or fewer.
         runs_dir: where run folders are looked for; by default the usual place.

@@ -10,7 +10,15 @@ from torch import Tensor
 from algoscope.core.errors import PairingError, SubjectError
 from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
-from algoscope.lenses.interventions.metrics import PAIRWISE, MetricName, OwnMetric, Reading, measure_of, named
+from algoscope.lenses.interventions.metrics import (
+    PAIRWISE,
+    MetricName,
+    OwnMetric,
+    Reading,
+    find_metric,
+    measure_of,
+    named,
+)
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
@@ -19,6 +27,7 @@ HALF = 0.5  # least share of the gap of a critical component
 SMALLEST_GAP = 1e-4
 
 Direction = Literal["denoise", "noise"]
+Answers = Token | Sequence[Token] | None
 Cell = tuple[str, float]
 """A patched activation, and the share of the gap that it recovers."""
 
@@ -32,14 +41,19 @@ class Pair:
     the logits of every position.
     """
 
+    clean: Tokens
+    corrupt: Tokens
+    target: Int[Tensor, "batch target"]
+    rival: Int[Tensor, "batch rival"]
+
     def __init__(
         self,
         subject: Subject,
         clean: Texts,
         corrupt: Texts,
-        target: Token | None,
-        rival: Token | None,
-        metric: MetricName | OwnMetric,
+        target: Answers,
+        rival: Answers,
+        metric: MetricName | str | OwnMetric,
     ) -> None:
         if not subject.cfg.causal:
             raise SubjectError(f"{subject.name} is not causal: it would see the answer")
@@ -53,12 +67,20 @@ class Pair:
             self._of_a_task()
         else:
             self._of_free_text()
-        for name, token in (("target", target), ("rival", rival)):
-            if token is not None:
-                setattr(self, name, torch.full_like(self.target, subject.to_single_token(token)))
-        self.metric = metric
-        if not isinstance(metric, str):
+        for name, answers in (("target", target), ("rival", rival)):
+            if answers is not None:
+                setattr(self, name, self._tokens(answers).expand(len(self.clean), -1))
+        self.metric, self._code = find_metric(metric)
+        if not isinstance(self.metric, str):
             self.read = slice(None)
+
+    def _tokens(self, answers: Token | Sequence[Token]) -> Int[Tensor, "answer"]:
+        """One token or several, none twice. Raises PairingError for none."""
+        listed = [answers] if isinstance(answers, str | int) else answers
+        ids = dict.fromkeys(self.subject.to_single_token(token) for token in listed)
+        if not ids:
+            raise PairingError("no answer: give one token, or several that count alike")
+        return torch.tensor(list(ids), device=self.subject.device)
 
     def _of_a_task(self) -> None:
         task, start = self.subject.task, self.subject.task.prompt_length
@@ -73,7 +95,7 @@ class Pair:
             raise PairingError(f"{left!r} and {right!r} have the same answer: the two runs cannot be distinguished")
         first = differs.int().argmax(dim=1)
         rows = torch.arange(len(clean), device=clean.device)
-        self.target, self.rival = clean[rows, start + first], corrupt[rows, start + first]
+        self.target, self.rival = clean[rows, start + first, None], corrupt[rows, start + first, None]
         self.whole, self.clean, self.corrupt = clean, clean[:, :-1], corrupt[:, :-1]
         self.read = slice(start - 1 + int(first.min()), start + int(first.max()))
         self._place: Int[Tensor, "batch"] = first - first.min()
@@ -91,7 +113,7 @@ class Pair:
         self.read = slice(last, last + 1)
         self._place = torch.zeros(len(self.clean), dtype=torch.long, device=self.clean.device)
         self.target, self.rival = (
-            self.subject.run(tokens, at=self.read)[0][:, 0].argmax(dim=-1) for tokens in (self.clean, self.corrupt)
+            self.subject.run(tokens, at=self.read)[0].argmax(dim=-1) for tokens in (self.clean, self.corrupt)
         )
 
     def _stacked(self, side: Sequence[Tokens]) -> Tokens:
@@ -113,9 +135,15 @@ class Pair:
         return {
             "clean": self.cleans[0] if one else self.cleans,
             "corrupt": self.corrupts[0] if one else self.corrupts,
-            "target": self.subject.to_str_tokens(self.target),
-            "rival": self.subject.to_str_tokens(self.rival),
+            "target": self._labels(self.target),
+            "rival": self._labels(self.rival),
+            **({} if self._code is None else {"metric_code": vars(self._code) | {"path": str(self._code.path)}}),
         }
+
+    def _labels(self, answers: Int[Tensor, "batch answer"]) -> list[object]:
+        """Each pair's answer as a token, or as a list of tokens where there are several."""
+        rows = [self.subject.to_str_tokens(row) for row in answers]
+        return [row[0] if len(row) == 1 else row for row in rows]
 
     def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "... d_vocab"]:
         """The logits that the metric reads: at each pair's own reading position, or everywhere."""
@@ -139,7 +167,7 @@ class Scale:
         self.name, self.measure = named(pair.metric), measure_of(pair.metric)
         self.among: Int[Tensor, "some"] | None = None
         if pair.metric in PAIRWISE:
-            self.among = torch.cat([reading.target, reading.rival]).unique()
+            self.among = torch.cat([reading.target, reading.rival], dim=1).unique()
             target, rival = (torch.searchsorted(self.among, token) for token in (reading.target, reading.rival))
             reading = Reading(reading.clean[:, self.among], reading.corrupt[:, self.among], target, rival)
         self.reading = reading

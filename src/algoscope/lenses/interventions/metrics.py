@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from algoscope.core.arguments import Form
-from algoscope.core.errors import ArgumentError
+from algoscope.core.errors import ArgumentError, UnknownNameError
+from algoscope.core.own_code import OwnCode, load_named
 from algoscope.networks.evaluation import kl_divergence, tokens_right
 
 Logits = Float[Tensor, "batch *pos d_vocab"]
@@ -17,25 +18,28 @@ Logits = Float[Tensor, "batch *pos d_vocab"]
 
 @dataclass(frozen=True)
 class Reading:
-    """References of a metric: both runs' logits, and the right tokens of the clean and the corrupt input."""
+    """References of a metric: both runs' logits, and the right tokens of the clean and the corrupt input, each one
+    or several that count alike."""
 
     clean: Logits
     corrupt: Logits
-    target: Int[Tensor, "batch"]
-    rival: Int[Tensor, "batch"]
+    target: Int[Tensor, "batch target"]
+    rival: Int[Tensor, "batch rival"]
 
 
 Metric = Callable[[Logits, Reading], Float[Tensor, "batch"]]
 
 
 def logit_diff(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
-    """The clean answer's logit minus the corrupt answer's; positive: on the clean side."""
-    return _of(logits, reading.target) - _of(logits, reading.rival)
+    """The clean answer's logit minus the corrupt answer's; positive: on the clean side. Of several tokens the
+    log-sum-exp of their logits, so that the difference is that of the log probabilities of the two sets.
+    """
+    return _of(logits, reading.target).logsumexp(dim=-1) - _of(logits, reading.rival).logsumexp(dim=-1)
 
 
 def probability(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
-    """The probability of the clean answer, 0 to 1."""
-    return _of(logits.softmax(dim=-1), reading.target)
+    """The probability of the clean answer, 0 to 1; of several tokens their sum."""
+    return _of(logits.softmax(dim=-1), reading.target).sum(dim=-1)
 
 
 def kl(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
@@ -44,8 +48,8 @@ def kl(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
 
 
 def exact_match(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
-    """1 where the clean answer is the most likely token, else 0."""
-    return tokens_right(logits, reading.target).to(logits.dtype)
+    """1 where the clean answer, or one of its tokens, is the most likely token, else 0."""
+    return tokens_right(logits[:, None], reading.target).any(dim=-1).to(logits.dtype)
 
 
 MetricName = Literal["logit_diff", "probability", "kl", "exact_match"]
@@ -57,10 +61,26 @@ METRICS: dict[MetricName, Metric] = {
 }
 OwnMetric = Callable[[Float[Tensor, "batch pos d_vocab"]], Any]
 AnyMetric = Annotated[
-    MetricName | OwnMetric,
-    Form(f"one of {', '.join(METRICS)}, or a function of logits [batch pos d_vocab] that returns a number per input"),
+    MetricName | str | OwnMetric,
+    Form(
+        f"one of {', '.join(METRICS)}, or a function of logits [batch pos d_vocab] that returns a number per input, or "
+        "where it stands, FILE.py:NAME"
+    ),
 ]
 PAIRWISE: tuple[MetricName, ...] = ("logit_diff",)  # those that use only the logits of target and rival
+
+
+def find_metric(metric: MetricName | str | OwnMetric) -> tuple[MetricName | OwnMetric, OwnCode | None]:
+    """A metric by name, or a function, which may be named by its file. Raises UnknownNameError for another name."""
+    if not isinstance(metric, str):
+        return metric, None
+    for name in METRICS:
+        if metric == name:
+            return name, None
+    if ".py:" not in metric:
+        raise UnknownNameError("metric", metric, [*METRICS, "FILE.py:NAME"])
+    function, code = load_named(metric, "a metric, a function of logits", callable)
+    return cast(OwnMetric, function), code
 
 
 def named(metric: MetricName | OwnMetric) -> str:
@@ -89,5 +109,5 @@ def measure_of(metric: MetricName | OwnMetric) -> Metric:
     return checked
 
 
-def _of(values: Logits, tokens: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    return values.gather(-1, tokens[:, None])[:, 0]
+def _of(values: Logits, tokens: Int[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
+    return values.gather(-1, tokens)

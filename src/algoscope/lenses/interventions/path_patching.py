@@ -16,6 +16,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.lenses.interventions.contrast_pairs import (
+    Answers,
     Direction,
     Pair,
     Scale,
@@ -33,7 +34,7 @@ from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Texts, Token
+from algoscope.subjects.text import Texts
 from algoscope.tasks.base import Tokens
 
 STACK = 2**13  # tokens in one batch
@@ -62,8 +63,8 @@ def path_patching(
     mlps: Mlps = "frozen",
     direction: Direction = "denoise",
     metric: AnyMetric = "logit_diff",
-    target: Token | None = None,
-    rival: Token | None = None,
+    target: Answers = None,
+    rival: Answers = None,
     runs_dir: Folder = None,
 ) -> Finding:
     """Send the other run's output of one head or MLP to one receiver alone, and measure the share of the gap recovered.
@@ -86,9 +87,11 @@ def path_patching(
         direction: which run is the base: the corrupt one (denoise) or the clean (noise).
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
-            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input.
-        target: one token in place of the clean input's answer.
-        rival: one token in place of the corrupt input's answer.
+            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or where it stands,
+            FILE.py:NAME.
+        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
+            logits, the sum of their probabilities.
+        rival: one token, or several, in place of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
