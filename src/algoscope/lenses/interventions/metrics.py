@@ -49,7 +49,8 @@ def kl(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
 
 def exact_match(logits: Logits, reading: Reading) -> Float[Tensor, "batch"]:
     """1 where the clean answer, or one of its tokens, is the most likely token, else 0."""
-    return tokens_right(logits[:, None], reading.target).any(dim=-1).to(logits.dtype)
+    right = torch.stack([tokens_right(logits, tokens) for tokens in reading.target.unbind(dim=1)])
+    return right.any(dim=0).to(logits.dtype)
 
 
 MetricName = Literal["logit_diff", "probability", "kl", "exact_match"]

@@ -87,10 +87,8 @@ def path_patching(
         direction: which run is the base: the corrupt one (denoise) or the clean (noise).
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
-            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or where it stands,
-            FILE.py:NAME.
-        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
-            logits, the sum of their probabilities.
+            as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or FILE.py:NAME.
+        target: one token in place of the clean input's answer, or several that count alike.
         rival: one token, or several, in place of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
 
