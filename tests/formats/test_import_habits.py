@@ -233,6 +233,16 @@ def test_a_model_that_answers_nothing_right_is_read_as_usual_or_asked_for(tmp_pa
     )
 
 
+@pytest.mark.parametrize("gone", ["h.0.", "h.1.mlp.c_fc.weight", "h.0.attn.c_attn", "ln_1.bias"])
+def test_a_file_that_lacks_weights_is_refused(gone: str, tmp_path: Path) -> None:
+    weights = STYLES["nanogpt"].make(n_layers=3).state_dict()
+    left = {name: value for name, value in weights.items() if gone not in name}
+    if gone == "ln_1.bias":  # it may be gone from every block, not from one
+        left["transformer.h.0.ln_1.bias"] = weights["transformer.h.0.ln_1.bias"]
+    with pytest.raises(CheckpointError, match=r"lacks '"):
+        read(saved(left, tmp_path / "it.pt"), {"p": 9, "n_heads": 4})
+
+
 # ---------------------------------------------------------------------- names of Hugging Face
 
 

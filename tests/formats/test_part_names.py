@@ -84,6 +84,13 @@ def test_other_structures(case: str) -> None:
     assert {named.of[name].layer for name in expected} - {None} == set(range(named.n_layers))
 
 
+def test_blocks_that_are_missing_are_not_passed_over() -> None:
+    at = [f"h.{layer}.attn.{part}.weight" for layer in (1, 3) for part in ("q", "k", "v", "o")]
+    named = named_parts({"wte.weight": (9, 4), **dict.fromkeys(at, (4, 4))})
+    assert {named.of[name].layer for name in at} == {1, 3}
+    assert named.n_layers == 4
+
+
 def test_weights_of_no_transformer_are_unknown() -> None:
     assert named_parts({"a": (3,), "conv.weight": (4, 4, 3)}).of == {}
     assert named_parts({}).n_layers == 0

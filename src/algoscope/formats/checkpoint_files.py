@@ -90,13 +90,17 @@ def _config_beside(path: Path, left_out: list[str], by: str) -> tuple[Any, str]:
         plain = _json(beside)
         if isinstance(plain, Mapping) and {"model_type", "architectures"} <= set(plain):
             raise CheckpointError(f"{beside} is a config of Hugging Face: open the folder, as hf:{path.parent}")
-        inside = [plain, *(plain.get(key) for key in (*CONFIGS, "model"))] if isinstance(plain, Mapping) else []
-        for config in inside:
-            if is_config(config):
-                return config, beside.name
+        if (config := _config_in(plain)) is not None:
+            return config, beside.name
         if beside in named:
             left_out.append(f"{beside.name}: no config, which has sizes such as n_layers and d_model")
     return None, by
+
+
+def _config_in(plain: Any) -> Mapping[str, Any] | None:
+    """The config that a value is, or has under one of the usual keys."""
+    inside = [plain, *(plain.get(key) for key in (*CONFIGS, "model"))] if isinstance(plain, Mapping) else []
+    return next((config for config in inside if is_config(config)), None)
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
@@ -114,7 +118,8 @@ def _arrays(path: Path) -> dict[str, Tensor]:
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as file:
-        return np.ascontiguousarray(read_array(file, allow_pickle=False))
+        array = read_array(file, allow_pickle=False)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def _without_wrappers(weights: Mapping[str, Tensor], left_out: list[str]) -> dict[str, Tensor]:
@@ -147,8 +152,8 @@ def _load(path: Path) -> Any:
 def _tensors_in(loaded: Any, path: Path, left_out: list[str], config: Any = None) -> tuple[dict[str, Tensor], Any]:
     """Named tensors, and the config saved with them; what else is beside them is added to `left_out`."""
     if isinstance(loaded, Mapping):
-        stated = next((key for key in CONFIGS if is_config(loaded.get(key))), None)
-        config = config if stated is None else loaded[stated]
+        stated = next((key for key in CONFIGS if _config_in(loaded.get(key)) is not None), None)
+        config = config if stated is None else _config_in(loaded[stated])
         inside = [key for key in NESTED if isinstance(loaded.get(key), Mapping)]
         if len(inside) > 1:
             raise CheckpointError(

@@ -4,8 +4,9 @@ file -> named tensors -> layout -> config -> model
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +54,24 @@ def file_to_model(
     task_fields, chosen = settings_to_fields(task, settings or {}, act, causal)
     base = override(_base(task), task_fields)
     file = file_to_tensors(path)
-
-    def read(tried: Choices) -> ImportedModel:
-        return _read(file, base, layout, chosen, tried)
-
+    read = partial(_read, file, base, cache(partial(_reading, file, layout)), chosen)
     return settle(read) if by_answers else read({})
 
 
-def _read(file: CheckpointFile, base: RunConfig, layout: str | None, chosen: Choices, tried: Choices) -> ImportedModel:
+def _read(
+    file: CheckpointFile,
+    base: RunConfig,
+    reading_of: Callable[..., LayoutReading],
+    chosen: Choices,
+    tried: Choices,
+) -> ImportedModel:
     """The model in a file, with what was chosen by the user, and what is tried where the file leaves it open."""
     set_to = {**chosen, **tried}
     of_model = {name.removeprefix("model."): value for name, value in set_to.items() if name.startswith("model.")}
     read_as = {name.removeprefix("weights."): value for name, value in set_to.items() if name.startswith("weights.")}
     source = str(file.path)
     known_sizes = fields_to_sizes({**file.stated.fields, **of_model})
-    reading = product_bias_to_output_bias(weights_to_reading(file.weights, layout, known_sizes, read_as, source))
+    reading = reading_of(tuple(sorted(known_sizes.items())), tuple(sorted(read_as.items())))
     inferred = layout_to_config(reading, file.stated, of_model, base.task.n_ctx, source)
     inferred = tuple(row for row in inferred if row.what not in set_to)
     values = {row.what: row.value for row in inferred if not row.what.startswith("weights.")} | of_model
@@ -87,19 +91,17 @@ def _read(file: CheckpointFile, base: RunConfig, layout: str | None, chosen: Cho
     return ImportedModel(config, model, account, (*reading.left_out, *file.left_out), file)
 
 
-def weights_to_reading(
-    weights: Mapping[str, Tensor],
+def _reading(
+    file: CheckpointFile,
     layout: str | None,
-    known_sizes: Mapping[str, int],
-    read_as: Mapping[str, str],
-    source: str,
+    known_sizes: tuple[tuple[str, int], ...],
+    read_as: tuple[tuple[str, str], ...],
 ) -> LayoutReading:
     """The weights under our names: by a layout that has all their names, else by the habits of naming."""
-    if layout is None:
-        of_layout, of_habit = n_unknown_to_layouts(weights), n_unknown(weights)
-        if of_habit < of_layout:
-            return parts_to_layout(weights, known_sizes, read_as, source)
-    return tensors_to_layout(weights, layout, known_sizes, source)
+    source = str(file.path)
+    if layout is None and n_unknown(file.weights) < n_unknown_to_layouts(file.weights):
+        return parts_to_layout(file.weights, dict(known_sizes), dict(read_as), source)
+    return product_bias_to_output_bias(tensors_to_layout(file.weights, layout, dict(known_sizes), source))
 
 
 def settings_to_fields(

@@ -192,12 +192,12 @@ def _modules(shapes: Mapping[str, Shape]) -> list[_Module]:
 def _find_blocks(modules: list[_Module]) -> None:
     """Sets `layer` and `inner` of each module in a block."""
     attending = [one for one in modules if one.leaf in PROJECTIONS["q"] | PROJECTIONS["qkv"] and not one.is_vector]
-    block = _block_list(attending)
-    if block is None:
+    found = _block_list(attending, modules)
+    if found is None:
         _one_block(modules, attending)
         return
-    first = min(int(one.path[len(block)]) for one in attending)
-    layers = {int(one.path[len(block)]) for one in attending}
+    block, first = found
+    layers = {number for number in _numbers(block, modules, of_blocks=True) if number >= first}
     others: dict[tuple[str, ...], set[int]] = {}
     for one in modules:
         at = next((i for i, word in enumerate(one.path) if word.isdigit()), None)
@@ -216,22 +216,37 @@ def _find_blocks(modules: list[_Module]) -> None:
                 one.inner = one.path[n + 1 :] if path == block else (*path[-1:], *one.path[n + 1 :])
 
 
-def _block_list(attending: Iterable[_Module]) -> tuple[str, ...] | None:
-    """The path of the list of blocks: the outermost whose numbers count attention from 0, or else consecutively."""
-    consecutive = None
+def _block_list(attending: Iterable[_Module], modules: Iterable[_Module]) -> tuple[tuple[str, ...], int] | None:
+    """The path of the list of blocks, the outermost whose numbers count attention, and the number of the first block:
+    above 0 only where others have the numbers before it, as in `nn.Sequential(embedding, block, block, head)`.
+    """
     lists: dict[tuple[str, ...], set[int]] = {}
     for one in attending:
         for i, word in enumerate(one.path):
-            if word.isdigit():
+            if word.isdigit() and not (i and one.path[i - 1].lower().endswith("heads")):
                 lists.setdefault(one.path[:i], set()).add(int(word))
-    for path, indices in sorted(lists.items(), key=lambda item: len(item[0])):
-        if path and ATTENTION.search(flat(path[-1])) and "heads" in path[-1].lower():
-            continue
-        if indices == set(range(len(indices))):
-            return path
-        if consecutive is None and indices == set(range(min(indices), max(indices) + 1)):
-            consecutive = path
-    return consecutive
+    paths = sorted(lists, key=len)
+    for path in paths:
+        if lists[path] == set(range(len(lists[path]))):
+            return path, 0
+    for path in paths:
+        first = min(lists[path])
+        before = _numbers(path, modules, of_blocks=False) - _numbers(path, modules, of_blocks=True)
+        if lists[path] == set(range(first, first + len(lists[path]))) and set(range(first)) <= before:
+            return path, first
+    return (paths[0], 0) if paths else None
+
+
+def _numbers(path: tuple[str, ...], modules: Iterable[_Module], of_blocks: bool) -> set[int]:
+    """The numbers in a list, of all its members or of those with a part of attention or feed-forward."""
+    n = len(path)
+    members = [one for one in modules if one.path[:n] == path and len(one.path) > n and one.path[n].isdigit()]
+    projections = frozenset[str]().union(*PROJECTIONS.values())
+    return {
+        int(one.path[n])
+        for one in members
+        if not of_blocks or one.leaf in projections or any(map(_is_half, one.path[n + 1 :]))
+    }
 
 
 def _one_block(modules: list[_Module], attending: list[_Module]) -> None:

@@ -308,16 +308,18 @@ def _find_axes(
     fits: dict[str, tuple[dict[str, str], Sizes]] = {}
     of_modules = (parts.turned[False],) if False in parts.turned else both
     of_raw = (asked,) if asked else (parts.turned[True],) if True in parts.turned else both
-    for modules, raw, head in product(of_modules, of_raw, both):
+    for raw, modules, head in product(of_raw if parts.raw_matrix else both[:1], of_modules, both):
+        if raw in fits:
+            continue
         turned = {False: modules, True: raw}
         axes = {key[0]: _axes(key, turned, head, d_model, parts) for key in parts.weights}
         try:
-            fits.setdefault(raw, (axes, solve(shapes, part_of, axes, known_sizes)))
+            fits[raw] = axes, solve(shapes, part_of, axes, known_sizes)
         except MisfitError as error:
             misfit = misfit or str(error)
     if not fits:
         raise CheckpointError(f"{source}: its shapes fit no decoder: {misfit}")
-    if len(fits) > 1 and parts.raw_matrix is not None:
+    if len(fits) > 1:
         raise OpenChoice(
             "weights.matrices",
             both,
