@@ -32,7 +32,7 @@ from algoscope.subjects.text import Numbers
 from hf_models import D_VOCAB, MORE, make, randomised
 
 PLAIN = ("gemma", "olmo", "opt", "phi", "phi 3, windows", "phi 3, longrope", "llama, dynamic")
-swept = [pytest.param(family, marks=pytest.mark.long) for family in PLAIN]
+swept = [pytest.param(family, marks=pytest.mark.long if family in PLAIN else ()) for family in MORE]
 
 
 def draw_tokens(n: int, length: int, seed: int = 0) -> torch.Tensor:
