@@ -229,6 +229,22 @@ EXPORTED_TOO = (  # with the others every operation; an export takes seconds
 )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norms": "post", "attn_rate": 0.4, "causal": False, "head_bias": True, "act_fn": "quick_gelu"},
+        WRITTEN_OTHERWISE["capped"]
+        | {"norms": "both", "windows": (2, None), "positions": "rotary", "embed_scale": 2.0},
+    ],
+)
+def test_onnxruntime_computes_every_option(options: dict, tmp_path: Path) -> None:
+    ours = subject(options)
+    (path,) = export(ours, "onnx", tmp_path / "it.onnx")
+    session = onnxruntime.InferenceSession(path)
+    (theirs,) = session.run(["logits"], {"tokens": tokens().numpy()})
+    assert close(torch.from_numpy(theirs), ours.run(tokens())[0])
+
+
 @pytest.mark.parametrize("kind", [*EXPORTED, *(pytest.param(kind, marks=pytest.mark.long) for kind in EXPORTED_TOO)])
 def test_onnxruntime_gives_its_logits_and_its_sites_for_any_batch_and_length(kind: str, tmp_path: Path) -> None:
     ours = subject(kind)

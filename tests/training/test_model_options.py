@@ -50,6 +50,26 @@ def test_a_stack_of_models_trains_as_each_alone(name: str, tmp_path: Path) -> No
     assert all(not value.equal(start[key]) for key, value in alone.model().state_dict().items() if "norm" not in key)
 
 
+@pytest.mark.parametrize("name", ["post", "both"])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ag.train(config(0, name), name="whole", runs_dir=tmp_path, progress=False)
+    save = Run.save_checkpoint
+
+    def breaks(self: Run, step: int, *rest) -> None:
+        save(self, step, *rest)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Run, "save_checkpoint", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            ag.train(config(0, name), name="stopped", runs_dir=tmp_path, progress=False)
+    resumed = ag.train(config(0, name), name="stopped", runs_dir=tmp_path, resume=True, progress=False)
+    assert resumed.summary.weights_sha256 == whole.summary.weights_sha256
+
+
 def test_a_clock_with_an_attention_rate_is_trained_opened_and_read(tmp_path: Path) -> None:
     settings = {
         "steps": 3,
