@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from algoscope.formats.part_names import PartNames, named_parts
+from algoscope.formats._part_names import PartNames, named_parts
 from module_zoo import CONVERTIBLE, REFUSED, STYLES
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
+from algoscope.formats._position_buffers import stored_positions
 from algoscope.formats.layout_reading import LayoutReading, OpenChoice, divisors
 from algoscope.formats.layouts import CHOICES
-from algoscope.formats.position_buffers import stored_positions
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 """Those that answers are tried with."""

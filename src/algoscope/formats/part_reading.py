@@ -1,6 +1,6 @@
 """named tensors -> layout, for files whose names are of no layout of `formats.layouts`.
 
-Every name is read as a part (`part_names`), fused projections are divided, heads that are modules of their own are put
+Every name is read as a part (`_part_names`), fused projections are divided, heads that are modules of their own are put
 together, and the sizes follow from the shapes. What no shape shows is a choice (`layouts.CHOICES`): how a fused
 projection is divided, which entries of a head are rotated together, which axis of a square matrix is its input.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from algoscope.core.errors import CheckpointError
+from algoscope.formats._part_names import NamedPart, named_parts
 from algoscope.formats.layout_reading import (
     LayoutReading,
     MisfitError,
@@ -26,7 +27,6 @@ from algoscope.formats.layout_reading import (
     some,
 )
 from algoscope.formats.layouts import CHOICES, OURS, UNGATED, Layout, Row, reorder_axes
-from algoscope.formats.part_names import NamedPart, named_parts
 
 _MASKS = re.compile(r"(^|[._])(attn_|causal_|attention_)?(mask|tril|triu|causal|bias)$|IGNORE|(^|[._])allowed$")
 _OTHERS = re.compile(
