@@ -108,6 +108,14 @@ def test_tokenizers_of_every_kind() -> None:
         open_model_object(source, "mine", 3)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile, about its own parts
+def test_a_compiled_model_is_the_model_inside() -> None:
+    source = make("gemma 2")
+    with torch.no_grad():
+        theirs = source(TOKENS).logits
+    assert closeness(ag.open(torch.compile(source)).run(TOKENS)[0], theirs) < 1e-5
+
+
 # ---------------------------------------------------------------------- refused
 
 

@@ -19,6 +19,7 @@ from algoscope.core.files import user_path
 from algoscope.core.own_code import load_named, reason, running
 from algoscope.core.registry import Entry, Table
 from algoscope.formats.checkpoint_files import file_to_tensors
+from algoscope.formats.own_modules.safe_copy import unwrapped
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.paths import split_name
 from algoscope.subjects._task_inference import task_of_model
@@ -88,9 +89,10 @@ def _converted(
     dtype: torch.dtype | None,
     options: Mapping[str, Any],
 ) -> Subject:
-    if any(kind.__name__ == "PreTrainedModel" for kind in type(model).__mro__):
+    inner = unwrapped(model)
+    if any(kind.__name__ == "PreTrainedModel" for kind in type(inner).__mro__):
         refuse_options(options)
-        opened: Subject = LOADED.load("transformers")(model, name, tokenizer, find_device(device or "cpu"), dtype)
+        opened: Subject = LOADED.load("transformers")(inner, name, tokenizer, find_device(device or "cpu"), dtype)
         return opened if task is None else opened.with_task(task)
     others = (tokenizer, find_device(device or "cpu"), dtype, options)
     try:
