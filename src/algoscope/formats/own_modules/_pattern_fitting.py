@@ -16,6 +16,7 @@ class PatternFit:
 
     scale: float
     causal: bool
+    window: int | None = None
     alibi: bool = False
     soft_cap: float | None = None
     plus_one: bool = False
@@ -28,13 +29,10 @@ def fit_pattern(
     """The softmax that gives a pattern [batch head query key]; where there is none of ours, why."""
     visible = pattern != 0
     n = pattern.shape[-1]
-    later = torch.ones(n, n, dtype=torch.bool).triu(1)
-    if bool((visible == ~later).all()):
-        causal = True
-    elif bool(visible.all()):
-        causal = False
-    else:
-        return "its mask is neither causal nor open"
+    mask = fit_mask(visible)
+    if mask is None:
+        return "its mask is neither causal, with or without a window, nor open"
+    causal, window = mask
     if n == 1:
         return PatternFit(_neat(1 / math.sqrt(d_head), d_head), True)
     total, count = pattern.sum(-1), visible.sum(-1)
@@ -63,18 +61,35 @@ def fit_pattern(
     size = float(target.abs().max().clamp(min=1e-300))
     scale = float((s * target).sum() / s.pow(2).sum().clamp(min=1e-300))
     if float((target - scale * s).abs().max()) <= tolerance * size:
-        return PatternFit(_neat(scale, d_head), causal, False, None, plus_one, rate)
+        return PatternFit(_neat(scale, d_head), causal, window, False, None, plus_one, rate)
     distance = (torch.arange(n)[None, :] - torch.arange(n)[:, None]).abs().double()
     alibi = _alibi(target, s, centred, distance, tolerance * size)
     if alibi is not None:
-        return PatternFit(_neat(alibi, d_head), causal, True, None, plus_one, rate)
+        return PatternFit(_neat(alibi, d_head), causal, window, True, None, plus_one, rate)
     capped = _soft_cap(target, products, centred, d_head, tuple(scalars), tolerance * size)
     if capped is not None:
-        return PatternFit(_neat(capped[0], d_head), causal, False, capped[1], plus_one, rate)
+        return PatternFit(_neat(capped[0], d_head), causal, window, False, capped[1], plus_one, rate)
     rest = target - scale * s
     if float((rest - rest[:1]).abs().max()) <= 0.5 * float(rest.abs().max()):
         return "its scores have a bias that depends on positions and is not ALiBi's, such as a relative position bias"
     return "its pattern is no softmax of scaled products of queries and keys"
+
+
+def fit_mask(visible: Tensor) -> tuple[bool, int | None] | None:
+    """Whether queries see no later keys, and the number of keys that they see, from entries [... query key] that say
+    whether a query sees a key; None where the mask is of another kind.
+    """
+    n = visible.shape[-1]
+    rows = visible.reshape(-1, n, n)
+    if not bool((rows == rows[:1]).all()):
+        return None
+    if bool(rows[0].all()):
+        return n == 1, None
+    before = torch.arange(n)[:, None] - torch.arange(n)
+    window = int(before[rows[0]].max()) + 1
+    if not bool((rows[0] == ((before >= 0) & (before < window))).all()):
+        return None
+    return True, window if window < n else None
 
 
 def _alibi(target: Tensor, s: Tensor, centred: object, distance: Tensor, tolerance: float) -> float | None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from algoscope.formats.own_modules.embedding_reading import Embedding
 from algoscope.formats.own_modules.module_runs import ModuleRuns
 from algoscope.formats.own_modules.norm_fitting import same
-from algoscope.formats.own_modules.structure import Embedding
 from algoscope.formats.own_modules.tracing import Weights
 from algoscope.networks.position_encodings import sinusoidal_embedding
 

@@ -6,7 +6,7 @@ do not change directions, so queries and keys are compared at position 0 by dire
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ class HeadGroup:
     pattern: Tensor
     """[batch head query key]"""
     order: str
+    on_left: bool
+    """Whether the pattern is the first factor of the product."""
     queries: Columns | None = None
     keys: Columns | None = None
     norms: tuple[NormFit, NormFit, str] | None = None
@@ -118,7 +120,7 @@ def _mix(product: Event, maps: Sequence[LinearMap], batch: int) -> HeadGroup | N
     """The product as pattern times values, where its second operand has outputs of a linear map as its columns."""
     left, right = factors(product)
     out = product.out.tensor
-    for pattern, values, z in ((left, right, out), (right.mT, left.mT, out.mT)):
+    for on_left, pattern, values, z in ((True, left, right, out), (False, right.mT, left.mT, out.mT)):
         if pattern.shape[-1] != pattern.shape[-2]:
             continue
         for heads_first in (False, True):
@@ -131,7 +133,7 @@ def _mix(product: Event, maps: Sequence[LinearMap], batch: int) -> HeadGroup | N
                     p, mixed = _by_head(pattern, batch, heads_first), _by_head(z, batch, heads_first)
                     assert p is not None
                     assert mixed is not None
-                    return HeadGroup(product, columns, mixed.transpose(1, 2), p, order)
+                    return HeadGroup(product, columns, mixed.transpose(1, 2), p, order, on_left)
     return None
 
 
@@ -232,7 +234,7 @@ def _with_scores(
                 if done is not None:
                     return done
     why = problems[0] if problems else "its queries or keys are no linear map of what it reads"
-    raise Unexplained(where, f"{where}: {why}", product.index)
+    raise Unexplained(where, f"{where}: {why}", product.index, product.path)
 
 
 NormedColumns = tuple[Columns, tuple[str, NormFit] | None]
@@ -318,9 +320,7 @@ def _fitted(
         problems.append("only one of its queries and keys has a norm")
         return None
     norms = None if q_norm is None or k_norm is None else (q_norm[1], k_norm[1], q_norm[0])
-    return HeadGroup(
-        group.mix, group.values, group.z, group.pattern, order, queries, keys, norms, rotation, fit
-    )  # fmt: skip
+    return replace(group, order=order, queries=queries, keys=keys, norms=norms, rotation=rotation, fit=fit)
 
 
 def _distinct(raw: Tensor, weight: Tensor) -> Tensor:

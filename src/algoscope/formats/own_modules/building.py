@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from algoscope.formats.own_modules.attention_fitting import AttentionUnit, Columns, HeadGroup
+from algoscope.formats.own_modules._head_order import Heads, padded
+from algoscope.formats.own_modules.attention_fitting import AttentionUnit
 from algoscope.formats.own_modules.feed_forward_fitting import FeedForwardUnit, Rows
 from algoscope.formats.own_modules.linear_maps import LinearMap, Places, Weight, in_order
 from algoscope.formats.own_modules.norm_fitting import NormFit, find_vector
@@ -39,7 +40,7 @@ class Check:
         """The value [batch pos column] in another run, from its linear maps by the number of their event."""
         of_run = [(maps.get(one.event.index), one.order) for one in self.maps]
         sides = [in_order(getattr(one, self.side), order or "bp", batch) for one, order in of_run if one]
-        return _padded(torch.cat(sides, dim=-1).mT.transpose(0, 1), self.columns).transpose(0, 1).mT if sides else None
+        return padded(torch.cat(sides, dim=-1).mT.transpose(0, 1), self.columns).transpose(0, 1).mT if sides else None
 
 
 @dataclass
@@ -81,6 +82,7 @@ class _Builder:
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
         self.made = Plan()
+        self.windows: list[int | None] = []
         self.fields, self.checks, self.add = self.made.fields, self.made.checks, self.made.add
 
     def plan(self) -> Plan:
@@ -95,6 +97,7 @@ class _Builder:
             self._attention(layer, attention)
             if forward is not None:
                 self._feed_forward(layer, forward)
+        self.fields["windows"] = tuple(self.windows) if any(self.windows) else None
         self._norms(layers)
         self._head()
         return self.made
@@ -140,7 +143,7 @@ class _Builder:
         fits = [group.fit for group in groups]
         if any(fit != fits[0] for fit in fits):
             raise Unexplained(part.name, f"{part.name}: its heads have different scales, masks or biases")
-        heads = _Heads(groups, unit.z_rows)
+        heads = Heads(groups, unit.z_rows)
         fit, rotation, norms = fits[0], groups[0].rotation, groups[0].norms
         assert fit is not None
         self._set(part.name, "n_heads", len(heads.order))
@@ -148,6 +151,7 @@ class _Builder:
         self._set(part.name, "d_head", heads.size)
         self._set(part.name, "attn_scale", fit.scale)
         self._set(part.name, "causal", fit.causal)
+        self.windows.append(fit.window)
         self._set(part.name, "softmax_plus_one", fit.plus_one)
         self._set(part.name, "attn_rate", fit.rate)
         self._set(part.name, "attn_scores_soft_cap", fit.soft_cap)
@@ -180,18 +184,18 @@ class _Builder:
         if len(covered.unique()) != unit.out.n_in:
             path = unit.out.path or part.name
             raise Unexplained(part.name, f"{path} reads more than the heads of its attention")
-        self._matrix(f"{name}.o", unit.out, None, heads.rows, part.factor)
+        self._matrix(f"{name}.o", unit.out, None, heads.rows, part)
 
-    def _qkv(self, name: str, heads: "_Heads", entries: tuple[int, ...] | None) -> None:
+    def _qkv(self, name: str, heads: Heads, entries: tuple[int, ...] | None) -> None:
         for letter in "qkv":
             columns = heads.columns(letter, entries if letter != "v" else None)
             maps, chosen = columns
 
             def weight(places: Places, maps: Sequence[LinearMap] = maps, chosen: Tensor = chosen) -> Tensor:
-                return _padded(torch.cat([one.weight.of(places) for one in maps]), chosen)
+                return padded(torch.cat([one.weight.of(places) for one in maps]), chosen)
 
             def bias(places: Places, maps: Sequence[LinearMap] = maps, chosen: Tensor = chosen) -> Tensor:
-                return _padded(torch.cat([_bias_of(one, places) for one in maps]), chosen)
+                return padded(torch.cat([_bias_of(one, places) for one in maps]), chosen)
 
             self.add(f"{name}.{letter}.weight", weight, *(one.weight for one in maps))
             if any(one.bias for one in maps):
@@ -206,7 +210,7 @@ class _Builder:
         over: str,
         order: Sequence[int],
         entries: tuple[int, ...] | None,
-        heads: "_Heads",
+        heads: Heads,
     ) -> None:
         assert norm.weight is not None
         vector, source = self._vector(name, norm.weight)
@@ -226,30 +230,36 @@ class _Builder:
         self._rows(f"{name}.w_in", unit.w_in)
         if unit.w_linear is not None:
             self._rows(f"{name}.w_linear", unit.w_linear)
-        self._matrix(f"{name}.w_out", unit.out, None, None, part.factor)
+        self._matrix(f"{name}.w_out", unit.out, None, None, part)
 
     def _rows(self, name: str, rows: Rows) -> None:
-        self._matrix(name, rows.one, rows.index if len(rows.index) != rows.one.n_out else None, None, 1.0)
+        self._matrix(name, rows.one, rows.index if len(rows.index) != rows.one.n_out else None, None, None)
 
-    def _matrix(self, name: str, one: LinearMap, rows: Tensor | None, columns: Tensor | None, factor: float) -> None:
-        """A matrix with its bias: some rows, some columns, a multiple."""
+    def _matrix(
+        self, name: str, one: LinearMap, rows: Tensor | None, columns: Tensor | None, part: Part | None
+    ) -> None:
+        """A matrix with its bias: some rows, some columns; of what a part adds to the stream, with factor and bias."""
+        factor, of_factor, added, of_added = None, None, None, None
+        if part is not None and part.factor is not None:
+            factor, of_factor = self._vector(part.name, part.factor)
+        if part is not None and part.added is not None:
+            added, of_added = self._vector(part.name, part.added)
 
         def weight(places: Places) -> Tensor:
             whole = one.weight.of(places)
             whole = whole if rows is None else whole[rows]
-            whole = whole if columns is None else _padded(whole.T, columns.flatten()).T
-            return whole if factor == 1.0 else whole * factor
+            whole = whole if columns is None else padded(whole.T, columns.flatten()).T
+            return whole if factor is None else whole * factor(places)[:, None]
 
-        self.add(f"{name}.weight", weight, one.weight)
-        if one.bias is not None:
-            bias_of = one.bias
+        def bias(places: Places) -> Tensor:
+            whole = _bias_of(one, places)
+            whole = whole if rows is None else whole[rows]
+            whole = whole if factor is None else whole * factor(places)
+            return whole if added is None else whole + added(places)
 
-            def bias(places: Places) -> Tensor:
-                whole = bias_of.of(places)
-                whole = whole if rows is None else whole[rows]
-                return whole if factor == 1.0 else whole * factor
-
-            self.add(f"{name}.bias", bias, bias_of)
+        self.add(f"{name}.weight", weight, one.weight, of_factor)
+        if one.bias is not None or added is not None:
+            self.add(f"{name}.bias", bias, one.bias or one.weight, of_factor, of_added)
             self.fields["mlp_bias" if ".mlp." in name else "attn_out_bias"] = True
 
     # ------------------------------------------------------------------ norms
@@ -294,7 +304,7 @@ class _Builder:
     def _vector(self, part: str, values: Tensor) -> tuple[Make, Weight | None]:
         vector = find_vector(values, self.structure.events)
         if vector is None:
-            raise Unexplained(part, f"{part}: its norm has a weight or bias that is no weight of the module")
+            raise Unexplained(part, f"{part}: a factor or bias of it is no weight of the module")
         weight, factor, n = vector.weight, vector.factor, values.numel()
         if weight is None:
             return lambda places: torch.full((n,), factor, dtype=torch.float64), None
@@ -317,45 +327,6 @@ class _Builder:
             self.add("unembed.bias", head.bias.of, head.bias)
 
 
-class _Heads:
-    """The heads of an attention layer in our order: those that share keys and values stand together."""
-
-    def __init__(self, groups: Sequence[HeadGroup], rows: Tensor) -> None:
-        every = [(group, head) for group in groups for head in range(group.z.shape[2])]
-        keys: dict[tuple[Any, ...], list[int]] = {}
-        for i, (group, head) in enumerate(every):
-            assert group.keys is not None
-            keys.setdefault((*_identity(group.keys, head), *_identity(group.values, head)), []).append(i)
-        grouped = len({len(heads) for heads in keys.values()}) == 1 and len(keys) < len(every)
-        shared = list(keys.values()) if grouped else [[i] for i in range(len(every))]
-        self.every = every
-        self.order = [i for heads in shared for i in heads]
-        self.kv_order = [heads[0] for heads in shared]
-        self.n_kv = len(shared) if grouped else None
-        first = groups[0]
-        assert first.queries is not None
-        self.qk_size, self.v_size = first.queries.column.shape[1], first.values.column.shape[1]
-        self.size = max(self.qk_size, self.v_size)
-        self.rows = _wide(rows[self.order], self.size)
-
-    def columns(self, letter: str, entries: tuple[int, ...] | None) -> tuple[list[LinearMap], Tensor]:
-        """The maps of queries, keys or values, and for each of our rows the row of these side by side; -1 for zeros."""
-        chosen: list[tuple[Columns, int]] = []
-        for i in self.order if letter == "q" else self.kv_order:
-            group, head = self.every[i]
-            columns = {"q": group.queries, "k": group.keys, "v": group.values}[letter]
-            assert columns is not None
-            chosen.append((columns, head))
-        maps = list(dict.fromkeys(one for columns, _ in chosen for one in columns.maps))
-        starts = dict(zip(maps, torch.tensor([0, *(one.n_out for one in maps)]).cumsum(0).tolist(), strict=False))
-        rows = []
-        for columns, head in chosen:
-            first = torch.tensor([starts[columns.maps[int(w)]] for w in columns.which[head]])
-            row = first + columns.column[head]
-            rows.append(row if entries is None else row[list(entries)])
-        return maps, _wide(torch.stack(rows), self.size).flatten()
-
-
 def _cut(weight: Weight, n: int, factor: float, places: Places) -> Tensor:
     """The first n rows of a weight, times a factor."""
     return weight.of(places)[:n] if factor == 1.0 else weight.of(places)[:n] * factor
@@ -368,24 +339,6 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
         return all(map(_equal, one, other))
     return bool(one == other)
-
-
-def _identity(columns: Columns, head: int) -> tuple[Any, ...]:
-    which = [id(columns.maps[int(w)]) for w in columns.which[head]]
-    return (*which, *columns.column[head].tolist())
-
-
-def _wide(rows: Tensor, size: int) -> Tensor:
-    """Rows of each head, with -1 up to the size of a head."""
-    return torch.nn.functional.pad(rows, (0, size - rows.shape[1]), value=-1)
-
-
-def _padded(whole: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a matrix or bias; zeros for -1."""
-    chosen = whole[rows.clamp(min=0)]
-    if bool((rows < 0).any()):
-        chosen = torch.where((rows < 0).reshape(-1, *[1] * (whole.ndim - 1)), torch.zeros_like(chosen), chosen)
-    return chosen
 
 
 def _bias_of(one: LinearMap, places: Places) -> Tensor:

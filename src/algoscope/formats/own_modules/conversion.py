@@ -10,16 +10,21 @@ from torch import Tensor, nn
 from algoscope.config import ModelConfig
 from algoscope.core.errors import ConfigError, SubjectError
 from algoscope.formats.own_modules._comparing import largest_difference, lengths_to_compare
+from algoscope.formats.own_modules._pattern_fitting import fit_mask
 from algoscope.formats.own_modules._positions import PositionTable, computed_positions, find_table, is_sinusoidal
 from algoscope.formats.own_modules.building import Make, Plan, structure_to_plan
 from algoscope.formats.own_modules.calling import ways_to_call
-from algoscope.formats.own_modules.module_runs import SEED, ModuleRuns
+from algoscope.formats.own_modules.embedding_reading import Run
+from algoscope.formats.own_modules.linear_maps import factors, linear_maps
+from algoscope.formats.own_modules.module_runs import COSTLY, LONGEST, SEED, ModuleRuns
 from algoscope.formats.own_modules.outputs import Output, fit_output
 from algoscope.formats.own_modules.rotary_fitting import exact_table
 from algoscope.formats.own_modules.safe_copy import SMALL, copy_of, float_type, unwrapped
-from algoscope.formats.own_modules.structure import Run, Structure, read_structure
+from algoscope.formats.own_modules.structure import Structure, read_structure
 from algoscope.formats.own_modules.tracing import OwnWeightWritten, Unexplained, Value, Weights
 from algoscope.networks.transformer import Transformer
+
+LONGEST_PATTERN = 1024  # positions of the input on which windows are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +89,17 @@ class _Attempt:
     def convert(self) -> Conversion:
         runs = self.runs
         run, used = runs.first_run()
-        structure = read_structure(run)
+        structure = self._structure(run, used)
         rounded = self._unround(structure)
         if rounded:
             run, used = runs.on_noise(run.tokens)
-            structure = read_structure(run)
+            structure = self._structure(run, used)
         plan = structure_to_plan(structure)
         sources = self._sources(run, plan)
         output = self._output(run, structure, plan)
         table = self._positions(structure, plan)
         self._use_stored_frequencies(plan)
+        self._windows(structure, plan)
         fields = plan.fields
         shortest = 1 if runs.takes(1) else run.tokens.shape[1]
         lengths = lengths_to_compare(fields["n_ctx"], runs.n_parameters, fields["d_vocab"], shortest)
@@ -116,6 +122,22 @@ class _Attempt:
             rounded=tuple(rounded),
             probabilities=output.probabilities,
         )
+
+    def _structure(self, run: Run, used: set[str]) -> Structure:
+        """The structure of a run; where a part is none of ours, its weights that are in no matrix are named too."""
+        try:
+            return read_structure(run)
+        except Unexplained as problem:
+            known = {
+                self.weights.name_of(arg.raw)
+                for one in linear_maps(run.events, run.batch)
+                for arg in one.event.args
+                if isinstance(arg, Value)
+            }
+            beside = sorted(name for name in used - known if problem.path and name.startswith(f"{problem.path}."))
+            if beside:
+                raise Unexplained(problem.part, f"{problem}; it uses {', '.join(beside[:3])}", problem.event) from None
+            raise
 
     def _sources(self, run: Run, plan: Plan) -> dict[str, tuple[str, ...]]:
         """The module's weights of which each weight of ours is made; buffers among them are redrawn like parameters."""
@@ -141,6 +163,25 @@ class _Attempt:
         if not names:
             raise Unexplained("attention", "its rotary angles are rounded, and no table of cosines and sines shows why")
         return names
+
+    def _windows(self, structure: Structure, plan: Plan) -> None:
+        """The sliding windows of all blocks, from the patterns on a long input."""
+        n_ctx, affordable = plan.fields["n_ctx"], max(LONGEST, COSTLY // max(self.runs.n_parameters, 1))
+        length = min(n_ctx, affordable, LONGEST_PATTERN)
+        if not plan.fields["causal"] or length <= structure.n_positions or self.runs.n_parameters > SMALL:
+            return
+        groups = [[(g.mix.index, g.on_left) for g in unit.groups] for unit in structure.attention]
+        indices = {index for unit in groups for index, _ in unit}
+        run = self.runs.events_at(indices, torch.zeros(2, length, dtype=torch.long))
+        of_index = {event.index: factors(event) for event in run.events}
+        windows = []
+        for layer, unit in enumerate(groups):
+            seen = [of_index[index][0] if on_left else of_index[index][1].mT for index, on_left in unit]
+            mask = fit_mask(torch.cat(seen) != 0)
+            if mask is None or not mask[0]:
+                raise Unexplained(f"block {layer}", f"block {layer}: its mask is not causal on {length} tokens")
+            windows.append(mask[1])
+        plan.fields["windows"] = tuple(windows) if any(windows) else None
 
     def _use_stored_frequencies(self, plan: Plan) -> None:
         """Rotary frequencies as a buffer of the module holds them, rather than as measured."""

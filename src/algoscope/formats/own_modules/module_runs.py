@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from algoscope.formats.own_modules.calling import Call, why
+from algoscope.formats.own_modules.embedding_reading import Run, embedding_event
 from algoscope.formats.own_modules.linear_maps import Places
-from algoscope.formats.own_modules.structure import Run, embedding_event
 from algoscope.formats.own_modules.tracing import (
     AT_EMBEDDING,
     Event,
@@ -84,6 +84,8 @@ class ModuleRuns:
         out = self._run(recorder, tokens)
         if out is None:
             raise Unexplained("head", "it returns no logits [batch pos d_vocab]")
+        if out.ndim == 3 and out.shape[1] not in (1, tokens.shape[1]):
+            raise ValueError(f"it returns logits of {out.shape[1]} positions for {tokens.shape[1]} tokens")
         return Run(recorder.events, tuple(sorted(recorder.scalars)), out, tokens), recorder.used
 
     def arguments(self, places: set[tuple[int, int]], tokens: Tensor, seed: int | None, stored: bool) -> Places:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -50,8 +51,11 @@ def fit_norm(x: Tensor, y: Tensor, eps: Iterable[float]) -> NormFit | None:
     if same(x, y):
         return IDENTITY
     fits: list[tuple[float, int, NormFit]] = []
+    d = x.shape[-1]
+    known = [*eps, *USUAL_EPS]
+    known += [e * (d - 1) / d for e in known]  # a variance that divides by d - 1 is ours with a smaller epsilon
     for kind in ("LN", "RMS"):
-        for value in dict.fromkeys((*eps, *USUAL_EPS)):
+        for value in dict.fromkeys(known):
             if 0 <= value <= LARGEST_EPS:
                 error, fit = _with_eps(x, y, kind, value)
                 fits.append((error, len(fits), fit))
@@ -101,9 +105,19 @@ def find_vector(values: Tensor, events: Sequence[Event]) -> Vector | None:
             if abs(ratio - 1) < 1e-8:
                 return Vector(weight)
             multiple = multiple or Vector(weight, ratio)
-    if bool(((flat - flat[0]).abs() < 1e-9).all()):
-        return Vector(None, round(float(flat[0]), 12))
-    return multiple
+    if not bool(((flat - flat[0]).abs() < 1e-9).all()):
+        return multiple
+    for event in events:  # one number, which may be a weight too
+        for i, arg in enumerate(event.args):
+            if not isinstance(arg, Value) or arg.is_data or arg.raw.numel() != 1 or not arg.raw.is_floating_point():
+                continue
+            if abs(float(arg.tensor) - float(flat[0])) < 1e-9 * abs(float(flat[0])):
+                return Vector(Weight(event.index, i, partial(_repeated, n=flat.numel())))
+    return Vector(None, round(float(flat[0]), 12))
+
+
+def _repeated(t: Tensor, n: int) -> Tensor:
+    return t.reshape(-1).expand(n)
 
 
 def _flattened(t: Tensor) -> Tensor:

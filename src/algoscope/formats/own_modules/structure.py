@@ -10,44 +10,27 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from algoscope.formats.own_modules.attention_fitting import ORDERS, AttentionUnit, attention_units
+from algoscope.formats.own_modules.embedding_reading import Embedding, Run, embedding_event, embeddings
 from algoscope.formats.own_modules.feed_forward_fitting import FeedForwardUnit, feed_forward_units
-from algoscope.formats.own_modules.linear_maps import LinearMap, Weight, in_order, linear_maps
-from algoscope.formats.own_modules.norm_fitting import CLOSE, IDENTITY, LARGEST_EPS, NormFit, fit_norm, same
+from algoscope.formats.own_modules.linear_maps import LinearMap, in_order, linear_maps
+from algoscope.formats.own_modules.norm_fitting import IDENTITY, LARGEST_EPS, NormFit, fit_norm, same
 from algoscope.formats.own_modules.rotary_fitting import Rotation
-from algoscope.formats.own_modules.tracing import EMBEDDINGS, Event, Unexplained, Value, is_one_hot
+from algoscope.formats.own_modules.tracing import Event, Unexplained
 
 PLACES = ("pre", "post", "output", "both")
-PRODUCTS = ("mm", "addmm", "bmm")
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """The stream before the first block: scale * row of the token + row of the position."""
-
-    event: Event
-    weight: Weight
-    """[d_vocab d_model]"""
-    scale: float
-    positions: Tensor | None
-    """[pos d_model]; None where nothing is added."""
-    stream: Tensor
-    """[batch pos d_model]"""
-    last: int
-    """The event that completes it."""
-
-    @property
-    def d_model(self) -> int:
-        return self.stream.shape[-1]
 
 
 @dataclass(eq=False)
 class Part:
-    """Attention or feed-forward in its place: the norms around it, and the factor of what it adds to the stream."""
+    """Attention or feed-forward in its place, the norms around it, and what it adds to the stream: its output, times
+    `factor` [d_model], plus `added` [d_model].
+    """
 
     unit: AttentionUnit | FeedForwardUnit
     norm: NormFit = IDENTITY
     norm_after: NormFit = IDENTITY
-    factor: float = 1.0
+    factor: Tensor | None = None
+    added: Tensor | None = None
     name: str = ""
 
 
@@ -66,10 +49,19 @@ class Structure:
     output: Tensor
 
     @property
+    def n_positions(self) -> int:
+        """The length of the inputs of the run that was read."""
+        return int(self.embedding.stream.shape[1])
+
+    @property
+    def attention(self) -> list[AttentionUnit]:
+        """The attention layers."""
+        return [part.unit for part in self.parts if isinstance(part.unit, AttentionUnit)]
+
+    @property
     def rotations(self) -> list[Rotation]:
         """The rotary encodings of all heads."""
-        groups = [g for part in self.parts if isinstance(part.unit, AttentionUnit) for g in part.unit.groups]
-        return [group.rotation for group in groups if group.rotation is not None]
+        return [g.rotation for unit in self.attention for g in unit.groups if g.rotation is not None]
 
     def head_values(self, run: "Run") -> tuple[Tensor, Tensor]:
         """The output of the last matrix and what the module returns, [batch pos column] or of the last position."""
@@ -79,46 +71,6 @@ class Structure:
             return self.head.y, shown[:, -1]
         y = in_order(self.head.y, self.head.order, batch)
         return (y, shown) if shown.shape[1] == n else (y[:, -1], shown[:, -1])
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A recorded run on noise: events, and what the module returned."""
-
-    events: list[Event]
-    scalars: tuple[float, ...]
-    output: Tensor
-    tokens: Tensor
-
-    @property
-    def batch(self) -> int:
-        return self.tokens.shape[0]
-
-    def streams(self, d_model: int, after: int, before: int) -> list[tuple[int, Tensor]]:
-        """Every value [batch pos d_model] that a range of events computed, with the event."""
-        n = self.tokens.numel() * d_model
-        found = []
-        for event in self.events:
-            if after <= event.index < before:
-                for value in event.outs:
-                    if value.raw.numel() == n and value.raw.shape[-1] == d_model and value.raw.is_floating_point():
-                        found += [(event.index, one) for one in self.ways(value.raw)]
-        return found
-
-    def embedding_rows(self, event: Event) -> int:
-        """The number of tokens, of the embedding that an event looks up."""
-        weight, _ = _embedding_weight(self, event)
-        value = event.args[weight.arg]
-        assert isinstance(value, Value)
-        return int(weight.arrange(value.raw).shape[0])
-
-    def ways(self, value: Tensor) -> list[Tensor]:
-        """A value as [batch pos d_model], in each order that its rows may have."""
-        batch, n = self.tokens.shape
-        rows = value.reshape(-1, value.shape[-1])
-        shape = value.shape[:-1]
-        orders = ["bp"] if shape == (batch, n) else ["pb"] if shape == (n, batch) else list(ORDERS)
-        return [in_order(rows, order, batch) for order in orders]
 
 
 def read_structure(run: Run) -> Structure:
@@ -137,66 +89,7 @@ def read_structure(run: Run) -> Structure:
     if not units:
         raise Unexplained("block 0", "the module has no attention", head.event.index)
     _name(parts)
-    return _follow(run, _embeddings(run, embed_event, parts[0].unit.first), parts, head, maps, eps)
-
-
-def embedding_event(run: Run) -> Event:
-    """The event that looks up the embeddings of the tokens, or multiplies one-hot rows of them."""
-    n = run.tokens.numel()
-    for event in run.events:
-        weights = [arg for arg in event.args if isinstance(arg, Value) and not arg.is_data and arg.raw.ndim >= 2]
-        if len(event.data) != 1 or not weights or not event.outs:
-            continue
-        if event.op in EMBEDDINGS and event.data[0].raw.numel() == n and event.out.raw.numel() > n:
-            return event
-        if event.op in PRODUCTS and is_one_hot(event.data[0].raw, run.tokens):
-            return event
-    raise Unexplained("embedding", "the module looks up no embedding of its tokens")
-
-
-def _embedding_weight(run: Run, event: Event) -> tuple[Weight, Tensor]:
-    """The token embedding of an event, and its output [batch pos d_model]."""
-    if event.op in PRODUCTS:
-        (one,) = linear_maps([event], run.batch)
-        product = one.weight
-        weight = Weight(event.index, product.arg, lambda t: product.arrange(t).T)
-        return weight, in_order(one.y, "bp", run.batch)
-    arg = next(i for i, arg in enumerate(event.args) if isinstance(arg, Value) and not arg.is_data)
-    if event.out.raw.shape[-1] == event.args[arg].raw.shape[-1]:
-        return Weight(event.index, arg, _as_it_is), run.ways(event.out.raw)[0]
-    return Weight(event.index, arg, _transposed), run.ways(event.out.raw.movedim(0, -1))[0]  # a column for each token
-
-
-def _as_it_is(t: Tensor) -> Tensor:
-    return t
-
-
-def _transposed(t: Tensor) -> Tensor:
-    return t.T
-
-
-def _embeddings(run: Run, event: Event, before: int) -> list[Embedding]:
-    """Every value before the first part that is scale * token embedding + position embedding, the latest first."""
-    weight, e = _embedding_weight(run, event)
-    found = []
-    values = [(event.index, e), *run.streams(e.shape[-1], event.index, before)]
-    for index, value in values:
-        scale = _scale(e, value)
-        if scale is None:
-            continue
-        rest = (value - scale * e).mean(dim=0)
-        positions = None if float(rest.abs().max()) <= CLOSE * float(value.abs().max()) else rest
-        found.append(Embedding(event, weight, scale, positions, value, index))
-    return found[::-1]
-
-
-def _scale(e: Tensor, value: Tensor) -> float | None:
-    """The number s for which value - s * e is the same for every input; None where there is none."""
-    de, dv = e - e.mean(dim=0), value - value.mean(dim=0)
-    scale = float((de * dv).sum() / de.pow(2).sum())
-    if abs(scale - 1) < 1e-12:
-        scale = 1.0
-    return scale if scale and same(scale * de, dv) else None
+    return _follow(run, embeddings(run, embed_event, parts[0].unit.first), parts, head, maps, eps)
 
 
 def _head(run: Run, maps: Sequence[LinearMap]) -> LinearMap:
@@ -257,7 +150,7 @@ class _Follower:
             else:
                 stream, norm = self._step(stream, pending, inputs, part.name)
                 base = stream
-            part = Part(part.unit, norm, IDENTITY, 1.0, part.name)
+            part = Part(part.unit, norm, name=part.name)
             self._same_input(part)
             part.unit.out.order = part.unit.out.order or inputs[0].order
             if self.parallel:
@@ -286,10 +179,10 @@ class _Follower:
             return stream, self._norm(stream, inputs, name)
         out = self._output(pending)
         if self.norms == "pre":
-            for factor, total in self._sums(stream, out, pending, inputs[0]):
+            for factor, added, total in self._sums(stream, out, pending, inputs[0]):
                 norm = self._try(total, inputs, is_head)
                 if norm is not None:
-                    pending.factor = factor
+                    pending.factor, pending.added = factor, added
                     return total, norm
             raise self._lost(pending, inputs, name)
         if self.norms == "post":
@@ -317,13 +210,24 @@ class _Follower:
                 return value, norm
         raise self._lost(pending, inputs, name)
 
-    def _sums(self, stream: Tensor, out: Tensor, pending: Part, reader: LinearMap) -> list[tuple[float, Tensor]]:
-        """The stream with a multiple of a part's output added: once, or as often as the module adds it."""
-        sums = [(1.0, stream + out)]
+    def _sums(
+        self, stream: Tensor, out: Tensor, pending: Part, reader: LinearMap
+    ) -> list[tuple[Tensor | None, Tensor | None, Tensor]]:
+        """The stream with a part's output added; also where each entry of it is scaled, or has a bias added, on the
+        way. With the factor and the bias of each entry.
+        """
+        sums: list[tuple[Tensor | None, Tensor | None, Tensor]] = [(None, None, stream + out)]
+        o, o_centre = out - out.mean(dim=(0, 1)), out.mean(dim=(0, 1))
         for _, value in self._between(pending, [reader]):
-            factor = float(((value - stream) * out).sum() / out.pow(2).sum())
-            if abs(factor - 1) > 1e-9 and abs(factor) > 1e-9 and same(value, stream + factor * out):
-                sums.append((factor, value))
+            change = value - stream
+            factor = (o * change).sum(dim=(0, 1)) / o.pow(2).sum(dim=(0, 1)).clamp(min=1e-300)
+            added = change.mean(dim=(0, 1)) - factor * o_centre
+            if float(factor.abs().min()) < 1e-6 or not same(value, stream + factor * out + added):
+                continue
+            plain = bool((factor - 1).abs().max() < 1e-9)
+            without = bool(added.abs().max() < 1e-9 * value.abs().max())
+            if not (plain and without):
+                sums.append((None if plain else factor, None if without else added, value))
         return sums
 
     def _between(self, pending: Part, inputs: Sequence[LinearMap]) -> list[tuple[int, Tensor]]:

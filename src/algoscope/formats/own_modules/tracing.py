@@ -37,10 +37,10 @@ class Stop(Exception):  # noqa: N818  # never leaves this room
 class Unexplained(Exception):  # noqa: N818  # never leaves this room
     """A part of a module that is none of ours. The message names the part."""
 
-    def __init__(self, part: str, message: str, event: int = 0) -> None:
+    def __init__(self, part: str, message: str, event: int = 0, path: str = "") -> None:
         super().__init__(message)
-        self.part, self.event = part, event
-        """How far the reading got: the number of the event."""
+        self.part, self.event, self.path = part, event, path
+        """How far the reading got, as the number of an event, and the submodule."""
 
 
 class Value:
