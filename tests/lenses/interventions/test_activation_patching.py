@@ -126,8 +126,8 @@ def test_free_text_is_read_at_its_end_and_compares_what_the_model_says(llama: ag
 
 
 def test_free_texts_that_cannot_be_paired(llama: ag.Subject) -> None:
-    with pytest.raises(PairingError, match="equal length in tokens"):
-        patch(llama, SENTENCES[0][:12], SENTENCES[0][:30])
+    with pytest.raises(PairingError, match="the pairs have different lengths in tokens"):
+        patch(llama, [SENTENCES[0][:12], SENTENCES[0][:30]], [SENTENCES[1][:30], SENTENCES[1][:30]])
     clean, corrupt = equally_long(llama)
     with pytest.raises(VocabularyError, match=r"tokens of hf:.*, not one"):
         patch(llama, clean, corrupt, target="The capital of")

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from algoscope.core.arguments import Folder, checked_arguments
 from algoscope.core.errors import ConfigError
@@ -14,6 +14,7 @@ from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import (
+    ALIGNED,
     Answers,
     Cell,
     Direction,
@@ -92,7 +93,8 @@ def patch(
     Args:
         subject: a causal model, by name or opened.
         clean: the inputs whose answers are to be restored, one or several.
-        corrupt: as many inputs with other answers, each as long in tokens as its clean one.
+        corrupt: as many inputs with other answers. A text of another length than its clean one is matched with it from
+            the start as far as their tokens are equal, and the rest from the end; positions left over are missing.
         sites: sweeps: resid_pre, resid_mid, resid_post, attn_out, mlp_out by layer and position; head, q, k, v, pattern
             by layer and head (k and v by key/value head where they are grouped); head_position; neuron. Of the default
             ones those are made that the model has.
@@ -114,7 +116,7 @@ def patch(
         noising), and `by_class`, the mean over the pairs of each class of a task's inputs.
 
     Raises:
-        PairingError: if the inputs differ in number or length, have the same answer, or are not separated by the metric
+        PairingError: if the inputs differ in number, have the same answer, or are not separated by the metric
             (a gap below 1e-4 would only amplify noise).
         SubjectError: for a model that is not causal, which would see the answer.
         ConfigError: for no sites.
@@ -136,8 +138,11 @@ def patch(
         subject.run(tokens, record=recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
     )
     scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
-    base, values = (pair.corrupt, clean_values) if direction == "denoise" else (pair.clean, corrupt_values)
-    return _finding(pair, scale, direction, *swept(sites, values, base, pair, scale))
+    base, old, values = pair.corrupt, corrupt_values, clean_values
+    if direction == "noise":
+        base, old, values = pair.clean, clean_values, corrupt_values
+    values = pair.aligned(values, old, direction)
+    return _finding(pair, scale, direction, *swept(sites, values, base, pair, scale, pair.missing(direction)))
 
 
 def _finding(
@@ -161,11 +166,11 @@ def _finding(
                 {"component": name, "recovered": value} for name, value in cells if is_critical(value, direction)
             ],
             "raw": raw,
-            "per_example": {name: values.tolist() for name, values in examples.items()},
+            "per_example": {name: plain(values) for name, values in examples.items()},
             "by_class": _by_class(pair, examples),
         },
         [*panels, _strongest(cells[:SHOWN], direction)],
-        about=ABOUT,
+        about=ABOUT + ALIGNED,
         tables=[
             effects_table(
                 cells[:SHOWN],
@@ -192,7 +197,12 @@ def recorded(subject: Subject, sites: Sequence[Sweep]) -> list[tuple[str, int]]:
 
 
 def swept(
-    sites: Sequence[Sweep], values: ActivationCache, base: Tokens, pair: Pair, scale: Scale
+    sites: Sequence[Sweep],
+    values: ActivationCache,
+    base: Tokens,
+    pair: Pair,
+    scale: Scale,
+    missing: Bool[np.ndarray, "_pair pos"] | None = None,
 ) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, list[Any]]]:
     """For each sweep: its panel, the share recovered for every pair, and the mean of the metric itself."""
     subject = pair.subject
@@ -209,8 +219,26 @@ def swept(
         recovered = scale.recovered(patched)  # [cell batch]
         examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
         raw[name] = patched.mean(dim=1).reshape(shape).tolist()
+        mask_missing(examples[name], axes, missing)
         panels.append(_panel(name, axes, examples[name].mean(axis=0)))
     return panels, examples, raw
+
+
+def plain(values: Float[np.ndarray, "..."]) -> list[Any]:
+    """As lists, with None where a value is missing."""
+    cells = values.astype(object)
+    cells[np.isnan(values)] = None
+    listed: list[Any] = cells.tolist()
+    return listed
+
+
+def mask_missing(
+    values: Float[np.ndarray, "_pair *_cell"], axes: Sequence[Axis], missing: Bool[np.ndarray, "_pair pos"] | None
+) -> None:
+    """NaN at positions that have no counterpart in the other input of a pair."""
+    at = [i for i, axis in enumerate(axes) if axis.name == "position"]
+    if missing is not None and at:
+        np.moveaxis(values, at[0] + 1, 1)[missing] = np.nan
 
 
 def sweep_of(

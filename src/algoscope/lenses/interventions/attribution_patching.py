@@ -18,12 +18,22 @@ from algoscope.lenses.interventions.activation_patching import (
     USUAL,
     Sweep,
     available,
+    mask_missing,
     name_of_cell,
+    plain,
     recorded,
     sweep_of,
     swept,
 )
-from algoscope.lenses.interventions.contrast_pairs import Answers, Direction, Pair, Scale, by_effect, of_the_gap
+from algoscope.lenses.interventions.contrast_pairs import (
+    ALIGNED,
+    Answers,
+    Direction,
+    Pair,
+    Scale,
+    by_effect,
+    of_the_gap,
+)
 from algoscope.lenses.interventions.metrics import AnyMetric
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
@@ -106,7 +116,7 @@ def attribution_patching(
     Args:
         subject: a causal model, by name or opened.
         clean: the inputs whose answers are to be restored, one or several.
-        corrupt: as many inputs with other answers, each as long in tokens as its clean one.
+        corrupt: as many inputs with other answers, of any length, as for `patch`.
         sites: sweeps, as for `patch`. Of the default ones those are made that the model has.
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
         metric: as for `patch`, but with a gradient: not exact_match.
@@ -146,9 +156,11 @@ def attribution_patching(
         subject.run(tokens, record=recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
     )
     scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
-    runs = _Runs(pair, scale, pair.corrupt, corrupt_values, clean_values)
+    base, old, new = pair.corrupt, corrupt_values, clean_values
     if direction == "noise":
-        runs = _Runs(pair, scale, pair.clean, clean_values, corrupt_values)
+        base, old, new = pair.clean, clean_values, corrupt_values
+    runs = _Runs(pair, scale, base, old, pair.aligned(new, old, direction))
+    missing = pair.missing(direction)
     start = scale.recovered(scale.bottom if direction == "denoise" else scale.top).double().cpu().numpy()
     labels = subject.token_labels(runs.base[0])
     axes: dict[str, tuple[Axis, ...]] = {name: sweep_of(subject, name, runs.new, labels)[0] for name in sites}
@@ -156,9 +168,11 @@ def attribution_patching(
     approximate: dict[str, Cells] = {
         name: start.reshape(-1, *[1] * len(axes[name])) + _cells(effects, name, subject.cfg.n_layers) for name in sites
     }
+    for name, values in approximate.items():
+        mask_missing(values, axes[name], missing)
     n_cells = sum(int(np.prod([len(axis.labels) for axis in of])) for of in axes.values())
     compare = n_cells <= FEW if compare is None else compare
-    exact = swept(sites, runs.new, runs.base, pair, scale)[1] if compare else {}
+    exact = swept(sites, runs.new, runs.base, pair, scale, missing)[1] if compare else {}
     return _finding(runs, direction, n_steps, axes, approximate, exact)
 
 
@@ -222,17 +236,18 @@ def _finding(
             "n_steps": n_steps,
             "baselines": runs.scale.baselines,
             "agreement": agreement,
-            "per_example": {name: values.tolist() for name, values in approximate.items()},
+            "per_example": {name: plain(values) for name, values in approximate.items()},
         },
         panels,
-        about=ABOUT,
+        about=ABOUT + ALIGNED,
         tables=_tables(ordered[:SHOWN], true, agreement),
     )
 
 
 def _agreement(approximate: Cells, exact: Cells) -> dict[str, float | None]:
     """The correlation over pairs and cells, and the largest difference."""
-    left, right = approximate.ravel(), exact.ravel()
+    there = ~np.isnan(exact)
+    left, right = approximate[there], exact[there]
     varies = min(left.std(), right.std()) > 1e-12
     return {
         "correlation": float(np.corrcoef(left, right)[0, 1]) if varies else None,

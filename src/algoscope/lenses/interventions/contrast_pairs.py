@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algoscope.core.errors import PairingError, SubjectError
 from algoscope.core.finding import ResultTable
 from algoscope.core.panel import Mark
+from algoscope.core.sites import KINDS, Site, find_site
 from algoscope.lenses.interventions.metrics import (
     PAIRWISE,
     MetricName,
@@ -19,32 +21,40 @@ from algoscope.lenses.interventions.metrics import (
     measure_of,
     named,
 )
+from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts, Token, texts_of
 from algoscope.tasks.base import Tokens
 
+ALIGNED = (
+    " Inputs of different length are matched token by token: from the start as far as they are equal, the rest from "
+    "the end. A position without a counterpart keeps its own activation, and is shown as missing."
+)
 HALF = 0.5  # least share of the gap of a critical component
 SMALLEST_GAP = 1e-4
 
 Direction = Literal["denoise", "noise"]
 Answers = Token | Sequence[Token] | None
+Counterparts = tuple[list[int], list[int]]
+"""Positions of a clean input, and of its corrupt one, that stand for each other."""
 Cell = tuple[str, float]
 """A patched activation, and the share of the gap that it recovers."""
 
 
 class Pair:
-    """Clean and corrupt sequences [batch pos] of the same length, and where the metric is read.
+    """Clean and corrupt sequences [batch pos], and where the metric is read.
 
     With a task, both sequences contain the right answers up to the first position at which these differ, and the metric
     compares the right tokens there. Without a task it is read at the last position and compares the model's own
     predictions there in the two runs, or the tokens `target` and `rival`. A metric of the user's own is a function of
-    the logits of every position.
+    the logits of every position. Texts of different length are matched token by token (`ALIGNED`).
     """
 
     clean: Tokens
     corrupt: Tokens
     target: Int[Tensor, "batch target"]
     rival: Int[Tensor, "batch rival"]
+    _counterparts: Sequence[Counterparts] = ()  # where the sides differ in length
 
     def __init__(
         self,
@@ -102,21 +112,50 @@ class Pair:
 
     def _of_free_text(self) -> None:
         rows = [[self.subject.to_tokens(text) for text in texts] for texts in (self.cleans, self.corrupts)]
-        for left, right, *shown in zip(*rows, self.cleans, self.corrupts, strict=True):
-            if left.shape != right.shape:
-                raise PairingError(
-                    f"{shown[0]!r} has {left.shape[1]} tokens and {shown[1]!r} has {right.shape[1]}: "
-                    "patching needs inputs of equal length in tokens"
-                )
         self.clean, self.corrupt = (self._stacked(side) for side in rows)
-        last = self.clean.shape[1] - 1
-        self.read = slice(last, last + 1)
+        if self.clean.shape != self.corrupt.shape:
+            self._counterparts = [
+                _matched(*pair) for pair in zip(self.clean.tolist(), self.corrupt.tolist(), strict=True)
+            ]
+        self.read = slice(-1, None)
         self._place = torch.zeros(len(self.clean), dtype=torch.long, device=self.clean.device)
         self.target, self.rival = (
             self.subject.run(tokens, at=self.read)[0].argmax(dim=-1) for tokens in (self.clean, self.corrupt)
         )
 
-    def _stacked(self, side: Sequence[Tokens]) -> Tokens:
+    def aligned(self, values: ActivationCache, base: ActivationCache, direction: Direction) -> ActivationCache:
+        """The values of the other run at the positions of the base run; those without a counterpart keep their own."""
+        if not self._counterparts:
+            return values
+        moved: dict[Site, Tensor] = {}
+        for name in base:
+            site = find_site(name, self.subject.sites)
+            moved[site] = base[name].clone()
+            for row, (here, there) in enumerate(self._by_base(direction)):
+                to, of = [torch.tensor(side) for side in (here, there)]
+                if "key" in KINDS[site.kind].axes:
+                    moved[site][row][:, to[:, None], to] = values[name][row][:, of[:, None], of]
+                else:
+                    moved[site][row, to] = values[name][row, of]
+        return ActivationCache(moved, self.subject.sites)
+
+    def missing(self, direction: Direction) -> Bool[np.ndarray, "batch pos"] | None:
+        """The positions of the base run that have no counterpart; None where all have."""
+        if not self._counterparts:
+            return None
+        base = self.corrupt if direction == "denoise" else self.clean
+        absent = np.ones(tuple(base.shape), dtype=bool)
+        for row, (here, _) in enumerate(self._by_base(direction)):
+            absent[row, here] = False
+        return absent
+
+    def _by_base(self, direction: Direction) -> list[Counterparts]:
+        """Positions of the base run, and their counterparts in the other."""
+        return [
+            (corrupt, clean) if direction == "denoise" else (clean, corrupt) for clean, corrupt in self._counterparts
+        ]
+
+    def _stacked(self, side: Sequence[Int[Tensor, "1 pos"]]) -> Tokens:
         lengths = sorted({tokens.shape[1] for tokens in side})
         if len(lengths) > 1:
             raise PairingError(f"the pairs have different lengths in tokens, {lengths}: patch each length separately")
@@ -152,9 +191,16 @@ class Pair:
         return logits[..., torch.arange(len(self.clean), device=logits.device), self._place, :]
 
     def reading(
-        self, clean: Float[Tensor, "batch read d_vocab"], corrupt: Float[Tensor, "batch read d_vocab"]
+        self, clean: Float[Tensor, "batch read d_vocab"], corrupt: Float[Tensor, "batch other d_vocab"]
     ) -> Reading:
         return Reading(self.at(clean), self.at(corrupt), self.target, self.rival)
+
+
+def _matched(clean: Sequence[int], corrupt: Sequence[int]) -> Counterparts:
+    """Tokens match from the start as far as they are equal, and the rest from the end."""
+    n = min(len(clean), len(corrupt))
+    same = next((i for i in range(n) if clean[i] != corrupt[i]), n)
+    return tuple([*range(same), *range(len(side) - n + same, len(side))] for side in (clean, corrupt))  # type: ignore[return-value]
 
 
 class Scale:

@@ -22,7 +22,7 @@ class Reading:
     or several that count alike."""
 
     clean: Logits
-    corrupt: Logits
+    corrupt: Float[Tensor, "batch *other d_vocab"]
     target: Int[Tensor, "batch target"]
     rival: Int[Tensor, "batch rival"]
 

@@ -16,6 +16,7 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.lenses.interventions.contrast_pairs import (
+    ALIGNED,
     Answers,
     Direction,
     Pair,
@@ -79,7 +80,7 @@ def path_patching(
     Args:
         subject: a causal model, by name or opened.
         clean: the inputs whose answers are to be restored, one or several.
-        corrupt: as many inputs with other answers, each as long in tokens as its clean one.
+        corrupt: as many inputs with other answers, of any length, as for `patch`.
         receiver: `L1H0.q`, `L1H0.k` or `L1H0.v` (of k and v the key/value head, where they are grouped), `L1 MLP`, or
             `logits`.
         mlps: whether MLPs between sender and receiver are frozen, or recomputed (free), so that paths through them
@@ -126,6 +127,7 @@ def path_patching(
     tokens, base, other = (
         (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
     )
+    other = pair.aligned(other, base, direction)
     inputs_of = _direct_inputs if mlps == "frozen" else _inputs_through_mlps
     patched = []
     for chunk in _chunks(senders, tokens):
@@ -320,7 +322,7 @@ def _finding(
             "critical": [row["sender"] for row in rows if is_critical(row["recovered"], direction)],
         },
         _panels(subject, where, senders, values, direction),
-        about=ABOUT,
+        about=ABOUT + ALIGNED,
         tables=[
             effects_table(
                 by_effect(zip(names, values.tolist(), strict=True), direction)[:SHOWN],
