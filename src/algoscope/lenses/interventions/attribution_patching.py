@@ -161,19 +161,24 @@ def attribution_patching(
         base, old, new = pair.clean, clean_values, corrupt_values
     runs = _Runs(pair, scale, base, old, pair.aligned(new, old, direction))
     missing = pair.missing(direction)
-    start = scale.recovered(scale.bottom if direction == "denoise" else scale.top).double().cpu().numpy()
     labels = subject.token_labels(runs.base[0])
     axes: dict[str, tuple[Axis, ...]] = {name: sweep_of(subject, name, runs.new, labels)[0] for name in sites}
-    effects = _effects(runs, recorded(subject, sites), n_steps)
-    approximate: dict[str, Cells] = {
-        name: start.reshape(-1, *[1] * len(axes[name])) + _cells(effects, name, subject.cfg.n_layers) for name in sites
-    }
+    approximate = _approximate(runs, sites, n_steps)
     for name, values in approximate.items():
         mask_missing(values, axes[name], missing)
     n_cells = sum(int(np.prod([len(axis.labels) for axis in of])) for of in axes.values())
     compare = n_cells <= FEW if compare is None else compare
     exact = swept(sites, runs.new, runs.base, pair, scale, missing)[1] if compare else {}
     return _finding(runs, direction, n_steps, axes, approximate, exact)
+
+
+def _approximate(runs: _Runs, sites: Sequence[Sweep], n_steps: int) -> dict[str, Cells]:
+    """The share of the gap that each patch of each sweep recovers."""
+    effects = _effects(runs, recorded(runs.subject, sites), n_steps)
+    start = runs.scale.recovered(runs.scale.bottom if runs.base is runs.pair.corrupt else runs.scale.top)
+    cells = {name: _cells(effects, name, runs.subject.cfg.n_layers) for name in sites}
+    before = start.double().cpu().numpy()
+    return {name: before.reshape(-1, *[1] * (values.ndim - 1)) + values for name, values in cells.items()}
 
 
 def _effects(runs: _Runs, keys: Sequence[tuple[str, int]], n_steps: int) -> dict[tuple[str, int], Tensor]:

@@ -89,8 +89,7 @@ def path_patching(
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
             as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or FILE.py:NAME.
-        target: one token in place of the clean input's answer, or several that count alike.
-        rival: one token, or several, in place of the corrupt input's answer.
+        target, rival: one token, or several that count alike, in place of the clean and of the corrupt input's answer.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -127,14 +126,14 @@ def path_patching(
     tokens, base, other = (
         (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
     )
-    other = pair.aligned(other, base, direction)
     inputs_of = _direct_inputs if mlps == "frozen" else _inputs_through_mlps
+    other = pair.aligned(other, base, direction)
     patched = []
     for chunk in _chunks(senders, tokens):
         values = inputs_of(subject, where, chunk, tokens, base, other, pair.read)
         patched.append(_answers(subject, where, values, tokens, pair, scale))
     recovered = scale.recovered(torch.cat(patched)).double().cpu().numpy()  # [sender batch]
-    choices: dict[str, str] = {"mlps": mlps, "direction": direction, "metric": scale.name}
+    choices = {"mlps": str(mlps), "direction": str(direction), "metric": scale.name}
     return _finding(subject, where, senders, recovered, pair, scale, direction, choices)
 
 
