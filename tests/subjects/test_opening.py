@@ -37,6 +37,15 @@ class Sized:
     def __init__(self, d_model):
         self.d_model = d_model
 
+class Printing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = torch.nn.Embedding(14, 8), torch.nn.Linear(8, 14)
+
+    def forward(self, tokens):
+        print("called", tokens.shape)
+        return self.out(self.embed(tokens))
+
 def number():
     return 3
 
@@ -64,13 +73,26 @@ def test_a_file_names_a_function_or_what_makes_one(file: str, name: str, capsys:
     assert capsys.readouterr().out == ""
 
 
+def test_a_module_of_a_file_takes_weights_and_prints_nothing(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = ag.open(f"{file}:Printing", task=ag.Addition(n_digits=1))
+    assert first.note.startswith("a black box: a module that is not converted (the module has no attention)")
+    weights = {"embed.weight": torch.eye(14, 8), "out.weight": torch.ones(14, 8), "out.bias": torch.arange(14.0)}
+    torch.save({"model": {f"module.{name}": value for name, value in weights.items()}}, "w.pt")
+    loaded = ag.open(f"{file}:Printing?weights=w.pt", task=ag.Addition(n_digits=1))
+    assert loaded([[1, 2]])[0, 1].tolist() == [1.0 + i for i in range(14)]
+    Path("rule.py").write_text(RULE.replace("Printing", "Adding").replace("self.out", "self.head"))
+    with pytest.raises(AlgoscopeError, match=r"the weights in w.pt do not fit rule.py:Adding: RuntimeError"):
+        ag.open(f"{file}:Adding?weights=w.pt", task=ag.Addition(n_digits=1))
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         (":with_size", r"rule.py:with_size needs d_model, n_heads: write a function without arguments in the file"),
         (":Sized", r"rule.py:Sized needs d_model: write a function"),
         (":number", r"rule.py:number\(\) makes an int, not a model: return an nn.Module"),
-        (":broken", r"rule.py cannot be run, line 31: RuntimeError: no weights here"),
+        (":broken", r"rule.py cannot be run, line 40: RuntimeError: no weights here"),
         (":TASK", r"is an Addition, not a model; known in this file: add, Adder, make"),
         (":ad", r"unknown name in rule.py 'ad': did you mean 'add'"),
         (":add?weights=w.pt", r"is no module of PyTorch, so it takes no weights"),
