@@ -87,6 +87,7 @@ def peak(folder: str, dtype: torch.dtype) -> int:
     """The largest memory of a process that opens a folder, in bytes."""
     code = f"""
 from pathlib import Path
+import algoscope as ag
 ag.open("hf:{folder}", dtype="{str(dtype).removeprefix("torch.")}")
 print(*(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))"""
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
