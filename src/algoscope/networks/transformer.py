@@ -28,6 +28,7 @@ from algoscope.config import BY_DIGIT, ModelConfig
 from algoscope.core.errors import ConfigError
 from algoscope.core.sites import Site
 from algoscope.networks._activations import ACTIVATIONS
+from algoscope.networks._embedding_table import embedding_table
 from algoscope.networks._model_sites import shape_of, sites_of
 from algoscope.networks.attention_kernels import add_ones, scale_and_bias, soft_cap, softmax_over_keys
 from algoscope.networks.kv_cache import AttendedKeys, KeyValueCache
@@ -236,15 +237,13 @@ class Transformer(nn.Module):
         self.cfg = cfg
         self.position_ids: Int[Tensor, "sequence"] | None = None
         """The row of the position table for each position, for `coupled` and `abacus` (`digit_positions`)."""
-        self.embed = nn.Embedding(cfg.d_vocab, cfg.d_model)
-        self.pos_embed = nn.Embedding(cfg.n_positions, cfg.d_model) if cfg.positions in LEARNED else None
+        self.embed = embedding_table(cfg.d_vocab, cfg.d_model)
+        self.pos_embed = embedding_table(cfg.n_positions, cfg.d_model) if cfg.positions in LEARNED else None
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.ln_final = make_norm(cfg, "ln_final", None)
-        self.unembed: nn.Linear | HeadBias | None = None
+        self.unembed: nn.Linear | HeadBias | None = HeadBias(cfg.n_logits) if cfg.head_bias else None
         if not cfg.tied_head:
             self.unembed = nn.Linear(cfg.d_model, cfg.n_logits, bias=cfg.head_bias)
-        elif cfg.head_bias:
-            self.unembed = HeadBias(cfg.n_logits)
 
     def block(self, layer: int) -> Block:
         """A block by its layer."""
