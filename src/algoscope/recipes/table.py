@@ -57,5 +57,27 @@ RECIPES = Table(
             "algoscope.recipes.reversal:reverse5",
             "reversal of 5 letters, one head, 4,960 parameters: certified in seconds",
         ),
+        "max_of_two": Entry(
+            "algoscope.recipes.small:max_of_two", "the larger of two numbers: right on all 4,096 prompts; seconds"
+        ),
+        "max_of": Entry(
+            "algoscope.recipes.small:max_of", "the largest of three numbers: right on all 4,096 prompts; seconds"
+        ),
+        "palindromes": Entry(
+            "algoscope.recipes.small:palindromes", "palindromes of eight letters: right on all 256 words; seconds"
+        ),
+        "brackets": Entry(
+            "algoscope.recipes.small:brackets", "balanced brackets, ten of them: right on all 1,024 prompts; seconds"
+        ),
+        "sorted_list": Entry(
+            "algoscope.recipes.small:sorted_list", "four digits in order: right on all 4,096 prompts; seconds"
+        ),
+        "first_unique": Entry(
+            "algoscope.recipes.small:first_unique",
+            "the first letter that occurs once: right on all 1,024 words; seconds",
+        ),
+        "cumulative_sum": Entry(
+            "algoscope.recipes.small:cumulative_sum", "running sums modulo 8: right on all 4,096 prompts; seconds"
+        ),
     },
 )
