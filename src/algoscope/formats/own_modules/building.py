@@ -200,8 +200,7 @@ class _Builder:
             self.add(f"{name}.{letter}.weight", weight, *(one.weight for one in maps))
             if any(one.bias for one in maps):
                 self.fields["attn_bias"] = True
-                # a map without a bias gives zeros of its own type
-                self.add(f"{name}.{letter}.bias", bias, *(w for one in maps for w in (one.weight, one.bias)))
+                self.add(f"{name}.{letter}.bias", bias, *(one.bias for one in maps))
 
     def _qk_norm(
         self,
@@ -259,7 +258,7 @@ class _Builder:
 
         self.add(f"{name}.weight", weight, one.weight, of_factor)
         if one.bias is not None or added is not None:
-            self.add(f"{name}.bias", bias, one.bias or one.weight, of_factor, of_added)
+            self.add(f"{name}.bias", bias, one.bias, of_factor, of_added)
             self.fields["mlp_bias" if ".mlp." in name else "attn_out_bias"] = True
 
     # ------------------------------------------------------------------ norms
@@ -343,7 +342,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _bias_of(one: LinearMap, places: Places) -> Tensor:
     if one.bias is None:
-        return torch.zeros(one.n_out, dtype=places[one.weight.place].dtype)
+        return torch.zeros(one.n_out, dtype=torch.float64)
     return one.bias.of(places)
 
 

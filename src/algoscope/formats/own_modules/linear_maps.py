@@ -5,7 +5,7 @@ read as x [row in] @ W.T [in out] + b, with where its weight and bias come from,
 from another run of the module.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,18 @@ from torch import Tensor
 
 from algoscope.formats.own_modules.tracing import Event, Value
 
-Places = dict[tuple[int, int], Tensor]
-"""Weights of a run: the argument of an event, by its index and position."""
+
+class Places:
+    """Weights of a run by their place, the index of an event and the position of an argument: as the module has them,
+    or in float64, made when they are asked for, since all at once would not fit.
+    """
+
+    def __init__(self, values: Mapping[tuple[int, int], Value], stored: bool) -> None:
+        self.values, self.stored = values, stored
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
+        value = self.values[place]
+        return value.raw if self.stored else value.tensor
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,14 @@ class ModuleRuns:
         last = max(wanted)
         recorder = Recorder(self.weights, self.own_type, seed, lambda index: index in wanted, last, _noise())
         self._run(recorder, tokens)
-        found: Places = {}
+        found: dict[tuple[int, int], Value] = {}
         for event in recorder.events:
             for i, arg in enumerate(event.args):
                 if (event.index, i) in places and isinstance(arg, Value):
-                    found[event.index, i] = arg.raw if stored else arg.tensor
+                    found[event.index, i] = arg
         if set(found) != places:
             raise Unexplained("run", "it computes something else with other weights")
-        return found
+        return Places(found, stored)
 
     def events_at(self, indices: set[int], tokens: Tensor) -> Run:
         """Some events of a run on noise, with all up to the embedding where that is among them."""
