@@ -19,7 +19,7 @@ from algoscope.formats.own_modules.linear_maps import factors, linear_maps
 from algoscope.formats.own_modules.module_runs import COSTLY, LONGEST, SEED, ModuleRuns
 from algoscope.formats.own_modules.outputs import Output, fit_output
 from algoscope.formats.own_modules.rotary_fitting import exact_table
-from algoscope.formats.own_modules.safe_copy import SMALL, copy_of, float_type, unwrapped
+from algoscope.formats.own_modules.safe_copy import SMALL, copy_of, float_type, release_freed_memory, unwrapped
 from algoscope.formats.own_modules.structure import Structure, read_structure
 from algoscope.formats.own_modules.tracing import OwnWeightWritten, Unexplained, Value, Weights
 from algoscope.networks.transformer import Transformer
@@ -238,6 +238,8 @@ class _Attempt:
                 value.zero_()
             else:
                 raise Unexplained(name, f"nothing in it is our {name}")
+        if not self.in_float64:
+            release_freed_memory()
         if extra := set(makes) - set(weights):
             raise Unexplained(min(extra), f"ours has no {min(extra)}")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from algoscope.formats.own_modules.calling import Call, why
 from algoscope.formats.own_modules.embedding_reading import Run, embedding_event
 from algoscope.formats.own_modules.linear_maps import Places
+from algoscope.formats.own_modules.safe_copy import SMALL, release_freed_memory
 from algoscope.formats.own_modules.tracing import (
     AT_EMBEDDING,
     Event,
@@ -152,6 +153,8 @@ class ModuleRuns:
         with recording(self.module, recorder):
             recorder.mark(tokens)
             out = self.call(self.module, tokens)
+        if self.n_parameters > SMALL:
+            release_freed_memory()
         return out
 
 
