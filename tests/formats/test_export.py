@@ -307,7 +307,7 @@ def test_the_command_writes_and_says_what(run, tmp_path: Path) -> None:
         (["--to", "onnx", "--out", "it.pt"], r"--out it\.pt: onnx is written to a file that ends in \.onnx"),
         (["--to", "onnx", "--out", "it.onnx", "--naming", "legacy"], r"--naming is for --to transformerlens, not onnx"),
         (["--to", "transformerlens", "--out", "it.safetensors", "--naming", "old"], r"unknown naming 'old'.*current"),
-        (["--to", "huggingface", "--out", "it"], r"its blocks have no norms: export --to transformerlens or onnx"),
+        (["--to", "huggingface", "--out", "it"], r"its blocks have no norms: export --to onnx"),
     ],
 )
 def test_mistakes_are_one_line(args: list[str], message: str, run, tmp_path: Path, monkeypatch) -> None:

@@ -67,6 +67,12 @@ def shown(value: object) -> str:
     return kind if len(text.splitlines()) > 1 or " at 0x" in text else text
 
 
+def some_of(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
 def with_article(noun: str) -> str:
     """`a Run`, `an int`."""
     return f"{'an' if noun[0] in 'aeiouAEIO' else 'a'} {noun}"
@@ -105,7 +111,7 @@ class EditError(AlgoscopeError):
 
 
 class PairingError(AlgoscopeError):
-    """A clean and a corrupt input that cannot be compared, such as inputs of different lengths."""
+    """A clean and a corrupt input that cannot be compared, such as two with the same answer."""
 
 
 class CheckpointError(AlgoscopeError):

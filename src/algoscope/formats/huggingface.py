@@ -55,9 +55,7 @@ def model_to_files(model: Transformer, out: Path, facts: Mapping[str, str]) -> d
         _refuse("Llama", _not_llama(cfg))
         config, weights = _llama_config(cfg), _llama_weights(model)
     else:
-        raise SubjectError(
-            "no class of Hugging Face is this model: its blocks have no norms: export --to transformerlens or onnx"
-        )
+        raise SubjectError("no class of Hugging Face is this model: its blocks have no norms: export --to onnx")
     config |= {
         "vocab_size": cfg.d_vocab, "tie_word_embeddings": cfg.tied_head, "bos_token_id": None, "eos_token_id": None,
         "dtype": str(model.embed.weight.dtype).removeprefix("torch."), "algoscope": dict(facts),
@@ -73,8 +71,8 @@ def _refuse(shape: str, reasons: Mapping[str, bool]) -> None:
     for reason, true in reasons.items():
         if true:
             raise SubjectError(
-                f"no class of Hugging Face is this model: of the {shape} shape, but {reason}: "
-                "export --to transformerlens or onnx"
+                f"no class of Hugging Face is this model: of the {shape} shape, but {reason}: export --to onnx, which "
+                "takes every model"
             )
 
 

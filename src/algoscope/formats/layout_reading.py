@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from algoscope.core.errors import CheckpointError
+from algoscope.core.errors import CheckpointError, some_of
 from algoscope.formats.layouts import BUFFERS, LAYOUTS, OURS, TOGETHER, UNGATED, Layout, reorder_axes
 
 STATED = "the config or settings"
@@ -101,7 +101,7 @@ def tensors_to_layout(
     if most == 0:
         raise CheckpointError(
             f"{source}: no weight in it has a name of {'the layout' if layout else 'a layout'} "
-            f"{', '.join(one.name for one in candidates)}; it has {some(rest)}{_hint(rest)}"
+            f"{', '.join(one.name for one in candidates)}; it has {some_of(map(repr, rest))}{_hint(rest)}"
         )
     candidates = [one for one in candidates if len(parts_of[one.name]) == most]
     where = parts_of[candidates[0].name]
@@ -173,8 +173,8 @@ def aliases(weights: Mapping[str, Tensor], where: Mapping[str, object], source: 
             lines.append(f"{name}, which is {twin} again")
     if unknown:
         raise CheckpointError(
-            f"{source} has {some(unknown)}, which no part of our transformer corresponds to: it is another kind of "
-            "model, or has names that are not known"
+            f"{source} has {some_of(map(repr, unknown))}, which no part of our transformer corresponds to: it is "
+            "another kind of model, or has names that are not known"
         )
     return lines
 
@@ -194,7 +194,9 @@ def complete_parts(where: Mapping[str, tuple[str, int | None]], layout: Layout, 
         if missing:
             rows = {**OURS, **layout.rows}
             names = [rows[part][0].replace("*", str(layer)) for part in rows if part in missing]
-            raise CheckpointError(f"{source} lacks {some(names)}; it has blocks {sorted(blocks) or 'none'}")
+            raise CheckpointError(
+                f"{source} lacks {some_of(map(repr, names))}; it has blocks {sorted(blocks) or 'none'}"
+            )
     parts = every | {part for part, layer in where.values() if layer is None}
     if "embed" not in parts:
         raise CheckpointError(f"{source} lacks {layout.rows['embed'][0]!r}, the token embedding")
@@ -307,11 +309,6 @@ def _either(
     layouts = [layout for _, layout in fitting.values() if layout in LAYOUTS]
     which = "|".join(layouts or LAYOUTS)
     return f"{name} {list(shapes[name])} could be {could}, and no other weight shows which: say --layout {which}"
-
-
-def some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(map(repr, listed[:3])) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def _hint(names: Iterable[str]) -> str:

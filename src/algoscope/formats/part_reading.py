@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from algoscope.core.errors import CheckpointError
+from algoscope.core.errors import CheckpointError, some_of
 from algoscope.formats._part_names import NamedPart, named_parts
 from algoscope.formats.layout_reading import (
     LayoutReading,
@@ -24,7 +24,6 @@ from algoscope.formats.layout_reading import (
     complete_parts,
     divisors,
     solve,
-    some,
 )
 from algoscope.formats.layouts import CHOICES, OURS, UNGATED, Layout, Row, reorder_axes
 
@@ -126,7 +125,9 @@ def parts_to_layout(
     named = named_parts({name: tuple(value.shape) for name, value in rest.items()})
     left_out = aliases(rest, named.of, source)
     if not any(at.part == "embed" for at in named.of.values()):
-        raise CheckpointError(f"{source} lacks a token embedding, such as 'embed.weight'; it has {some(rest)}")
+        raise CheckpointError(
+            f"{source} lacks a token embedding, such as 'embed.weight'; it has {some_of(map(repr, rest))}"
+        )
     parts = _together({name: (at, rest[name]) for name, at in named.of.items()}, source)
     choices = {"rotary_pairs": read_as.get("rotary_pairs") or _usual_pairs(rest)}
     d_model = _d_model(parts)

@@ -283,4 +283,5 @@ def _check(model: Transformer, naming: str) -> None:
         }
     for what, true in cannot.items():
         if true:
-            raise SubjectError(f"TransformerLens has no such model in its {naming} naming: it {what}")
+            way = "" if "--naming" in what else "; export --to onnx, which takes every model"
+            raise SubjectError(f"TransformerLens has no such model in its {naming} naming: it {what}{way}")

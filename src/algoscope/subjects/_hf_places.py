@@ -1,7 +1,7 @@
 """Where a Hugging Face model is: its config, its weights, its tokenizer, and the base model of an adapter."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from algoscope.subjects._hf_adapters import Adapter, find_adapter
 from algoscope.subjects._hf_configs import family_of
 from algoscope.subjects._hf_families import FAMILIES
 from algoscope.subjects.hf_tokenizer import FILES
-from algoscope.subjects.subject import FLOATS
+from algoscope.subjects.subject import float_type
 from algoscope.tasks.specs import query_fields
 
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the library's environment variables for offline mode
@@ -61,15 +61,12 @@ def find_place(name: str, rest: str) -> Place:
     for option in options:
         if option not in OPTIONS:
             raise UnknownNameError("option of an hf: name", option, OPTIONS)
-    floats = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
-    dtype = options.get("dtype")
-    if dtype is not None and dtype not in floats:
-        raise UnknownNameError("float type", dtype, floats)
+    dtype = float_type(options.get("dtype"))
     base = options.get("base")
     place = _find(name, where if step is None else f"{where}@{step}", base and str(user_path(base)))
     if base is not None and place.adapter is None:
         raise SubjectError(f"{name} is no adapter, so it has no base model: leave out base={base}")
-    return replace(place, dtype=None if dtype is None else floats[dtype])
+    return replace(place, dtype=dtype)
 
 
 def _find(name: str, rest: str, base: str | None) -> Place:
@@ -152,11 +149,6 @@ def _copied_classes(plain: Mapping[str, Any]) -> str:
     asked = {key: str(auto_map[key]).rpartition(".")[2] for key in CLASSES if key in auto_map}
     own = all(CLASSES[key].get(family) == name for key, name in asked.items())
     return ", ".join(asked.values()) if own else ""
-
-
-def some_of(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
 def reason_of(error: Exception) -> str:

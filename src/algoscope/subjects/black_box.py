@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from algoscope.core.ambient import find_device
-from algoscope.core.errors import SubjectError, shortened, shown
+from algoscope.core.errors import SubjectError, shortened, shown, some_of, with_article
 from algoscope.core.own_code import reason
 from algoscope.formats.own_modules.calling import LOGITS, MASKS, Call, ways_to_call
 from algoscope.formats.own_modules.safe_copy import loose_tensors, unwrapped
@@ -112,8 +112,6 @@ def _network(
     convert: Callable[[torch.dtype], LogitsOnly] | None = None,
 ) -> LogitsOnly:
     """The network, its sizes read from what it returns."""
-    if n_ctx is not None and (type(n_ctx) is not int or n_ctx < 1):
-        raise SubjectError(f"n_ctx must be a number of tokens from 1 on, not {shown(n_ctx)}")
     read = partial(_logits, call, name)
     tokens = _some_tokens(task, device)
     logits = read(tokens)
@@ -177,8 +175,11 @@ def _tensor_in(result: Any) -> Any:
 
 
 def _described(result: Any) -> str:
-    kind = f"a tensor of {str(result.dtype).removeprefix('torch.')} " if isinstance(result, Tensor) else ""
-    return f"{kind}{list(result.shape)} on {result.device}" if kind else shown(result)
+    if isinstance(result, Tensor):
+        return f"a tensor of {str(result.dtype).removeprefix('torch.')} {list(result.shape)} on {result.device}"
+    if isinstance(result, Mapping):
+        return f"{with_article(type(result).__name__)} with {some_of(map(repr, result))} and no 'logits'"
+    return shown(result)
 
 
 def _copied(module: nn.Module, name: str) -> nn.Module:

@@ -23,7 +23,7 @@ from algoscope.runs.summary import ImportedFrom, Inference, RunSummary
 from algoscope.subjects._task_inference import infer_task, said_by
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
-from algoscope.tasks.specs import query_fields
+from algoscope.tasks.specs import query_fields, take_task
 from algoscope.tasks.table import TASKS
 
 SMALLEST = {  # of each task whose format is inferred: what any model of it can read
@@ -186,12 +186,10 @@ def open_foreign(name: str, rest: str, directory: Path, device: str, task: Task 
     """
     path, _, query = split_name(rest, os.path.isfile)
     fields = query_fields(name, query)
-    spec: str | Task | None = fields.pop("task", None)
-    if spec is not None and task is not None:
-        raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
+    spec = take_task(name, fields, task)
     settings: dict[str, Any] = dict(fields)
-    if task is not None:
-        spec, settings = _named(task, settings)
+    if isinstance(spec, Task):
+        spec, settings = _named(spec, settings)
     if spec is None:
         raise SubjectError(
             f"{name!r} does not name the task of the model: write {name}{'&' if query else '?'}task=modular "

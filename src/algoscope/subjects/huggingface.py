@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from algoscope.config import ModelConfig
-from algoscope.core.errors import CheckpointError, ConfigError, SubjectError
+from algoscope.core.errors import CheckpointError, ConfigError, SubjectError, some_of
 from algoscope.networks.transformer import Transformer
 from algoscope.subjects._hf_adapters import merge
 from algoscope.subjects._hf_configs import ACTIVATIONS, check_config, rotary_fields, windows_of
-from algoscope.subjects._hf_places import Place, find_place, quiet, reason_of, some_of
+from algoscope.subjects._hf_places import Place, find_place, quiet, reason_of
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.hf_tokenizer import end_tokens, find_tokenizer
 from algoscope.subjects.subject import Subject
@@ -128,13 +128,13 @@ def _check_weights(report: Mapping[str, Any], name: str) -> None:
     says. Buffers that the library itself ignores are not in its report, and some of its old versions no weights.
     """
     if report["missing_keys"]:
-        raise CheckpointError(f"{name}: weights are missing: {some_of(report['missing_keys'])}")
+        raise CheckpointError(f"{name}: weights are missing: {some_of(sorted(report['missing_keys']))}")
     for key, *shapes in sorted(report["mismatched_keys"]):
         got, wanted = (list(shape) for shape in shapes)
         raise CheckpointError(f"{name}: {key} has shape {got} in its files, its config says {wanted}")
     if unknown := [key for key in report["unexpected_keys"] if not BUFFERS.search(key)]:
         raise CheckpointError(
-            f"{name}: its files have weights that its config does not describe: {some_of(unknown)}; "
+            f"{name}: its files have weights that its config does not describe: {some_of(sorted(unknown))}; "
             "correct its config.json, or write the folder again with `save_pretrained`"
         )
 
@@ -184,7 +184,7 @@ def convert(source: Any, name: str = "the model") -> Transformer:
     weights |= _head_weights(cfg, head, weights)
     heads = {f"{key}.{kind}" for key, module in source.named_modules() if module is head for kind in ("weight", "bias")}
     if unread := state.unread - heads:
-        raise SubjectError(f"{name}: its weights {some_of(unread)} are none of a plain {type(source).__name__}")
+        raise SubjectError(f"{name}: its weights {some_of(sorted(unread))} are none of a plain {type(source).__name__}")
     with torch.device("meta"):
         model = Transformer(cfg)
     try:

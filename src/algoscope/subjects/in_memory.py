@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from algoscope.core.ambient import find_device
-from algoscope.core.errors import CheckpointError, SubjectError, TaskMismatchError, UnknownNameError, with_article
+from algoscope.core.errors import (
+    CheckpointError,
+    SubjectError,
+    TaskMismatchError,
+    UnknownNameError,
+    shown,
+    with_article,
+)
 from algoscope.core.files import user_path
 from algoscope.core.own_code import load_named, reason, running
 from algoscope.core.registry import Entry, Table
@@ -27,7 +34,7 @@ from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.black_box import black_box
 from algoscope.subjects.subject import Subject
 from algoscope.tasks.base import Task
-from algoscope.tasks.specs import find_task, query_fields
+from algoscope.tasks.specs import as_task, query_fields, take_task
 
 COMMON = ("task", "tokenizer", "device", "dtype", "runs_dir")  # options of every model
 LOADED = Table(
@@ -52,28 +59,27 @@ def open_object(
 
     Raises SubjectError for what is no model, and why a model cannot be opened.
     """
-    name, options = name or _name_of(model), dict(options or {})
+    name = name or _name_of(model)
     if isinstance(model, type):
         raise SubjectError(f"{name} is a class: give one that was made, such as {name}()")
+    n_ctx = _longest(model, options or {})
     if isinstance(model, Transformer):
-        refuse_options(options)
         ours = copy.deepcopy(model).to(device or model.embed.weight.device, dtype)
         task, line = (task, "") if task is None else task_of_model(ours, task, ours.cfg.n_ctx)
         subject = Subject(name, ours, task, text=text_of(tokenizer, model.cfg.d_vocab))
         subject.note = line
         return subject
     if not isinstance(model, nn.Module):
-        refuse_options(options, ["n_ctx"])
-        return black_box(model, name, task, tokenizer, device, dtype, **options)
+        return black_box(model, name, task, tokenizer, device, dtype, n_ctx=n_ctx)
     try:
-        return _converted(model, name, task, tokenizer, device, dtype, options)
+        return _converted(model, name, task, tokenizer, device, dtype, n_ctx)
     except SubjectError as error:
         if task is None and tokenizer is None:
             way = "with a task (task=, --task) or a tokenizer it serves as a black box, of which only logits are known"
             raise SubjectError(f"{name} is not converted: {error}; {way}") from error
         why = f"a module that is not converted ({error})"
         try:
-            return black_box(model, name, task, tokenizer, device, dtype, why, options.get("n_ctx"))
+            return black_box(model, name, task, tokenizer, device, dtype, why, n_ctx)
         except SubjectError as other:
             raise SubjectError(
                 f"{name} is not converted: {error}; nor does it serve as a black box: {other}"
@@ -87,14 +93,13 @@ def _converted(
     tokenizer: Any,
     device: str | torch.device | None,
     dtype: torch.dtype | None,
-    options: Mapping[str, Any],
+    n_ctx: int | None,
 ) -> Subject:
-    inner = unwrapped(model)
-    if any(kind.__name__ == "PreTrainedModel" for kind in type(inner).__mro__):
-        refuse_options(options)
+    if _is_of_transformers(model):
+        inner = unwrapped(model)
         opened: Subject = LOADED.load("transformers")(inner, name, tokenizer, find_device(device or "cpu"), dtype)
         return opened if task is None else opened.with_task(task)
-    others = (tokenizer, find_device(device or "cpu"), dtype, options)
+    others = (tokenizer, find_device(device or "cpu"), dtype, n_ctx)
     try:
         opened = LOADED.load("module")(model, name, task, *others)
     except TaskMismatchError:
@@ -110,6 +115,23 @@ def _with_task(opened: Subject, task: Task, tokenizer: Any) -> Subject:
     changed = Subject(opened.name, opened.model, found, text=text_of(tokenizer, opened.cfg.d_vocab))
     changed.note = "; ".join(filter(None, (line, opened.note)))
     return changed
+
+
+def _is_of_transformers(model: Any) -> bool:
+    """Whether a model is one of `transformers`, which is not loaded to find out."""
+    return isinstance(model, nn.Module) and any(
+        kind.__name__ == "PreTrainedModel" for kind in type(unwrapped(model)).__mro__
+    )
+
+
+def _longest(model: Any, options: Mapping[str, Any]) -> int | None:
+    """The longest input that the option `n_ctx` asks for; models with a config of their own do not have the option."""
+    has_config = isinstance(model, Transformer) or _is_of_transformers(model)
+    refuse_options(options, [] if has_config else ["n_ctx"])
+    n_ctx = options.get("n_ctx")
+    if n_ctx is not None and (type(n_ctx) is not int or n_ctx < 1):
+        raise SubjectError(f"n_ctx must be a number of tokens from 1 on, not {shown(n_ctx)}")
+    return n_ctx
 
 
 def refuse_options(options: Mapping[str, Any], known: Sequence[str] = ()) -> None:
@@ -144,9 +166,7 @@ def open_named(
     """
     address, _, query = split_name(rest, _names_file)
     fields = query_fields(name, query)
-    weights, spec = fields.pop("weights", None), fields.pop("task", None)
-    if spec is not None and task is not None:
-        raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
+    weights, wanted = fields.pop("weights", None), take_task(name, fields, task)
     value, code = load_named(address, "a model", callable)
     model: Any = value
     if _makes_one(model, address):
@@ -157,10 +177,9 @@ def open_named(
             raise SubjectError(f"{address}() makes {kind}, not a model: return an nn.Module")
     if weights is not None:
         model = _with_weights(model, address, user_path(weights))
-    wanted = task if spec is None else find_task(spec)
     options = {key: int(text) if text.isdecimal() else text for key, text in fields.items()}
     with redirect_stdout(sys.stderr):  # a module may print as it runs
-        return open_object(model, name, wanted, tokenizer, device, dtype, options)
+        return open_object(model, name, None if wanted is None else as_task(wanted), tokenizer, device, dtype, options)
 
 
 def _names_file(address: str) -> bool:

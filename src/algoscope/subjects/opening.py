@@ -11,13 +11,13 @@ import torch
 
 from algoscope.core.ambient import find_device, settled
 from algoscope.core.arguments import Folder, Form, checked_arguments
-from algoscope.core.errors import SubjectError, UnknownNameError
+from algoscope.core.errors import SubjectError
 from algoscope.core.files import user_path
 from algoscope.runs.paths import runs_directory
 from algoscope.runs.run_folder import Run
 from algoscope.subjects.in_memory import open_object, refuse_options
 from algoscope.subjects.stored import run_subject
-from algoscope.subjects.subject import FLOATS, Subject
+from algoscope.subjects.subject import FLOATS, Subject, float_type
 from algoscope.subjects.table import FORMS
 from algoscope.tasks.base import Task
 from algoscope.tasks.specs import find_task
@@ -75,10 +75,12 @@ def open_subject(
         task: what the model is asked, as a value or by name; None: the task that it was trained on.
         tokenizer: one of `transformers` or `tokenizers`, or the characters of the tokens in order; None: its own, or
             the vocabulary of the task.
-        device: a PyTorch device, such as `cpu` or `cuda`; None: `cpu`.
-        dtype: the float type of the weights, such as `float64`; None: that in which they are stored.
+        device: a PyTorch device, such as `cpu` or `cuda`; None: `cpu`, and for a `Transformer` or a black box where it
+            is.
+        dtype: the float type of the weights, such as `float64`; None: that in which they are stored, and float32 for
+            `hf:`.
         runs_dir: the folder of runs; None: `$ALGOSCOPE_RUNS`, else `runs`.
-        options: for a module: what cannot be read from it, such as `n_heads`; for a function: `n_ctx`.
+        options: for a module or a function: `n_ctx`, the longest input in tokens.
     Returns:
         The model as a `Subject`.
     Raises:
@@ -151,15 +153,6 @@ def _changed(
     if device not in (None, subject.device):
         subject = subject.with_model(copy.deepcopy(subject.model).to(device))
     return subject if dtype in (None, subject.dtype) else subject.to_dtype(dtype)
-
-
-def float_type(name: str | torch.dtype | None) -> torch.dtype | None:
-    """A type of weights by name. Raises UnknownNameError for another."""
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
-    key = str(name).removeprefix("torch.")
-    if name is not None and key not in known:
-        raise UnknownNameError("float type", key, known)
-    return known.get(key)
 
 
 def measurement(function: Callable[P, R]) -> Callable[P, R]:

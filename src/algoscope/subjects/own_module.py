@@ -1,20 +1,17 @@
 """A module of PyTorch in memory, opened as a subject."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from algoscope.core.ambient import settled
-from algoscope.core.errors import SubjectError, UnknownNameError, shown
+from algoscope.core.errors import some_of
 from algoscope.formats.own_modules.conversion import Conversion, convert
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
 from algoscope.tasks.base import Task
-
-OPTIONS = ("n_ctx",)
 
 
 @settled()
@@ -25,21 +22,15 @@ def open_module(
     tokenizer: Any,
     device: torch.device,
     dtype: torch.dtype | None,
-    options: Mapping[str, Any],
+    n_ctx: int | None = None,
 ) -> Subject:
     """A module of PyTorch that maps tokens to logits, converted to our transformer and compared with it.
 
     The module, its mode, its gradients and its hooks stay as they are. `note` of the subject says how far both differ;
-    `n_ctx` among the options limits the length of inputs.
+    `n_ctx` limits the length of inputs.
 
     Raises SubjectError, naming the part, for a module that is no transformer of ours.
     """
-    for option in options:
-        if option not in OPTIONS:
-            raise UnknownNameError("option of a module", option, OPTIONS)
-    n_ctx = options.get("n_ctx")
-    if n_ctx is not None and (type(n_ctx) is not int or n_ctx < 1):
-        raise SubjectError(f"n_ctx must be a number of tokens from 1 on, not {shown(n_ctx)}")
     conversion = convert(module, n_ctx, at_least=1 if task is None else task.n_ctx)
     model = conversion.model.to(device, dtype)
     text = text_of(tokenizer, model.cfg.d_vocab) or (Numbers(model.cfg.d_vocab) if task is None else None)
@@ -60,11 +51,7 @@ def account_of(conversion: Conversion) -> str:
     if conversion.probabilities:
         lines.append(f"the module returns a {conversion.probabilities}, this model the logits before it")
     if conversion.unused:
-        lines.append(f"left out, since no logit depends on it: {_some(conversion.unused)}")
+        lines.append(f"left out, since no logit depends on it: {some_of(conversion.unused)}")
     if conversion.rounded:
-        lines.append(f"computed without its rounding: {_some(conversion.rounded)}")
+        lines.append(f"computed without its rounding: {some_of(conversion.rounded)}")
     return "; ".join(lines)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from algoscope.core.ambient import settled
 from algoscope.core.arguments import checked_arguments
-from algoscope.core.errors import SubjectError, TaskMismatchError
+from algoscope.core.errors import SubjectError, TaskMismatchError, UnknownNameError
 from algoscope.core.finding import Finding, ResultTable
 from algoscope.core.panel import Panel
 from algoscope.networks.digit_positions import at_width_of
@@ -299,6 +299,15 @@ class Subject(Reader):
             got=self.text.decode(self._until_end(answer[0].tolist())),
             expected=self.text.decode(sequence[n:]),
         )
+
+
+def float_type(name: str | torch.dtype | None) -> torch.dtype | None:
+    """A type of weights by name. Raises UnknownNameError for another."""
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+    key = str(name).removeprefix("torch.")
+    if name is not None and key not in known:
+        raise UnknownNameError("float type", key, known)
+    return known.get(key)
 
 
 def _fitted(name: str, model: Network, task: Task) -> Network:

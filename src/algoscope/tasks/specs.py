@@ -21,8 +21,6 @@ from algoscope.tasks._plain import Inputs
 from algoscope.tasks.base import Task, Tokens
 from algoscope.tasks.table import TASKS
 
-GRAMMAR = "a name (algoscope tasks lists them), NAME?FIELD=VALUE, or a class of your own, FILE.py:CLASS"
-
 
 def find_task(spec: str) -> Task:
     """The task that a text names: `NAME`, `FILE.py:CLASS`, either with fields, `?FIELD=VALUE&...`.
@@ -62,6 +60,17 @@ def query_fields(name: str, query: str) -> dict[str, str]:
         if not field or not equals or [other for other, _, _ in pairs].count(field) > 1:
             raise SubjectError(f"{name!r}: write {field or 'FIELD'}=VALUE after the '?', each field once")
     return {field: unquote(value) for field, _, value in pairs}
+
+
+def take_task(name: str, fields: dict[str, str], task: Task | None) -> Task | str | None:
+    """The task of a model: that of `?task=`, which is taken out of the fields of its name, or the one given beside it.
+
+    Raises SubjectError where there are both.
+    """
+    spec = fields.pop("task", None)
+    if spec is not None and task is not None:
+        raise SubjectError(f"{name!r} names a task, and so does --task (task=): leave out one")
+    return task if spec is None else spec
 
 
 def changed_task(task: Task, fields: Mapping[str, object]) -> Task:
