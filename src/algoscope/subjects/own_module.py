@@ -8,6 +8,7 @@ from torch import nn
 from algoscope.core.ambient import settled
 from algoscope.core.errors import some_of
 from algoscope.formats.own_modules.conversion import Conversion, convert
+from algoscope.formats.own_modules.safe_copy import hooked
 from algoscope.subjects._tokenizers import text_of
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Numbers
@@ -36,6 +37,8 @@ def open_module(
     text = text_of(tokenizer, model.cfg.d_vocab) or (Numbers(model.cfg.d_vocab) if task is None else None)
     subject = Subject(name, model, task, text=text)
     subject.note = account_of(conversion)
+    if of_user := hooked(module):
+        subject.note += f"; computed without the hooks of {_some(of_user)}, which may change what the module returns"
     return subject
 
 

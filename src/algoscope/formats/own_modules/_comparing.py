@@ -31,6 +31,14 @@ def lengths_to_compare(n_ctx: int, n_parameters: int, d_vocab: int, shortest: in
     return sorted({n for n in spread if shortest <= n <= min(n_ctx, affordable)})
 
 
+def special_tokens(d_vocab: int) -> Tensor:
+    """The first tokens of a vocabulary and the last ones, in turn: those that a module may treat in a way of its own,
+    such as padding.
+    """
+    first = torch.arange(min(4, d_vocab // 2))
+    return torch.stack([first, d_vocab - 1 - first], dim=1).flatten()
+
+
 def run_ours(model: Transformer, tokens: Tensor) -> Tensor:
     """Logits of our transformer, computed in float64 also where its weights are float32."""
     if model.embed.weight.dtype == torch.float64:
@@ -52,6 +60,8 @@ def largest_difference(
     for length in lengths:
         n = 2 if length < 64 else 1
         tokens = torch.randint(0, model.cfg.d_vocab, (n, length), generator=generator)
+        ends = special_tokens(model.cfg.d_vocab)[: (length + 1) // 2]
+        tokens[0, : len(ends)] = ends
         try:
             theirs = runs.outputs(tokens, seed)
         except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:

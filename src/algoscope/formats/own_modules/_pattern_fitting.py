@@ -81,7 +81,7 @@ def fit_mask(visible: Tensor) -> tuple[bool, int | None] | None:
     """
     n = visible.shape[-1]
     rows = visible.reshape(-1, n, n)
-    if not bool((rows == rows[:1]).all()):
+    if not bool((rows == rows[:1]).all()) or not bool(rows[0].any()):
         return None
     if bool(rows[0].all()):
         return n == 1, None

@@ -112,7 +112,11 @@ def attention_units(
     unused = [one for i, one in enumerate(products) if i not in used]
     if unused:
         path = unused[0].path or "the module"
-        raise Unexplained(path, f"{path} has a product of two activations that is no attention", unused[0].index)
+        raise Unexplained(
+            path,
+            f"{path} has a product of two activations that is no attention with queries, keys and values by matrices",
+            unused[0].index,
+        )
     return [AttentionUnit(groups[out], out, torch.cat(rows[out])) for out in groups]
 
 

@@ -42,6 +42,7 @@ def logits_in(out: Any) -> Tensor | None:
     """The first tensor [batch pos d_vocab] in what a module returns, or [batch d_vocab] where there is none."""
     found = [value for value in _tensors(out) if value.is_floating_point()]
     whole = [value for value in found if value.ndim == 3] or [value for value in found if value.ndim == 2]
+    whole = [value for value in whole if value.shape[-1] > 1] or whole  # one column is a value or a loss
     return whole[0] if whole else None
 
 

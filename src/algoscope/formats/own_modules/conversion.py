@@ -65,16 +65,22 @@ def convert(module: nn.Module, n_ctx: int | None = None, at_least: int = 1) -> C
     """
     copied, own_type = copy_of(module), float_type(unwrapped(module))
     problems: list[tuple[int, str]] = []
+    of_one: Conversion | None = None
     for call in ways_to_call(copied):
         runs = ModuleRuns(copied, call, own_type, Weights(copied))
         try:
-            return _Attempt(runs, n_ctx, at_least).convert()
+            found = _Attempt(runs, n_ctx, at_least).convert()
+            if found.lengths[-1] > 1 or n_ctx == 1:
+                return found
+            of_one = of_one or found  # at one token any mask will do: another way to call it may take more
         except Unexplained as problem:
             problems.append((problem.event, str(problem)))
         except ConfigError as error:
             problems.append((0, str(error)))
         except OwnWeightWritten as problem:
             raise SubjectError(f"it writes to its own weight {problem} as it runs") from problem
+    if of_one is not None:
+        return of_one
     _, message = next((problem for problem in problems if problem[0] >= 0), problems[0])
     raise SubjectError(message)
 

@@ -87,7 +87,8 @@ class ModuleRuns:
             raise Unexplained("head", "it returns no logits [batch pos d_vocab]")
         if out.ndim == 3 and out.shape[1] not in (1, tokens.shape[1]):
             raise ValueError(f"it returns logits of {out.shape[1]} positions for {tokens.shape[1]} tokens")
-        return Run(recorder.events, tuple(sorted(recorder.scalars)), out, tokens), recorder.used
+        events, beside = recorder.leading_to(out)
+        return Run(events, tuple(sorted(recorder.scalars)), out, tokens), recorder.used - beside
 
     def arguments(self, places: set[tuple[int, int]], tokens: Tensor, seed: int | None, stored: bool) -> Places:
         """Arguments of events in a run with other weights: as the module stores them, or in float64."""

@@ -97,6 +97,15 @@ def float_type(module: nn.Module) -> torch.dtype:
     return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else torch.float32
 
 
+def hooked(module: nn.Module) -> tuple[str, ...]:
+    """The submodules whose forward has hooks of the user, which a copy runs without."""
+    return tuple(
+        name or type(module).__name__
+        for name, inner in unwrapped(module).named_modules()
+        if not all(map(_of_torch, (*inner._forward_hooks.values(), *inner._forward_pre_hooks.values())))
+    )
+
+
 def _of_torch(hook: Any) -> bool:
     """Whether a hook is part of how PyTorch computes a weight (weight norm, pruning), rather than the user's own."""
     return (type(hook).__module__ or "").startswith("torch.nn.utils")

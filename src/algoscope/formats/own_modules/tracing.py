@@ -215,7 +215,7 @@ class Recorder(TorchDispatchMode):
             wide_args, wide_kwargs = tree_unflatten(leaves_wide, spec)
             out = func(*wide_args, **wide_kwargs)
             out = out if written is not None else tree_map(_widened, out)
-        self._collect_scalars(func, leaves)
+        self._collect_scalars(func, [self._own_eps(leaf) for leaf in leaves])
         if data or (written is not None and self.is_data(written)):
             out = self._noted(func, leaves, out, before)
         return out
@@ -233,9 +233,12 @@ class Recorder(TorchDispatchMode):
         if isinstance(leaf, torch.dtype):
             return NARROW.get(leaf, leaf)
         if leaf is written or not isinstance(leaf, Tensor):
-            # without an epsilon, norms take the precision of the float type: that of the module, not of this run
-            return torch.finfo(self.own_type).eps if type(leaf) is float and leaf == EPS64 else leaf
+            return self._own_eps(leaf)
         return self.weights.value(leaf, self.seed)
+
+    def _own_eps(self, leaf: Any) -> Any:
+        """Without an epsilon, norms take the precision of the float type: that of the module, not of this run."""
+        return torch.finfo(self.own_type).eps if type(leaf) is float and leaf == EPS64 else leaf
 
     def _noted(self, func: Any, leaves: list[Any], out: Any, before: Value | None) -> Any:
         index, self.count = self.count, self.count + 1
@@ -278,6 +281,20 @@ class Recorder(TorchDispatchMode):
 
     def _read(self, tensor: Tensor) -> Tensor:
         return self.weights.value(tensor, self.seed)
+
+    def leading_to(self, out: Tensor) -> tuple[list[Event], set[str]]:
+        """The events that a value depends on, and the names of the weights that only other events read."""
+        key = out.untyped_storage()._cdata
+        wanted, kept = {(key, self._versions.get(key, 0))}, list[Event]()
+        names: tuple[set[str | None], set[str | None]] = set(), set()
+        for event in reversed(self.events):
+            values = [arg for arg in event.args if isinstance(arg, Value)]
+            is_wanted = any(value.place in wanted for value in event.outs)
+            names[is_wanted].update(self.weights.name_of(value.raw) for value in values if not value.is_data)
+            if is_wanted:
+                wanted |= {value.place for value in values if value.is_data}
+                kept.append(event)
+        return kept[::-1], {name for name in names[False] - names[True] if name is not None}
 
     def _before_write(self, written: Tensor, from_data: bool) -> Value:
         """Keep what events hold of a tensor that is about to be overwritten, and its value."""
