@@ -38,7 +38,7 @@ def open_module(
     subject = Subject(name, model, task, text=text)
     subject.note = account_of(conversion)
     if of_user := hooked(module):
-        subject.note += f"; computed without the hooks of {_some(of_user)}, which may change what the module returns"
+        subject.note += f"; computed without the hooks of {some_of(of_user)}, which may change what the module returns"
     return subject
 
 
