@@ -18,6 +18,9 @@ from algoscope.tasks.specs import code_address, find_task, is_only_here, parsed_
 
 PAGE = Path(__file__).parents[2] / "docs/own-task.md"
 SEEN = itertools.count()
+ALTERNATES = itertools.count()
+ONCE = iter(["aa", "ab", "ba"])
+NUMBERS = ["".join(letters) for letters in itertools.product("ab", repeat=12)]
 SMALL = {"model": {"d_model": 8, "n_layers": 1, "n_heads": 2}, "train": {"steps": 3, "batch": 16}}
 
 
@@ -44,7 +47,7 @@ class Sorted(ag.Task):
         return ["cba|", "aaa|"]
 
     def corrupt(self, prompt: str) -> str:
-        return prompt[1:-1] + prompt[0] + "|" if prompt[0] != prompt[1] else "d" + prompt[1:]
+        return ("a" if prompt[0] == "d" else "d") + prompt[1:]
 
 
 class Palindrome(ag.Task):
@@ -120,7 +123,7 @@ def test_classes_variables_parts_and_edge_cases_are_those_that_the_class_gives()
     values = task.variables_of(tokens)
     assert (values["smallest"].tolist(), values["counts"].tolist()) == ([[0], [1]], [[1, 0, 0, 2], [0, 3, 0, 0]])
     assert [task.decode(row) for row in task.edge_inputs().tolist()] == ["cba|abc", "aaa|aaa"]
-    assert task.neighbour("cba|") == "bac|"
+    assert task.neighbour("cba|") == "dba|"
     spans = {name: (part.start, part.stop) for name, part in task.all_parts.items()}
     assert spans["separator"] == (3, 4)
     assert spans["answer so far"] == (4, 6)
@@ -187,6 +190,8 @@ def use(members: dict[str, object]) -> None:
     task.class_names(task.class_schemes[0])
     task.edge_inputs()
     task.neighbour("ab")
+    task.variables_of(task.every())
+    task.sample(3, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +223,27 @@ def use(members: dict[str, object]) -> None:
         ({"classes": lambda self, prompt: "x"}, ["classes('aa') gives 'x', not a dict"]),
         ({"corrupt": lambda self, prompt: "a"}, ["corrupt('ab') gives 'a', which is no prompt"]),
         ({"edge_cases": lambda self: ["aaa"]}, ["'aaa' has 3 tokens"]),
+        ({"edge_cases": lambda self: 1 / 0}, ["edge_cases() fails", "ZeroDivisionError", "test_own_tasks.py:"]),
+        ({"edge_cases": "aa"}, ["edge_cases is 'aa'", "give a list of prompts"]),
+        ({"prompts": lambda self: "ab"}, ["prompts() gives 'ab'", "give a list of prompts"]),
+        ({"prompts": lambda self: None}, ["prompts() gives None", "give a list of prompts"]),
+        ({"prompts": lambda self: itertools.repeat("ab")}, ["prompts() gives more than", "draw(random)"]),
+        ({"prompts": lambda self: ONCE}, ["prompts() gives other prompts when"]),
+        (
+            {"prompts": lambda self: random.sample(NUMBERS, 9)},
+            ["prompts() gives other prompts when"],
+        ),
+        ({"draw": lambda self, _: random.choice(NUMBERS)}, ["draw(random) gives other prompts for the same seed"]),
+        ({"draw": lambda self, _: "bbb"}, ["prompts have different lengths", "'bbb' has 3 tokens"]),
+        ({"prompts": lambda self: ["ab", "ba"], "draw": lambda self, _: "bb"}, ["draw() gives", "'bb' is no prompt"]),
+        ({"answer": lambda self, prompt: set(prompt)}, ["answer('aa') gives {'a'}", "a list of tokens"]),
+        ({"prompts": lambda self: [{"a": 1, "b": 2}]}, ["prompts() gives {'a': 1, 'b': 2}", "a list of tokens"]),
+        ({"answer": lambda self, prompt: "ab"[next(ALTERNATES) % 2]}, ["then", "depends on its prompt alone"]),
+        ({"answer": lambda self, prompt: exit(3)}, ["answer('aa') fails with SystemExit: 3", "test_own_tasks.py:"]),
+        ({"answer": {"aa": "a"}}, ["Mine.answer is {'aa': 'a'}", "def answer(self, ...)"]),
+        ({"corrupt": lambda self, prompt: prompt}, ["corrupt('ab') gives 'ab', which has the same answer"]),
+        ({"variables": lambda self, prompt: {"x": 0.5}}, ["gives x = 0.5: give whole numbers or tokens"]),
+        ({"variables": lambda self, prompt: {prompt: 1}}, ["variables('ab') gives {'ab': 1}, not a dict with", "aa"]),
     ],
 )
 def test_a_contradiction_is_one_line_that_names_it(members: dict[str, object], words: list[str]) -> None:
@@ -277,6 +303,13 @@ def test_inputs_known_to_be_hard_are_refused() -> None:
 def test_one_grammar_names_every_task(max_file: Path) -> None:
     assert find_task("modular?p=7&form=ab") == ag.Modular(p=7, form="ab")
     assert find_task("max_of_two.py:MaxOfTwo").expected("10 3") == "10"
+    odd = max_file.parent / "a b?c:d" / "max?.py"
+    odd.parent.mkdir()
+    odd.write_text(max_file.read_text())
+    task = find_task(f"{odd}:MaxOfTwo")
+    assert task.expected("10 3") == "10"
+    with pytest.raises(TaskError, match=re.escape("--task 'a b?c:d/max?.py:MaxOfTwo'")):
+        _ = parsed_task(plain_task(task) | {"sha256": "0" * 64}).vocabulary
     for spec, words in {
         "modul": "did you mean 'modular'",
         "modular?q=3": "unknown field of the task modular 'q'",

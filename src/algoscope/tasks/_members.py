@@ -5,10 +5,11 @@ import re
 import sys
 import traceback
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from algoscope.core.errors import AlgoscopeError, TaskError, shown
 
 Prompt = str | Sequence[str]
 Rows = Int[Tensor, "batch pos"]
-TWICE = 64  # answers that are asked for twice
-PACKAGE = str(Path(__file__).parents[1])
+TWICE = 64  # answers, prompts and draws that are asked for twice
+FAULTS = (Exception, SystemExit)  # what code of the user's raises, but for an interruption
+LIBRARIES = (str(Path(__file__).parents[1]), "<frozen", *map(get_path, ("stdlib", "purelib")))  # not the user's code
 
 
 class Members:
@@ -40,6 +42,8 @@ class Members:
             self.as_text = isinstance(first, str)
             ids = self.ids("prompts" if self.is_listed else "draw", (), first)
             [(prompt, answer)] = self.each("answer", [self.written(ids)])
+            if task.gives("draw"):
+                self._check_draws()
         self.prompt_length, self.answer_length = len(ids), len(self.ids("answer", prompt, answer))
 
     # ------------------------------------------------------------------ calling the members
@@ -55,7 +59,7 @@ class Members:
                 yield argument, function(argument)
         except AlgoscopeError:
             raise
-        except Exception as error:
+        except FAULTS as error:
             raise failed(self.kind, f"{member}({shown(argument)})", error) from error
 
     def _quietly(self, member: str, arguments: Iterable[Any]) -> list[tuple[Any, Any]]:
@@ -63,20 +67,29 @@ class Members:
         with redirect_stdout(sys.stderr):
             return list(self.each(member, arguments))
 
-    def listed(self) -> Iterator[Any]:
-        """What `prompts()` gives, one by one."""
-        function: Callable[[], Any] = getattr(self.task, "prompts")  # noqa: B009  # not in every task
+    def listed(self, member: str = "prompts") -> Iterator[Any]:
+        """What `prompts()` or `edge_cases()` gives, one by one."""
+        function: Callable[[], Any] = getattr(self.task, member)
         try:
-            yield from function()
+            prompts = function()
+            if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+                raise self.fault(f"{member}() gives {shown(prompts)}: give a list of prompts")
+            yield from prompts
         except AlgoscopeError:
             raise
-        except Exception as error:
-            raise failed(self.kind, "prompts()", error) from error
+        except FAULTS as error:
+            raise failed(self.kind, f"{member}()", error) from error
 
     def drawn(self, n: int, seed: int) -> Iterator[Any]:
         """`n` prompts from `draw`."""
         generator = random.Random(seed)
         return (prompt for _, prompt in self.each("draw", (generator for _ in range(n))))
+
+    def _check_draws(self) -> None:
+        """Raise TaskError where draws from the same random numbers differ."""
+        one, other = ([self.ids("draw", (), prompt) for prompt in self.drawn(TWICE, 0)] for _ in range(2))
+        if one != other:
+            raise self.fault("draw(random) gives other prompts for the same seed: draw with its argument")
 
     def _first(self) -> Any:
         for prompt in islice(self.listed(), 1) if self.is_listed else self.drawn(1, 0):
@@ -89,7 +102,9 @@ class Members:
         """The token ids of what a member gave for a prompt: a token, a text, or a list of tokens."""
         number = self.number
         try:
-            if not isinstance(value, str):
+            if isinstance(value, Set | Mapping):
+                raise TypeError  # they have no order of tokens
+            elif not isinstance(value, str):
                 ids = [number[token] for token in value]
             elif value in number:
                 ids = [number[value]]
@@ -146,7 +161,7 @@ class Members:
         def checked() -> Iterator[Prompt]:
             nonlocal ids
             for prompt in prompts:
-                ids = self._prompt_ids(member, prompt)
+                ids = self.prompt_ids(member, prompt)
                 if self.as_text:
                     yield prompt if isinstance(prompt, str) else self.written(ids)
                 else:
@@ -155,7 +170,7 @@ class Members:
         for prompt, answer in self.each("answer", checked()):
             yield prompt, ids, answer
 
-    def _prompt_ids(self, member: str, prompt: Any) -> list[int]:
+    def prompt_ids(self, member: str, prompt: Any) -> list[int]:
         ids = self.ids(member, (), prompt)
         if len(ids) != self.prompt_length:
             raise self.fault(
@@ -166,7 +181,7 @@ class Members:
 
     def check_repeats(self, rows: Rows) -> None:
         """Raise TaskError where an answer differs from that which was given before."""
-        some = rows[:: -(-len(rows) // TWICE)]
+        some = rows[:: -(-len(rows) // TWICE)].flip(0)  # in another order, for answers that depend on it
         prompts = [self.written(row) for row in some[:, : self.prompt_length].tolist()]
         for row, again in zip(some, self.rows(prompts, "prompts"), strict=True):
             if not torch.equal(row, again):
@@ -177,9 +192,9 @@ class Members:
                 )
 
 
-def failed(kind: str, call: str, error: Exception) -> TaskError:
+def failed(kind: str, call: str, error: BaseException) -> TaskError:
     """An exception of the user's code, in one line with its place."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(PACKAGE)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(LIBRARIES)]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return TaskError(f"{kind}: {call} fails with {reason}{where}")

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import marshal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any, Literal
 
 from algoscope.core.errors import AlgoscopeError, TaskError, shown
-from algoscope.tasks._members import failed
+from algoscope.tasks._members import FAULTS, failed
 
 MEMBERS = ("vocabulary", "prompts", "draw", "answer", "classes", "edge_cases", "variables", "corrupt", "parts")
 VALUES = ("vocabulary", "parts")  # members that are no functions
@@ -64,9 +64,15 @@ def prepare(kind: type, interface: type) -> None:
             setattr(kind, name, _value(kind, name, namespace[name]))
     for name in LISTS:
         if name in namespace and not callable(namespace[name]) and not hasattr(namespace[name], "__get__"):
-            setattr(kind, name, _returning(tuple(namespace[name])))
+            setattr(kind, name, _returning(_listed(kind, name, namespace[name])))
     if "draw" in namespace:
         kind.uniform = False  # type: ignore[attr-defined]
+
+
+def _listed(kind: type, name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TaskError(f"{kind.__name__}.{name} is {shown(value)}: give a list of prompts")
+    return tuple(value)
 
 
 def _returning(values: tuple[Any, ...]) -> Callable[[Any], tuple[Any, ...]]:
@@ -113,7 +119,7 @@ def _value(kind: type, name: str, value: Any) -> Any:
             return _plain(name, function(task))
         except AlgoscopeError:
             raise
-        except Exception as error:
+        except FAULTS as error:
             raise failed(kind.__name__, name, error) from error
 
     cached = cached_property(computed)
@@ -128,6 +134,9 @@ def _plain(name: str, value: Any) -> Any:
 def check_members(task: Any) -> None:
     """Raise TaskError for a task that lacks a member, or whose first prompt and answer contradict what it says."""
     check_vocabulary(task.kind, task.vocabulary)
+    for name in MEMBERS:
+        if name not in VALUES and not callable(value := getattr(task, name)):
+            raise TaskError(f"{task.kind}.{name} is {shown(value)}: write it as a method, def {name}(self, ...)")
     if not task.gives("answer"):
         raise TaskError(f"{task.kind} gives no answer(self, prompt): the tokens that are right for a prompt")
     if not (task.gives("prompts") or task.gives("draw")):

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from algoscope.core.errors import VocabularyError, shown
-from algoscope.tasks._members import Members, Rows
+from algoscope.tasks._members import TWICE, Members, Rows
 
 MOST = 2**24  # prompts that are listed
 PROBE = 4_096  # draws from which the tokens and classes of a task without a list of prompts are read
@@ -60,12 +60,18 @@ class Inputs(Members):
     def edge_inputs(self) -> Rows:
         """The user's edge cases; else some inputs by chance, with the first and the last."""
         if self.task.gives("edge_cases"):
-            with redirect_stdout(sys.stderr):
-                cases = self.rows(getattr(self.task, "edge_cases")(), "edge_cases")  # noqa: B009
-            self.keys(cases)  # raises for one that is not listed
+            cases = self.prompted(self.rows(self.listed("edge_cases"), "edge_cases"), "edge_cases")
             return cases if len(cases) > 1 else torch.cat([cases, self.known[[0, -1]]])
         order = torch.randperm(len(self.known), generator=torch.Generator().manual_seed(0)).tolist()
         return self.known[list(dict.fromkeys([*order[:EDGES], 0, len(self.known) - 1]))]
+
+    def prompted(self, rows: Rows, member: str) -> Rows:
+        """Inputs that a member gave. Raises TaskError for one that is not listed."""
+        try:
+            self.keys(rows)
+        except VocabularyError as error:
+            raise self.fault(f"{member}() gives what prompts() does not: {error}") from error
+        return rows
 
     def corrupted(self, prompt: Sequence[int]) -> list[int]:
         """What `corrupt` makes of a prompt."""
@@ -73,12 +79,15 @@ class Inputs(Members):
         ids = self.ids("corrupt", written, other)
         if not self.has(ids):
             raise self.fault(f"corrupt({shown(written)}) gives {shown(other)}, which is no prompt")
+        answer, other_answer = self.completed(torch.tensor([prompt, ids]))[:, self.prompt_length :]
+        if torch.equal(answer, other_answer):
+            raise self.fault(f"corrupt({shown(written)}) gives {shown(other)}, which has the same answer")
         return ids
 
     def nearest(self, sequence: Sequence[int]) -> list[int] | None:
         """The prompt with another answer that differs in the fewest tokens from a sequence."""
         n, differs = self.prompt_length, self.known != torch.tensor(sequence)
-        distance = differs[:, :n].sum(dim=1) + n * ~differs[:, n:].any(dim=1)
+        distance = differs[:, :n].sum(dim=1) + (n + 1) * ~differs[:, n:].any(dim=1)
         best = int(distance.argmin())
         return self.known[best, :n].tolist() if differs[best, n:].any() else None
 
@@ -133,14 +142,17 @@ class Inputs(Members):
     def variables(self, tokens: Rows) -> dict[str, Int[Tensor, "batch column"]]:
         """What `variables` gives, as whole numbers: a token is its number in the vocabulary."""
         values: dict[str, list[list[int]]] = {}
+        names = None
         prompts = map(self.written, tokens[:, : self.prompt_length].tolist())
         for prompt, variables in self._quietly("variables", prompts):
-            if not isinstance(variables, Mapping):
-                raise self.fault(f"variables({shown(prompt)}) gives {shown(variables)}, not a dict")
+            if not isinstance(variables, Mapping) or (names is not None and variables.keys() != names):
+                whose = "" if names is None else f" with the names {', '.join(map(str, names))}"
+                raise self.fault(f"variables({shown(prompt)}) gives {shown(variables)}, not a dict{whose}")
+            names = variables.keys()
             for name, value in variables.items():
                 several = value if isinstance(value, list | tuple) else [value]
                 try:
-                    columns = [self.number[one] if isinstance(one, str) else int(one) for one in several]
+                    columns = [self.number[one] if isinstance(one, str) else _whole(one) for one in several]
                 except (KeyError, TypeError, ValueError):
                     raise self.fault(
                         f"variables({shown(prompt)}) gives {name} = {shown(value)}: give whole numbers or tokens"
@@ -157,9 +169,15 @@ class Listed(Inputs):
 
     @cached_property
     def known(self) -> Rows:
-        tokens = self.rows(islice(self.listed(), MOST + 1), "prompts")
-        if len(tokens) > MOST:
+        n, first = self._counted()
+        if n > MOST:
             raise self.fault(f"prompts() gives more than {MOST:,} prompts: give draw(random) instead")
+        tokens = self.rows(self.listed(), "prompts")
+        if len(tokens) != n or tokens[: len(first), : self.prompt_length].tolist() != first:
+            raise self.fault(
+                "prompts() gives other prompts when it is called again: make a new list or generator in every call, "
+                "without chance"
+            )
         tokens = tokens[torch.from_numpy(np.lexsort(tokens[:, : self.prompt_length].numpy().T[::-1]))]
         prompts = tokens[:, : self.prompt_length]
         twice = (prompts[1:] == prompts[:-1]).all(dim=1).nonzero()
@@ -167,6 +185,13 @@ class Listed(Inputs):
             raise self.fault(f"prompts() gives {shown(self.written(prompts[int(twice[0])].tolist()))} twice")
         self.check_repeats(tokens)
         return tokens
+
+    def _counted(self) -> tuple[int, list[list[int]]]:
+        """The number of prompts, up to one more than may be listed, and the token ids of the first."""
+        with redirect_stdout(sys.stderr):
+            prompts = islice(self.listed(), MOST + 1)
+            first = [self.prompt_ids("prompts", prompt) for prompt in islice(prompts, TWICE)]
+            return len(first) + sum(1 for _ in prompts), first
 
     @property
     def size(self) -> int:
@@ -259,6 +284,13 @@ def inputs_of(task: Any) -> Inputs:
             del _INPUTS[next(iter(_INPUTS))]
         _INPUTS[key] = Listed(task) if task.gives("prompts") else Drawn(task)
     return _INPUTS[key]
+
+
+def _whole(value: Any) -> int:
+    """Raises ValueError for what is no whole number."""
+    if (number := int(value)) != value:
+        raise ValueError
+    return number
 
 
 def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:

@@ -284,9 +284,7 @@ class Task(Written):
         inputs = self._inputs
         if isinstance(inputs, Listed) and not self.gives("draw"):
             return inputs.at(torch.randint(inputs.size, (n,), generator=generator, device=generator.device))
-        tokens = inputs.sample(n, generator)
-        inputs.keys(tokens)  # raises for a draw that is not listed
-        return tokens
+        return inputs.prompted(inputs.sample(n, generator), "draw")
 
     def keys(self, tokens: Tokens) -> Int[Tensor, "batch"]:
         """One integer per input: inputs are equal where their keys are."""

@@ -7,6 +7,7 @@ its class is loaded already, because the user named its file or defined it, and 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import unquote
 
@@ -33,8 +34,9 @@ def find_task(spec: str) -> Task:
         ConfigError: for an illegal value of a field.
         TaskError: for a task that contradicts itself.
     """
-    name, _, query = spec.partition("?")
-    fields = query_fields(spec, query)
+    end_of_file = spec.find(".py:") + 1  # a path may have a '?'
+    name, _, query = spec[end_of_file:].partition("?")
+    name, fields = spec[:end_of_file] + name, query_fields(spec, query)
     if ":" not in name and not name.endswith(".py"):
         return changed_task(TASKS.load(name)(), fields)
     value, _ = load_named(name, "a task, a class that inherits from ag.Task", _is_task)
@@ -201,7 +203,7 @@ class RecordedTask(Task):
             return TaskError(f"the task is {self.kind}, {where}: give it again, as task={self.kind}(){other}")
         return TaskError(
             f"the task is {self.kind} of {self.file}, code of your own, which runs only where you name it: give --task "
-            f"{self.address}, or task={self.address!r} in Python{other}"
+            f"{quote(self.address)}, or task={self.address!r} in Python{other}"
         )
 
     @property
