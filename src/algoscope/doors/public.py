@@ -61,7 +61,7 @@ PUBLIC = Table(
         "train": Entry("algoscope.training.train:train", "train a recipe or a config into a run folder"),
         "train_many": Entry("algoscope.training.population:train_many", "train many runs together"),
         "Population": Entry("algoscope.training.population:Population", "the results of many runs"),
-        "open": Entry("algoscope.subjects.opening:open_subject", "the model that a string names"),
+        "open": Entry("algoscope.subjects.opening:open_subject", "a model, by its name or in memory"),
         "certify": Entry(
             "algoscope.verdicts.certification.certify:certify", "count the inputs that a model answers wrongly"
         ),

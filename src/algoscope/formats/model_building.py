@@ -21,7 +21,7 @@ from algoscope.formats.layout_reading import LayoutReading, n_unknown_to_layouts
 from algoscope.formats.layouts import CHOICES, LAYOUTS
 from algoscope.formats.part_reading import n_unknown, parts_to_layout
 from algoscope.formats.settling import TRIED, Choices, ImportedModel, settle
-from algoscope.formats.transformerlens import ACTIVATIONS
+from algoscope.formats.stated_configs import VALUES
 from algoscope.networks.transformer import Transformer
 from algoscope.runs.reading import load_model
 from algoscope.tasks.base import Task
@@ -128,7 +128,7 @@ def settings_to_fields(
             raise UnknownNameError(f"value of weights.{field}", value, CHOICES[field])
         (of_task if section == "task" else chosen)[f"{section}.{field}"] = value
     if act is not None:
-        chosen["model.act_fn"] = ACTIVATIONS.get(act, act)
+        chosen["model.act_fn"] = VALUES["act_fn"].get(act.lower(), act)
     if causal is not None:
         chosen["model.causal"] = causal
     return of_task, chosen
