@@ -23,8 +23,9 @@ A SUBJECT is `run:NAME`, `run:NAME@STEP` (a checkpoint), `run:NAME?n_digits=50` 
 `run:PATH`, `planted:NAME`, `hf:ID_OR_PATH` (a folder here, else the local cache, else the network unless
 `HF_HUB_OFFLINE` is set; `?dtype=bfloat16` is its float type, else float32; `?base=FOLDER` the base model of an
 adapter), `file:PATH.safetensors` (with its config beside it), `foreign:PATH?task=T`
-([a checkpoint of another tool](import.md)) or `module:FILE.py:NAME` ([a PyTorch module of your own](own-model.md), or a function from tokens to logits;
-`?weights=PATH`: a file of its weights). In Python a model in memory may stand for a name.
+([a checkpoint of another tool](import.md)) or `module:FILE.py:NAME` ([a PyTorch module of your own](own-model.md), or a
+function from tokens to logits; `?weights=PATH`: a file of its weights). In Python a model in memory may stand for a
+name.
 
 `--task` asks a SUBJECT another task: `NAME`, `NAME?FIELD=VALUE&FIELD=VALUE` or `FILE.py:CLASS`
 ([a task of your own](own-task.md)). Code runs only from a file that the command names. Every command takes `--json`

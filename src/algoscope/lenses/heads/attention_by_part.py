@@ -103,7 +103,7 @@ def attention_by_part(
     parts = input_parts(subject.task, subject.cfg.causal)
     measured = _measured(subject, tokens, parts)
     bounds = {"part": threshold, "spread": spread_threshold, "stable": stable, "fall": fall}
-    heads = _heads(subject, parts, measured, bounds)
+    heads = _heads(parts, measured, bounds)
     layers = _layers(parts, measured)
     falls = fall_between(measured.entropy[:, 0].mean(axis=0), measured.entropy[:, -1].mean(axis=0), fall)
     texts = list(texts_of(inputs)) or _default_inputs(subject.task)
@@ -286,9 +286,7 @@ def _of_one(subject: Subject, prompt: Prompt, parts: InputParts) -> Float[np.nda
 # ---------------------------------------------------------------------- facts and claim
 
 
-def _heads(
-    subject: Subject, parts: InputParts, measured: _Measured, bounds: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def _heads(parts: InputParts, measured: _Measured, bounds: Mapping[str, float]) -> list[dict[str, Any]]:
     names = parts.class_names
     mean, deviation = measured.shares.mean(axis=0), measured.shares.std(axis=0)
     overall = classes(mean, measured.entropy.mean(axis=0), parts, bounds)
