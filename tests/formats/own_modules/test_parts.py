@@ -120,6 +120,7 @@ CAN: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 CANNOT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "sigmoid": (partial(Decoder, sigmoid), "attention in attn: its pattern is no softmax"),
     "std norm": (partial(Decoder, norm=StdNorm), r"attn.q\) is no norm of the residual stream.*n1 is between"),
+    "relu6": (partial(Decoder, act=F.relu6), "with random weights the logits differ by"),
     "elu": (partial(Decoder, act=F.elu), "up is read by down through an activation that is none of ours"),
     "mean": (partial(Decoder, after=lambda y: y.mean(1)), "returns is not the output of its last matrix"),
 }

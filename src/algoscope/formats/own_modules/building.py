@@ -40,7 +40,9 @@ class Check:
         """The value [batch pos column] in another run, from its linear maps by the number of their event."""
         of_run = [(maps.get(one.event.index), one.order) for one in self.maps]
         sides = [in_order(getattr(one, self.side), order or "bp", batch) for one, order in of_run if one]
-        return padded(torch.cat(sides, dim=-1).mT.transpose(0, 1), self.columns).transpose(0, 1).mT if sides else None
+        if sum(side.shape[-1] for side in sides) <= int(self.columns.max()):  # a run of one token has other events
+            return None
+        return padded(torch.cat(sides, dim=-1).mT.transpose(0, 1), self.columns).transpose(0, 1).mT
 
 
 @dataclass

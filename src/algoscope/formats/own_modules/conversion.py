@@ -24,6 +24,8 @@ from algoscope.formats.own_modules.structure import Structure, read_structure
 from algoscope.formats.own_modules.tracing import OwnWeightWritten, Unexplained, Value, Weights
 from algoscope.networks.transformer import Transformer
 
+MLP = ("w_in", "w_linear", "w_out")
+WIDE = 16.0  # factor of the inputs of feed-forward activations
 LONGEST_PATTERN = 1024  # positions of the input on which windows are read
 
 
@@ -113,6 +115,7 @@ class _Attempt:
             model = Transformer(ModelConfig(**_without_defaults(fields)))
         model = model.to(torch.float64 if self.in_float64 else runs.own_type).to_empty(device="cpu")
         model.eval().requires_grad_(False)
+        self._widen(sources, plan)
         difference = 0.0
         for seed in (SEED + 1, None):
             self._fill(model, plan, table, run.tokens, seed)
@@ -188,6 +191,13 @@ class _Attempt:
                 raise Unexplained(f"block {layer}", f"block {layer}: its mask is not causal on {length} tokens")
             windows.append(mask[1])
         plan.fields["windows"] = tuple(windows) if any(windows) else None
+
+    def _widen(self, sources: Mapping[str, tuple[str, ...]], plan: Plan) -> None:
+        """Let random weights give activations large inputs, which limits such as that of ReLU6 do not let through."""
+        for layer in range(plan.fields["n_layers"] if plan.fields["d_mlp"] else 0):
+            w_in, w_linear, w_out = (sources.get(f"blocks.{layer}.mlp.{name}.weight", ()) for name in MLP)
+            twice = w_in == w_linear or plan.fields["act_fn"] == "relu_squared"
+            self.weights.factors |= dict.fromkeys(w_in, WIDE) | dict.fromkeys(w_out, WIDE ** (-2 if twice else -1))
 
     def _use_stored_frequencies(self, plan: Plan) -> None:
         """Rotary frequencies as a buffer of the module holds them, rather than as measured."""

@@ -102,6 +102,8 @@ class Weights:
             self.names[value.untyped_storage()._cdata] = name
         self.carried: set[str] = {name for name, value in self.buffers.items() if _is_constant(value)}
         """Buffers that are redrawn with the parameters: those that were found to be weights."""
+        self.factors: dict[str, float] = {}
+        """By which random values of some weights are multiplied."""
         self.exact: dict[str, Tensor] = {}
         """Float64 values of tables that the module holds rounded."""
 
@@ -117,7 +119,8 @@ class Weights:
             return _same_view(self.exact[name], self.tensors[name], tensor)
         if seed is None or (name in self.buffers and name not in self.carried):
             return tensor.to(NARROW.get(tensor.dtype, tensor.dtype))
-        return _same_view(drawn(name, self.tensors[name], seed), self.tensors[name], tensor)
+        values = drawn(name, self.tensors[name], seed) * self.factors.get(name, 1.0)
+        return _same_view(values, self.tensors[name], tensor)
 
 
 def drawn(name: str, like: Tensor, seed: int) -> Tensor:
