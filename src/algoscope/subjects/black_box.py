@@ -14,7 +14,7 @@ from algoscope.core.ambient import find_device
 from algoscope.core.errors import SubjectError, shortened, shown, some_of, with_article
 from algoscope.core.own_code import reason
 from algoscope.formats.own_modules.calling import LOGITS, MASKS, Call, ways_to_call
-from algoscope.formats.own_modules.safe_copy import loose_tensors, unwrapped
+from algoscope.formats.own_modules.safe_copy import drop_hooks, loose_tensors, unwrapped
 from algoscope.networks.logits_only import LogitsOnly, LogitsShape
 from algoscope.networks.shared_prefixes import plain_logits
 from algoscope.subjects._tokenizers import text_of
@@ -190,9 +190,5 @@ def _copied(module: nn.Module, name: str) -> nn.Module:
         copied.eval()
     except Exception as error:  # what a module holds may refuse in any way
         raise SubjectError(f"{name} cannot be copied: {reason(error)}; give a function that calls it") from error
-    for inner in copied.modules():
-        for hooks in (inner._forward_hooks, inner._forward_pre_hooks):
-            for key, hook in list(hooks.items()):
-                if not type(hook).__module__.startswith("torch.nn.utils"):  # those compute a weight
-                    del hooks[key]
+    drop_hooks(copied)
     return copied

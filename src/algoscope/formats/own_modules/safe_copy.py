@@ -54,11 +54,8 @@ def copy_of(module: nn.Module) -> nn.Module:
     except Exception as error:  # what a module holds may refuse in any way
         why = shortened(one_line(str(error)) or type(error).__name__, 200)
         raise SubjectError(f"{type(module).__name__} cannot be copied, so it was not run: {why}") from error
+    drop_hooks(copied)
     for inner in copied.modules():
-        for hooks in (getattr(inner, name, {}) for name in HOOKS):
-            for key, hook in list(hooks.items()):
-                if not _of_torch(hook):
-                    del hooks[key]
         inner.__dict__.pop("_compiled_call_impl", None)
         if isinstance(inner, nn.RMSNorm) and inner.eps is None:
             inner.eps = torch.finfo(float_type(module)).eps
@@ -95,6 +92,15 @@ def float_type(module: nn.Module) -> torch.dtype:
         if parameter.is_floating_point():
             sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
     return max(sizes, key=lambda dtype: sizes[dtype]) if sizes else torch.float32
+
+
+def drop_hooks(copied: nn.Module) -> None:
+    """Remove the user's hooks from a copy."""
+    for inner in copied.modules():
+        for hooks in (getattr(inner, name, {}) for name in HOOKS):
+            for key, hook in list(hooks.items()):
+                if not _of_torch(hook):
+                    del hooks[key]
 
 
 def hooked(module: nn.Module) -> tuple[str, ...]:
