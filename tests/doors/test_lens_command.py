@@ -114,6 +114,14 @@ def test_a_former_lens_still_answers_and_is_not_listed(run) -> None:
     assert "paths " not in run("lens", "--help")[1]
 
 
+@pytest.mark.parametrize("name", [name for name in LENSES if "_" in name])
+def test_a_lens_may_be_written_with_hyphens(name: str) -> None:
+    group = command.LensGroup()
+    hyphened = name.replace("_", "-")
+    assert group.get_command(click.Context(group), hyphened).name == name
+    assert group.resolve_command(click.Context(group), [hyphened, "planted:induction"])[1].name == name
+
+
 def test_a_lens_prints_its_tables(run) -> None:
     code, out, _ = run("lens", "roles", "planted:induction", "--quiet")
     tables = LENSES.load("roles")("planted:induction").tables

@@ -28,18 +28,24 @@ class LensGroup(click.Group):
         return list(LENSES)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        name = _with_underscores(name)
         return lens_command(name) if name in LENSES else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and args[0] not in LENSES and not ctx.resilient_parsing:
+        if not args[0].startswith("-") and _with_underscores(args[0]) not in LENSES and not ctx.resilient_parsing:
             LENSES[args[0]]  # raises with the known names
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Lenses"):
             formatter.write_dl([(name, entry.summary) for name, entry in LENSES.items()])
+
+
+def _with_underscores(name: str) -> str:
+    """The name of a lens that may be written with hyphens, as options are."""
+    return name if name in LENSES else name.replace("-", "_")
 
 
 @click.group(cls=LensGroup)
