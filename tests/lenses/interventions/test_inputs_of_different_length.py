@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import algoscope as ag
+from algoscope.core.errors import AlgoscopeError
 from algoscope.lenses.interventions.contrast_pairs import _matched
 
 MODEL = "planted:induction"
@@ -55,3 +56,33 @@ def test_every_lens_that_patches_takes_them_and_says_how() -> None:
     several = ag.lenses.patch(MODEL, ["abcdxa", "abcdya"], ["cbada", "cbaea"], metric=lambda logits: logits[:, -1, 1])
     assert about in several.about
     assert torch.isfinite(torch.tensor(several["head"].values)).all()
+
+
+@pytest.mark.parametrize(
+    "lens", [ag.lenses.patch, ag.lenses.attribution_patching, ag.lenses.path_patching], ids=lambda lens: lens.__name__
+)
+def test_an_alignment_of_ones_own(lens) -> None:
+    same = lens(MODEL, "abcdxa", "cbada")
+    by_hand = [(1, 0), (2, 1), (3, 2), (4, 3), (-1, -1)]
+    assert lens(MODEL, "abcdxa", "cbada", align=by_hand).panels[0].values == pytest.approx(
+        same.panels[0].values, nan_ok=True
+    )
+    last = lens(MODEL, "abcdxa", "cbada", align=[(5, 4)])
+    assert "as `align` says" in last.about
+    for pairs, words in (
+        ([(6, 0)], "the clean inputs have 6 tokens, so no position 6"),
+        ([(0, 1), (2, 1)], "position 1 of the corrupt inputs has two counterparts"),
+        ([], "no positions"),
+    ):
+        with pytest.raises(AlgoscopeError, match=words):
+            lens(MODEL, "abcdxa", "cbada", align=pairs)
+
+
+def test_only_aligned_positions_are_patched() -> None:
+    found = ag.lenses.patch(MODEL, "abcda", "cbada", sites=["resid_pre"], align=[(4, 4), (0, 0)])
+    assert np.isnan(found["resid_pre"].values[:, 1:4]).all()
+    whole = ag.lenses.patch(MODEL, "abcda", "cbada", sites=["resid_pre"])
+    np.testing.assert_allclose(found["resid_pre"].values[:, [0, 4]], whole["resid_pre"].values[:, [0, 4]], atol=1e-6)
+    crossed = ag.lenses.patch(MODEL, "abcda", "cbada", sites=["resid_pre"], align=[(1, 3)])
+    assert crossed["resid_pre"].axes[1].labels[3] == "d_3"
+    assert np.isfinite(crossed["resid_pre"].values[:, 3]).all()

@@ -10,6 +10,7 @@ import torch
 import algoscope as ag
 from algoscope.core.errors import AlgoscopeError, ConfigError, PairingError, SubjectError, UnknownNameError
 from algoscope.core.finding import Finding
+from algoscope.core.sites import find_site
 from algoscope.lenses.interventions import path_patching
 from algoscope.planted.models import shuffled
 from algoscope.planted.table import PLANTED
@@ -18,7 +19,7 @@ from algoscope.subjects.edits import Patch
 from algoscope.subjects.huggingface import convert
 from algoscope.subjects.planted import subject_of
 from algoscope.subjects.subject import Subject
-from algoscope.subjects.text import Numbers
+from algoscope.subjects.text import Letters, Numbers
 from hf_models import CONFIGS, D_VOCAB, make
 from random_models import SUMS, subject
 
@@ -131,6 +132,39 @@ def test_every_path_is_that_of_two_plain_runs_on_every_library_family(family: st
     for receiver in (f"L{last}H2.q", f"L{last}H1.k", f"L{last}H0.v", f"L{last} MLP", "logits"):
         assert check_paths(model, *TEXTS, receiver, "frozen", "denoise", target="5", rival="9") > 0
     assert check_paths(model, *TEXTS, "logits", "free", "noise", target="5", rival="9") > 0
+
+
+@pytest.mark.parametrize("receiver", ["L1H0.k", "L1 MLP", "logits"])
+@pytest.mark.parametrize("mlps", ["frozen", "free"])
+def test_every_path_to_answers_of_several_tokens_is_that_of_two_plain_runs(receiver: str, mlps: str) -> None:
+    model = Subject("letters", subject().model, text=Letters("abcdefghijklmn"))
+    clean, corrupt, answers = ["abcab", "bccdb"], ["abdaf", "eccaf"], ["bbb", "ff"]
+    options = dict(zip(("target", "rival"), answers, strict=True))
+    found = ag.lenses.path_patching(model, clean, corrupt, receiver=receiver, mlps=mlps, **options)
+    written = [(kind, layer) for kind in ("z", "mlp_out") for layer in range(2)]
+    _, source = model.run(model.to_tokens(clean), record=written)
+    runs = [model.to_tokens([text + answer[:-1] for text in corrupt]) for answer in answers]
+    bases = [model.run(tokens, record=written)[1] for tokens in runs]
+    sent = []  # the clean run at the input, the base run at the answer
+    for base in bases:
+        values = {site: torch.cat([source[site], base[site][:, 5:]], dim=1) for site in base}
+        sent.append(
+            ActivationCache({find_site(site, model.sites): value for site, value in values.items()}, model.sites)
+        )
+
+    def read(logits: list[torch.Tensor]) -> torch.Tensor:
+        sums = []
+        for one, answer in zip(logits, answers, strict=True):
+            log_p = one[:, -len(answer) :].log_softmax(dim=-1)
+            sums.append(sum(log_p[:, i, token] for i, token in enumerate(model.to_tokens(answer)[0])))
+        return sums[0] - sums[1]
+
+    top = read([model(model.to_tokens([text + answer[:-1] for text in clean])) for answer in answers])
+    bottom = read([model(tokens) for tokens in runs])
+    for row in found["senders"]:
+        name, each = row["sender"], zip(runs, bases, sent, strict=True)
+        patched = read([logits_of_path(model, *run, name, receiver, mlps) for run in each])
+        np.testing.assert_allclose(row["per_example"], (patched - bottom) / (top - bottom), atol=1e-10, err_msg=name)
 
 
 def test_senders_in_many_stacks_are_senders_in_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from algoscope.doors import public
 from algoscope.doors.cli.common import common, complete_subject, echo, out_file, show_json, show_result, task_option
 from algoscope.doors.public import PUBLIC_LENSES as LENSES
 
-PROVIDED = ("runs_dir", "progress", "measures", "targets")  # filled in by the command, or not expressible as text
+PROVIDED = ("runs_dir", "progress", "measures", "targets", "align")  # filled in by the command, or no text
 SHORT = ("patch", "ablate")
 
 

@@ -1,6 +1,7 @@
 """Activation patching: which activations carry the difference between two inputs?"""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -14,12 +15,11 @@ from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import KINDS
 from algoscope.lenses.inputs.prompts import Prompts
 from algoscope.lenses.interventions.contrast_pairs import (
-    ALIGNED,
+    Alignment,
     Answers,
     Cell,
     Direction,
     Pair,
-    Scale,
     by_effect,
     effects_table,
     half_way,
@@ -27,13 +27,13 @@ from algoscope.lenses.interventions.contrast_pairs import (
     of_the_gap,
 )
 from algoscope.lenses.interventions.metrics import AnyMetric
+from algoscope.lenses.interventions.patched_runs import PatchedRun, Patching
 from algoscope.lenses.measures import RECOVERED
 from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts
-from algoscope.tasks.base import Tokens
 
 Sweep = Literal[
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp", "head", "head_position",
@@ -78,6 +78,7 @@ def patch(
     metric: AnyMetric = "logit_diff",
     target: Answers = None,
     rival: Answers = None,
+    align: Alignment = None,
     runs_dir: Folder = None,
 ) -> Finding:
     """Copy one activation at a time from one run into the other, and measure the share of the gap recovered.
@@ -103,9 +104,13 @@ def patch(
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
             as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or where it stands,
             FILE.py:NAME.
-        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
-            logits, the sum of their probabilities.
-        rival: one token, or several, in place of the corrupt input's answer.
+        target: an answer in place of the clean input's, or several that count alike: the log-sum-exp of their logits,
+            the sum of their probabilities. On free text it may have several tokens (` Paris France`): it is then
+            teacher-forced, and its log probability, the sum over its tokens, stands for its logit. kl is summed over
+            its tokens; for exact_match all must be most likely. Patches stay at the input's positions.
+        rival: an answer, or several, in place of the corrupt input's; its number of tokens may differ. Where only one
+            of the two is given and has several tokens, the other is the model's own prediction of as many.
+        align: pairs (clean position, corrupt position) to match inputs by, in place of the rule above.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -121,7 +126,7 @@ def patch(
         SubjectError: for a model that is not causal, which would see the answer.
         ConfigError: for no sites.
         UnknownNameError: for another sweep, direction or metric.
-        VocabularyError: for a target or rival that is not one token.
+        VocabularyError: for a target or rival that is no text of tokens, or with a task not one token.
 
     Source:
         Heimersheim and Nanda, How to use and interpret activation patching, arXiv 2404.15255.
@@ -133,26 +138,18 @@ def patch(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     sites = available(subject, sites)
-    pair = Pair(subject, clean, corrupt, target, rival, metric)
-    (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
-        subject.run(tokens, record=recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
-    )
-    scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
-    base, old, values = pair.corrupt, corrupt_values, clean_values
-    if direction == "noise":
-        base, old, values = pair.clean, clean_values, corrupt_values
-    values = pair.aligned(values, old, direction)
-    return _finding(pair, scale, direction, *swept(sites, values, base, pair, scale, pair.missing(direction)))
+    pair = Pair(subject, clean, corrupt, target, rival, metric, align)
+    patching = Patching.of(pair, recorded(subject, sites), direction)
+    return _finding(patching, *swept(patching, sites))
 
 
 def _finding(
-    pair: Pair,
-    scale: Scale,
-    direction: Direction,
+    patching: Patching,
     panels: Sequence[Panel],
     examples: dict[str, Float[np.ndarray, "_pair *_cell"]],
     raw: dict[str, list[Any]],
 ) -> Finding:
+    pair, scale, direction = patching.pair, patching.scale, patching.direction
     cells = by_effect(((name_of_cell(panel, at), value) for panel in panels for at, value in panel.cells()), direction)
     return pair.subject.finding(
         "patch",
@@ -170,7 +167,7 @@ def _finding(
             "by_class": _by_class(pair, examples),
         },
         [*panels, _strongest(cells[:SHOWN], direction)],
-        about=ABOUT + ALIGNED,
+        about=ABOUT + pair.about,
         tables=[
             effects_table(
                 cells[:SHOWN],
@@ -197,27 +194,19 @@ def recorded(subject: Subject, sites: Sequence[Sweep]) -> list[tuple[str, int]]:
 
 
 def swept(
-    sites: Sequence[Sweep],
-    values: ActivationCache,
-    base: Tokens,
-    pair: Pair,
-    scale: Scale,
-    missing: Bool[np.ndarray, "_pair pos"] | None = None,
+    patching: Patching, sites: Sequence[Sweep]
 ) -> tuple[list[Panel], dict[str, Float[np.ndarray, "_pair *_cell"]], dict[str, list[Any]]]:
     """For each sweep: its panel, the share recovered for every pair, and the mean of the metric itself."""
-    subject = pair.subject
-    labels = subject.token_labels(base[0])
+    labels, missing = patching.labels, patching.missing
     panels = []
     examples: dict[str, Float[np.ndarray, "_pair *_cell"]] = {}
     raw: dict[str, list[Any]] = {}
     for name in sites:
-        axes, edits = sweep_of(subject, name, values, labels)
+        axes, _ = sweep_of(patching.subject, name, patching.runs[0].new, labels)
         shape = tuple(len(axis.labels) for axis in axes)
-        patched = subject.run_each(
-            base, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
-        )
-        recovered = scale.recovered(patched)  # [cell batch]
-        examples[name] = recovered.T.reshape(len(pair.cleans), *shape).double().cpu().numpy()
+        patched = patching.each(partial(_edits, patching.subject, name, labels))
+        recovered = patching.scale.recovered(patched)  # [cell batch]
+        examples[name] = recovered.T.reshape(len(patching.pair.cleans), *shape).double().cpu().numpy()
         raw[name] = patched.mean(dim=1).reshape(shape).tolist()
         mask_missing(examples[name], axes, missing)
         panels.append(_panel(name, axes, examples[name].mean(axis=0)))
@@ -239,6 +228,10 @@ def mask_missing(
     at = [i for i, axis in enumerate(axes) if axis.name == "position"]
     if missing is not None and at:
         np.moveaxis(values, at[0] + 1, 1)[missing] = np.nan
+
+
+def _edits(subject: Subject, name: Sweep, labels: tuple[str, ...], run: PatchedRun) -> list[Patch]:
+    return sweep_of(subject, name, run.new, labels)[1]
 
 
 def sweep_of(

@@ -1,7 +1,6 @@
 """Attribution patching: activation patching at every site at once, approximated by gradients."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,22 +25,19 @@ from algoscope.lenses.interventions.activation_patching import (
     swept,
 )
 from algoscope.lenses.interventions.contrast_pairs import (
-    ALIGNED,
+    Alignment,
     Answers,
     Direction,
     Pair,
-    Scale,
     by_effect,
     of_the_gap,
 )
 from algoscope.lenses.interventions.metrics import AnyMetric
+from algoscope.lenses.interventions.patched_runs import PatchedRun, Patching
 from algoscope.lenses.measures import RECOVERED
-from algoscope.subjects.cache import ActivationCache
 from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
-from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts
-from algoscope.tasks.base import Tokens
 
 FEW = 2000  # cells up to which exact patching is made beside it, where nothing else is asked for
 SHOWN = 20  # cells in the table
@@ -54,39 +50,8 @@ ABOUT = (
     "(clean - corrupt), as in activation patching, which is shown beside it where it was made."
 )
 
+Place = tuple[str, int]  # a kind of site, and a layer
 Cells = Float[np.ndarray, "_pair *_cell"]
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """The run that is patched, and how it is measured."""
-
-    pair: Pair
-    scale: Scale
-    base: Tokens
-    old: ActivationCache  # its activations
-    new: ActivationCache  # those that are patched in
-
-    @property
-    def subject(self) -> Subject:
-        return self.pair.subject
-
-    def gradients(self, keys: Sequence[tuple[str, int]], edits: Sequence[Patch] = ()) -> list[Tensor]:
-        """The gradients of the metric, in shares of the gap, at these activations. Raises ConfigError for a metric that
-        has none.
-        """
-        logits, values = self.subject.run(self.base, record=keys, edits=edits, at=self.pair.read, grad=True)
-        with torch.enable_grad():
-            chosen = logits if self.scale.among is None else logits[..., self.scale.among]
-            shares = self.scale.recovered(self.scale.of(self.pair.at(chosen)[None])[0]).sum()
-            if not shares.requires_grad:
-                raise ConfigError(
-                    f"{self.scale.name} has no gradient: take logit_diff, probability, kl or a function of logits that "
-                    "PyTorch can differentiate, or patch"
-                )
-            shares.backward()
-        gradients = [values[key].grad for key in keys]
-        return [torch.zeros_like(values[key]) if g is None else g for key, g in zip(keys, gradients, strict=True)]
 
 
 @checked_arguments
@@ -101,6 +66,7 @@ def attribution_patching(
     metric: AnyMetric = "logit_diff",
     target: Answers = None,
     rival: Answers = None,
+    align: Alignment = None,
     n_steps: Count = 1,
     compare: bool | None = None,
     runs_dir: Folder = None,
@@ -120,9 +86,10 @@ def attribution_patching(
         sites: sweeps, as for `patch`. Of the default ones those are made that the model has.
         direction: which run activations are copied into: the corrupt one (denoise) or the clean one (noise).
         metric: as for `patch`, but with a gradient: not exact_match.
-        target: one token in place of the clean input's answer, or several that count alike: the log-sum-exp of their
-            logits, the sum of their probabilities.
-        rival: one token, or several, in place of the corrupt input's answer.
+        target: an answer in place of the clean input's, of one token or of several, or several answers that count
+            alike, as for `patch`.
+        rival: the same in place of the corrupt input's answer.
+        align: pairs (clean position, corrupt position) to match inputs by, as for `patch`.
         n_steps: points of the integrated gradients; 1: the gradient in the run that is patched.
         compare: whether exact patches are made too; None: where there are 2,000 or fewer.
         runs_dir: where run folders are looked for; by default the usual place.
@@ -138,7 +105,7 @@ def attribution_patching(
         PairingError: for inputs that cannot be compared, as for `patch`.
         SubjectError: for a model that is not causal.
         UnknownNameError: for another sweep, direction or metric.
-        VocabularyError: for a target or rival that is not one token.
+        VocabularyError: for a target or rival that is no text of tokens, or with a task not one token.
 
     Source:
         Nanda, Attribution patching, 2023; Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806 (integrated).
@@ -151,52 +118,83 @@ def attribution_patching(
     """
     subject = open_subject(subject, runs_dir=runs_dir)
     sites = available(subject, sites)
-    pair = Pair(subject, clean, corrupt, target, rival, metric)
-    (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
-        subject.run(tokens, record=recorded(subject, sites), at=pair.read) for tokens in (pair.clean, pair.corrupt)
-    )
-    scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
-    base, old, new = pair.corrupt, corrupt_values, clean_values
-    if direction == "noise":
-        base, old, new = pair.clean, clean_values, corrupt_values
-    runs = _Runs(pair, scale, base, old, pair.aligned(new, old, direction))
-    missing = pair.missing(direction)
-    labels = subject.token_labels(runs.base[0])
-    axes: dict[str, tuple[Axis, ...]] = {name: sweep_of(subject, name, runs.new, labels)[0] for name in sites}
-    approximate = _approximate(runs, sites, n_steps)
+    pair = Pair(subject, clean, corrupt, target, rival, metric, align)
+    patching = Patching.of(pair, recorded(subject, sites), direction)
+    new, labels = patching.runs[0].new, patching.labels
+    axes: dict[str, tuple[Axis, ...]] = {name: sweep_of(subject, name, new, labels)[0] for name in sites}
+    approximate = _approximate(patching, sites, n_steps)
     for name, values in approximate.items():
-        mask_missing(values, axes[name], missing)
+        mask_missing(values, axes[name], patching.missing)
     n_cells = sum(int(np.prod([len(axis.labels) for axis in of])) for of in axes.values())
     compare = n_cells <= FEW if compare is None else compare
-    exact = swept(sites, runs.new, runs.base, pair, scale, missing)[1] if compare else {}
-    return _finding(runs, direction, n_steps, axes, approximate, exact)
+    exact = swept(patching, sites)[1] if compare else {}
+    return _finding(patching, n_steps, axes, approximate, exact)
 
 
-def _approximate(runs: _Runs, sites: Sequence[Sweep], n_steps: int) -> dict[str, Cells]:
+def _approximate(patching: Patching, sites: Sequence[Sweep], n_steps: int) -> dict[str, Cells]:
     """The share of the gap that each patch of each sweep recovers."""
-    effects = _effects(runs, recorded(runs.subject, sites), n_steps)
-    start = runs.scale.recovered(runs.scale.bottom if runs.base is runs.pair.corrupt else runs.scale.top)
-    cells = {name: _cells(effects, name, runs.subject.cfg.n_layers) for name in sites}
+    effects = _effects(patching, recorded(patching.subject, sites), n_steps)
+    scale = patching.scale
+    start = scale.recovered(scale.bottom if patching.direction == "denoise" else scale.top)
+    cells = {name: _cells(effects, name, patching.subject.cfg.n_layers) for name in sites}
     before = start.double().cpu().numpy()
     return {name: before.reshape(-1, *[1] * (values.ndim - 1)) + values for name, values in cells.items()}
 
 
-def _effects(runs: _Runs, keys: Sequence[tuple[str, int]], n_steps: int) -> dict[tuple[str, int], Tensor]:
-    """For every entry of every site, the change of the metric per patch, in shares of the gap."""
-    changes = {key: runs.new[key] - runs.old[key] for key in keys}
-    if n_steps == 1:
-        return {key: changes[key] * g for key, g in zip(keys, runs.gradients(keys), strict=True)}
-    effects = {}
-    for key, change in changes.items():
-        points = [runs.old[key] + change * ((step + 0.5) / n_steps) for step in range(n_steps)]
-        effects[key] = sum(
-            (change * runs.gradients([key], [Patch(key, value=point)])[0] / n_steps for point in points),
-            torch.zeros_like(change),
-        )
+def _effects(patching: Patching, keys: Sequence[Place], n_steps: int) -> dict[Place, Tensor]:
+    """For every entry of every site, the change of the metric per patch, in shares of the gap: summed over the runs of
+    all answers, at the positions of the input.
+    """
+    together = [keys] if n_steps == 1 else [[key] for key in keys]
+    effects: dict[Place, Tensor] = {}
+    for some in together:
+        for step in range(n_steps):
+            edits = [_points(run, some, (step + 0.5) / n_steps) if n_steps > 1 else [] for run in patching.runs]
+            for run, gradients in zip(patching.runs, _gradients(patching, some, edits), strict=True):
+                for key, gradient in zip(some, gradients, strict=True):
+                    effect = (run.new[key] - run.old[key]) * gradient / n_steps
+                    effects[key] = effects.get(key, 0) + _at_the_input(effect, key[0], patching.base.shape[1])
     return effects
 
 
-def _cells(effects: Mapping[tuple[str, int], Tensor], name: Sweep, n_layers: int) -> Cells:
+def _points(run: PatchedRun, keys: Sequence[Place], share: float) -> list[Patch]:
+    """Patches to a point between the two activations."""
+    return [Patch(key, value=run.old[key] + (run.new[key] - run.old[key]) * share) for key in keys]
+
+
+def _gradients(patching: Patching, keys: Sequence[Place], edits: Sequence[Sequence[Patch]]) -> list[list[Tensor]]:
+    """For each run, edited so, the gradients of the metric, in shares of the gap, at these activations. Raises
+    ConfigError for a metric that has none.
+    """
+    scale = patching.scale
+    each = [
+        patching.subject.run(run.tokens, record=keys, edits=of, at=run.read, grad=True)
+        for run, of in zip(patching.runs, edits, strict=True)
+    ]
+    with torch.enable_grad():
+        numbers = [scale.of(scale.chosen(logits)[None], number)[0] for number, (logits, _) in enumerate(each)]
+        shares = scale.recovered(scale.combined(numbers)).sum()
+        if not shares.requires_grad:
+            raise ConfigError(
+                f"{scale.name} has no gradient: take logit_diff, probability, kl or a function of logits that PyTorch "
+                "can differentiate, or patch"
+            )
+        shares.backward()
+    return [
+        [torch.zeros_like(values[key]) if (slope := values[key].grad) is None else slope for key in keys]
+        for _, values in each
+    ]
+
+
+def _at_the_input(effect: Tensor, kind: str, n_pos: int) -> Tensor:
+    """Without the positions of an answer, where nothing is patched."""
+    for axis, name in enumerate(KINDS[kind].axes):
+        if name in ("pos", "query", "key"):
+            effect = effect.narrow(axis, 0, n_pos)
+    return effect
+
+
+def _cells(effects: Mapping[Place, Tensor], name: Sweep, n_layers: int) -> Cells:
     """The effects of the single patches of a sweep, each the sum over the entries that it covers."""
     kind, along = SWEEPS[name]
     axes = KINDS[kind].axes
@@ -215,8 +213,7 @@ def _cells(effects: Mapping[tuple[str, int], Tensor], name: Sweep, n_layers: int
 
 
 def _finding(
-    runs: _Runs,
-    direction: Direction,
+    patching: Patching,
     n_steps: int,
     axes: Mapping[str, tuple[Axis, ...]],
     approximate: Mapping[str, Cells],
@@ -229,22 +226,23 @@ def _finding(
         {name_of_cell(shown[name], at): value for name, panel in of.items() for at, value in panel.cells()}
         for of in (shown, measured)
     )
+    pair, direction = patching.pair, patching.direction
     ordered = by_effect(cells.items(), direction)
     panels = [panel for name in shown for panel in (shown[name], *([measured[name]] if exact else []))]
-    return runs.subject.finding(
+    return patching.subject.finding(
         "attribution_patching",
-        _claim(runs.pair, ordered[0], direction, n_steps, agreement),
+        _claim(pair, ordered[0], direction, n_steps, agreement),
         {
-            **runs.pair.facts,
-            "metric": runs.scale.name,
+            **pair.facts,
+            "metric": patching.scale.name,
             "direction": direction,
             "n_steps": n_steps,
-            "baselines": runs.scale.baselines,
+            "baselines": patching.scale.baselines,
             "agreement": agreement,
             "per_example": {name: plain(values) for name, values in approximate.items()},
         },
         panels,
-        about=ABOUT + ALIGNED,
+        about=ABOUT + pair.about,
         tables=_tables(ordered[:SHOWN], true, agreement),
     )
 

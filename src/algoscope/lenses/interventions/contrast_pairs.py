@@ -18,7 +18,6 @@ from algoscope.lenses.interventions.metrics import (
     OwnMetric,
     Reading,
     find_metric,
-    measure_of,
     named,
 )
 from algoscope.subjects.cache import ActivationCache
@@ -30,11 +29,23 @@ ALIGNED = (
     " Inputs of different length are matched token by token: from the start as far as they are equal, the rest from "
     "the end. A position without a counterpart keeps its own activation, and is shown as missing."
 )
+BY_HAND = (
+    " Positions of the two inputs are matched as `align` says. A position without a counterpart keeps its own "
+    "activation, and is shown as missing."
+)
+FORCED_ANSWERS = (
+    " Answers of several tokens are teacher-forced, each in a run of its own: the input, then the answer's tokens. The "
+    "log probability of an answer is the sum over its tokens, each given the input and the answer's tokens before it. "
+    "logit_diff is the log probability of the target minus that of the rival; probability is that of the whole target; "
+    "exact_match asks whether each of its tokens is the most likely one; kl is summed over the positions that predict "
+    "its tokens. Activations are patched at the input's positions; at the answer's tokens they follow from these."
+)
 HALF = 0.5  # least share of the gap of a critical component
-SMALLEST_GAP = 1e-4
 
 Direction = Literal["denoise", "noise"]
 Answers = Token | Sequence[Token] | None
+Alignment = Sequence[tuple[int, int]] | None
+"""Positions (clean, corrupt) that stand for each other; negative ones count from the end. None: found by tokens."""
 Counterparts = tuple[list[int], list[int]]
 """Positions of a clean input, and of its corrupt one, that stand for each other."""
 Cell = tuple[str, float]
@@ -46,15 +57,16 @@ class Pair:
 
     With a task, both sequences contain the right answers up to the first position at which these differ, and the metric
     compares the right tokens there. Without a task it is read at the last position and compares the model's own
-    predictions there in the two runs, or the tokens `target` and `rival`. A metric of the user's own is a function of
-    the logits of every position. Texts of different length are matched token by token (`ALIGNED`).
+    predictions there in the two runs, or `target` and `rival`; where these have several tokens they are teacher-forced
+    (`forced`). A metric of the user's own is a function of the logits of every position. Texts of different length are
+    matched token by token (`ALIGNED`), or as `align` says.
     """
 
     clean: Tokens
     corrupt: Tokens
-    target: Int[Tensor, "batch target"]
-    rival: Int[Tensor, "batch rival"]
-    _counterparts: Sequence[Counterparts] = ()  # where the sides differ in length
+    target: list[Int[Tensor, "batch token"]]  # answers that count alike
+    rival: list[Int[Tensor, "batch token"]]
+    _counterparts: Sequence[Counterparts] = ()  # empty: all positions are their own
 
     def __init__(
         self,
@@ -64,6 +76,7 @@ class Pair:
         target: Answers,
         rival: Answers,
         metric: MetricName | str | OwnMetric,
+        align: Alignment = None,
     ) -> None:
         if not subject.cfg.causal:
             raise SubjectError(f"{subject.name} is not causal: it would see the answer")
@@ -73,24 +86,58 @@ class Pair:
                 f"{len(self.cleans)} clean and {len(self.corrupts)} corrupt inputs: give one corrupt for each clean"
             )
         self.subject = subject
+        self.metric, self._code = find_metric(metric)
+        named_answers = [None if answers is None else self._tokens(answers) for answers in (target, rival)]
         if subject.has_task:
             self._of_a_task()
         else:
-            self._of_free_text()
-        for name, answers in (("target", target), ("rival", rival)):
+            self._of_free_text(max((len(ids) for answers in named_answers for ids in answers or ()), default=1))
+        for name, answers in zip(("target", "rival"), named_answers, strict=True):
             if answers is not None:
-                setattr(self, name, self._tokens(answers).expand(len(self.clean), -1))
-        self.metric, self._code = find_metric(metric)
+                ids = [torch.tensor(one, device=subject.device) for one in answers]
+                setattr(self, name, [one.expand(len(self.clean), -1) for one in ids])
+        self.forced = any(answer.shape[1] > 1 for answer in (*self.target, *self.rival))
+        self._match(align)
+        if self.forced:
+            self._require_forced_metric()
         if not isinstance(self.metric, str):
             self.read = slice(None)
 
-    def _tokens(self, answers: Token | Sequence[Token]) -> Int[Tensor, "answer"]:
-        """One token or several, none twice. Raises PairingError for none."""
+    def _tokens(self, answers: Token | Sequence[Token]) -> list[tuple[int, ...]]:
+        """The tokens of each answer that counts; one that continues another counts in it. Raises PairingError for none,
+        VocabularyError for one of several tokens of a task's model.
+        """
         listed = [answers] if isinstance(answers, str | int) else answers
-        ids = dict.fromkeys(self.subject.to_single_token(token) for token in listed)
-        if not ids:
-            raise PairingError("no answer: give one token, or several that count alike")
-        return torch.tensor(list(ids), device=self.subject.device)
+        every = list(dict.fromkeys(map(self._tokens_of_one, listed)))
+        if not every:
+            raise PairingError("no answer: give one, or several that count alike")
+        return [ids for ids in every if not any(ids[:n] in every for n in range(1, len(ids)))]
+
+    def _tokens_of_one(self, answer: Token) -> tuple[int, ...]:
+        ids = self.subject.text.find(answer) if isinstance(answer, str) and not self.subject.has_task else []
+        return tuple(map(self.subject.to_single_token, ids if len(ids) > 1 else [answer]))
+
+    def _require_forced_metric(self) -> None:
+        """Raises PairingError for a metric that answers of several tokens do not serve."""
+        if not isinstance(self.metric, str):
+            raise PairingError(
+                f"{named(self.metric)} reads the logits of the inputs, not those of answers of several tokens: write "
+                "the answer's tokens into the inputs, without target and rival, or take logit_diff or probability"
+            )
+        if self.metric == "kl" and len(self.target) > 1:
+            raise PairingError("kl follows the tokens of one target: give one, or take logit_diff or probability")
+
+    def _match(self, align: Alignment) -> None:
+        """Which positions are counterparts."""
+        lengths = (self.clean.shape[1], self.corrupt.shape[1])
+        if align is not None:
+            self._counterparts = [_aligned_by_hand(align, lengths)] * len(self.clean)
+        elif lengths[0] != lengths[1]:
+            pairs = zip(self.clean.tolist(), self.corrupt.tolist(), strict=True)
+            self._counterparts = [_matched(*pair) for pair in pairs]
+        elif self.forced:  # the answers that follow have no counterparts
+            self._counterparts = [(list(range(lengths[0])), list(range(lengths[0])))] * len(self.clean)
+        self.about = (ALIGNED if align is None else BY_HAND) + (FORCED_ANSWERS if self.forced else "")
 
     def _of_a_task(self) -> None:
         task, start = self.subject.task, self.subject.task.prompt_length
@@ -105,22 +152,18 @@ class Pair:
             raise PairingError(f"{left!r} and {right!r} have the same answer: the two runs cannot be distinguished")
         first = differs.int().argmax(dim=1)
         rows = torch.arange(len(clean), device=clean.device)
-        self.target, self.rival = clean[rows, start + first, None], corrupt[rows, start + first, None]
+        self.target, self.rival = ([side[rows, start + first, None]] for side in (clean, corrupt))
         self.whole, self.clean, self.corrupt = clean, clean[:, :-1], corrupt[:, :-1]
         self.read = slice(start - 1 + int(first.min()), start + int(first.max()))
         self._place: Int[Tensor, "batch"] = first - first.min()
 
-    def _of_free_text(self) -> None:
+    def _of_free_text(self, n_answer: int) -> None:
         rows = [[self.subject.to_tokens(text) for text in texts] for texts in (self.cleans, self.corrupts)]
         self.clean, self.corrupt = (self._stacked(side) for side in rows)
-        if self.clean.shape != self.corrupt.shape:
-            self._counterparts = [
-                _matched(*pair) for pair in zip(self.clean.tolist(), self.corrupt.tolist(), strict=True)
-            ]
         self.read = slice(-1, None)
         self._place = torch.zeros(len(self.clean), dtype=torch.long, device=self.clean.device)
         self.target, self.rival = (
-            self.subject.run(tokens, at=self.read)[0].argmax(dim=-1) for tokens in (self.clean, self.corrupt)
+            [self.subject.generate_tokens(tokens, n_answer)] for tokens in (self.clean, self.corrupt)
         )
 
     def aligned(self, values: ActivationCache, base: ActivationCache, direction: Direction) -> ActivationCache:
@@ -179,10 +222,20 @@ class Pair:
             **({} if self._code is None else {"metric_code": vars(self._code) | {"path": str(self._code.path)}}),
         }
 
-    def _labels(self, answers: Int[Tensor, "batch answer"]) -> list[object]:
-        """Each pair's answer as a token, or as a list of tokens where there are several."""
-        rows = [self.subject.to_str_tokens(row) for row in answers]
+    def _labels(self, answers: Sequence[Int[Tensor, "batch _token"]]) -> list[object]:
+        """Each pair's answer, a token or the text of several, or a list where several count alike."""
+        rows = [
+            [self.subject.to_str_tokens(ids)[0] if len(ids) == 1 else self.subject.to_string(ids) for ids in row]
+            for row in zip(*answers, strict=True)
+        ]
         return [row[0] if len(row) == 1 else row for row in rows]
+
+    @property
+    def forced_answers(self) -> list[Int[Tensor, "batch _token"]]:
+        """The answers that need a run of their own: the targets, and the rivals where the metric compares them."""
+        if not self.forced:
+            return []
+        return [*self.target, *(self.rival if self.metric in PAIRWISE else [])]
 
     def at(self, logits: Float[Tensor, "*edit batch read d_vocab"]) -> Float[Tensor, "... d_vocab"]:
         """The logits that the metric reads: at each pair's own reading position, or everywhere."""
@@ -193,7 +246,8 @@ class Pair:
     def reading(
         self, clean: Float[Tensor, "batch read d_vocab"], corrupt: Float[Tensor, "batch other d_vocab"]
     ) -> Reading:
-        return Reading(self.at(clean), self.at(corrupt), self.target, self.rival)
+        target, rival = (torch.cat(answers, dim=1) for answers in (self.target, self.rival))
+        return Reading(self.at(clean), self.at(corrupt), target, rival)
 
 
 def _matched(clean: Sequence[int], corrupt: Sequence[int]) -> Counterparts:
@@ -203,40 +257,20 @@ def _matched(clean: Sequence[int], corrupt: Sequence[int]) -> Counterparts:
     return tuple([*range(same), *range(len(side) - n + same, len(side))] for side in (clean, corrupt))  # type: ignore[return-value]
 
 
-class Scale:
-    """A metric on the scale 0 = as the corrupt run, 1 = as the clean run. `among`: the tokens whose logits it reads.
-
-    Raises PairingError if the metric does not separate the two runs: a tiny gap would only amplify noise.
-    """
-
-    def __init__(self, pair: Pair, reading: Reading) -> None:
-        self.name, self.measure = named(pair.metric), measure_of(pair.metric)
-        self.among: Int[Tensor, "some"] | None = None
-        if pair.metric in PAIRWISE:
-            self.among = torch.cat([reading.target, reading.rival], dim=1).unique()
-            target, rival = (torch.searchsorted(self.among, token) for token in (reading.target, reading.rival))
-            reading = Reading(reading.clean[:, self.among], reading.corrupt[:, self.among], target, rival)
-        self.reading = reading
-        self.top, self.bottom = self.measure(reading.clean, reading), self.measure(reading.corrupt, reading)
-        self.gap = self.top - self.bottom
-        if bool((self.gap.abs() < SMALLEST_GAP).any()):
-            worst = int(self.gap.abs().argmin())
-            raise PairingError(
-                f"{self.name} does not separate {pair.cleans[worst]!r} from {pair.corrupts[worst]!r} (gap "
-                f"{float(self.gap[worst]):.2g}): choose another pair, another metric, or a target and a rival"
-            )
-
-    @property
-    def baselines(self) -> dict[str, float]:
-        """The metric of the two runs, means over the pairs."""
-        return {"clean": float(self.top.mean()), "corrupt": float(self.bottom.mean())}
-
-    def of(self, logits: Float[Tensor, "edit batch *pos d_vocab"]) -> Float[Tensor, "edit batch"]:
-        """The metric of many runs, from the logits of the tokens `among` (all where it is None)."""
-        return torch.stack([self.measure(one, self.reading) for one in logits])
-
-    def recovered(self, patched: Float[Tensor, "*edit batch"]) -> Float[Tensor, "*edit batch"]:
-        return (patched - self.bottom) / self.gap
+def _aligned_by_hand(align: Sequence[tuple[int, int]], lengths: tuple[int, int]) -> Counterparts:
+    """Raises PairingError for a position that an input does not have, or that has two counterparts."""
+    sides: list[list[int]] = []
+    for name, side, length in zip(("clean", "corrupt"), zip(*align, strict=True), lengths, strict=False):
+        outside = [pos for pos in side if not -length <= pos < length]
+        if outside:
+            raise PairingError(f"align: the {name} inputs have {length} tokens, so no position {outside[0]}")
+        sides.append([pos % length for pos in side])
+        twice = [pos for pos in sides[-1] if sides[-1].count(pos) > 1]
+        if twice:
+            raise PairingError(f"align: position {twice[0]} of the {name} inputs has two counterparts: give one")
+    if not sides:
+        raise PairingError("align: no positions: give pairs (clean position, corrupt position)")
+    return sides[0], sides[1]
 
 
 def is_critical(recovered: float, direction: Direction) -> bool:

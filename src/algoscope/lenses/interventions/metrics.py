@@ -11,9 +11,10 @@ from torch import Tensor
 from algoscope.core.arguments import Form
 from algoscope.core.errors import ArgumentError, UnknownNameError
 from algoscope.core.own_code import OwnCode, load_named
-from algoscope.networks.evaluation import kl_divergence, tokens_right
+from algoscope.networks.evaluation import answers_right, kl_divergence, tokens_right
 
 Logits = Float[Tensor, "batch *pos d_vocab"]
+ForcedLogits = Float[Tensor, "batch token d_vocab"]  # at the positions that predict the answer's tokens
 
 
 @dataclass(frozen=True)
@@ -110,5 +111,35 @@ def measure_of(metric: MetricName | OwnMetric) -> Metric:
     return checked
 
 
-def _of(values: Logits, tokens: Int[Tensor, "batch answer"]) -> Float[Tensor, "batch answer"]:
+@dataclass(frozen=True)
+class ForcedMetric:
+    """A metric of answers of several tokens, each in a run of its own that reads the input and then the answer's tokens
+    (teacher-forced): a number for each answer, from the logits at its tokens, those of the clean run, and its tokens;
+    and what the metric makes of the numbers of all targets and rivals.
+    """
+
+    of_one: Callable[[ForcedLogits, ForcedLogits, Int[Tensor, "batch token"]], Float[Tensor, "batch"]]
+    of_all: Callable[[Float[Tensor, "target *rest"], Float[Tensor, "rival *rest"]], Float[Tensor, "*rest"]]
+
+
+def _log_probability(
+    logits: ForcedLogits, clean: ForcedLogits, answer: Int[Tensor, "batch token"]
+) -> Float[Tensor, "batch"]:
+    """Of the whole answer: the sum over its tokens, each given the input and the tokens before it."""
+    return _of(logits.log_softmax(dim=-1), answer[..., None])[..., 0].sum(dim=-1)
+
+
+FORCED: dict[MetricName, ForcedMetric] = {
+    "logit_diff": ForcedMetric(_log_probability, lambda targets, rivals: targets.logsumexp(0) - rivals.logsumexp(0)),
+    "probability": ForcedMetric(_log_probability, lambda targets, _: targets.exp().sum(0)),
+    "kl": ForcedMetric(
+        lambda logits, clean, _: kl_divergence(clean, logits).sum(dim=-1), lambda targets, _: targets[0]
+    ),
+    "exact_match": ForcedMetric(
+        lambda logits, _, answer: answers_right(logits, answer).to(logits.dtype), lambda targets, _: targets.amax(0)
+    ),
+}
+
+
+def _of(values: Logits, tokens: Int[Tensor, "batch *pos answer"]) -> Float[Tensor, "batch *pos answer"]:
     return values.gather(-1, tokens)

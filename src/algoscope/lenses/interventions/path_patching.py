@@ -1,7 +1,7 @@
 """Path patching: which heads and MLPs affect one receiver directly?"""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,11 +16,10 @@ from algoscope.core.finding import Finding
 from algoscope.core.panel import Axis, Panel
 from algoscope.core.sites import Key
 from algoscope.lenses.interventions.contrast_pairs import (
-    ALIGNED,
+    Alignment,
     Answers,
     Direction,
     Pair,
-    Scale,
     by_effect,
     effects_table,
     half_way,
@@ -28,6 +27,7 @@ from algoscope.lenses.interventions.contrast_pairs import (
     of_the_gap,
 )
 from algoscope.lenses.interventions.metrics import AnyMetric
+from algoscope.lenses.interventions.patched_runs import PatchedRun, Patching
 from algoscope.lenses.measures import RECOVERED
 from algoscope.lenses.residual_parts import needs_sum, output_norm
 from algoscope.networks.taps import NO_TAP
@@ -36,7 +36,6 @@ from algoscope.subjects.edits import Patch
 from algoscope.subjects.opening import AnyModel, measurement, open_subject
 from algoscope.subjects.subject import Subject
 from algoscope.subjects.text import Texts
-from algoscope.tasks.base import Tokens
 
 STACK = 2**13  # tokens in one batch
 Mlps = Literal["frozen", "free"]
@@ -49,6 +48,7 @@ ABOUT = (
     "free, paths through the MLPs in between count too."
 )
 
+Through = Callable[[Subject, "Receiver", Sequence["Sender"], PatchedRun], "Input"]
 Stream = Float[Tensor, "batch pos d_model"]
 Input = Float[Tensor, "sender batch *rest"]  # the input of a receiver, or the logits at the metric's position
 
@@ -66,6 +66,7 @@ def path_patching(
     metric: AnyMetric = "logit_diff",
     target: Answers = None,
     rival: Answers = None,
+    align: Alignment = None,
     runs_dir: Folder = None,
 ) -> Finding:
     """Send the other run's output of one head or MLP to one receiver alone, and measure the share of the gap recovered.
@@ -89,7 +90,9 @@ def path_patching(
         metric: a function of the logits: the logit difference of target and rival, the target's probability, the KL
             divergence from the clean run in nats, or whether the target is the top token. Or a function of your own,
             as in TransformerLens: of the logits [batch pos d_vocab], to a number for each input; or FILE.py:NAME.
-        target, rival: one token, or several that count alike, in place of the clean and of the corrupt input's answer.
+        target, rival: an answer of one token or of several, or several answers that count alike, in place of the clean
+            and of the corrupt input's answer, as for `patch`.
+        align: pairs (clean position, corrupt position) to match inputs by, as for `patch`.
         runs_dir: where run folders are looked for; by default the usual place.
 
     Returns:
@@ -104,7 +107,7 @@ def path_patching(
         PairingError: for inputs that cannot be compared.
         SubjectError: for a model that is not causal, or normalises the stream after each sum.
         UnknownNameError: for another metric, direction or choice of `mlps`.
-        VocabularyError: for a target or rival that is not one token.
+        VocabularyError: for a target or rival that is no text of tokens, or with a task not one token.
 
     Source:
         Wang et al., arXiv 2211.00593.
@@ -117,24 +120,12 @@ def path_patching(
     subject = open_subject(subject, runs_dir=runs_dir)
     where = Receiver.parse(subject, receiver)
     senders = where.senders(subject)
-    pair = Pair(subject, clean, corrupt, target, rival, metric)
-    (clean_logits, clean_values), (corrupt_logits, corrupt_values) = (
-        subject.run(tokens, record=_recorded(subject, where), at=pair.read) for tokens in (pair.clean, pair.corrupt)
-    )
-    scale = Scale(pair, pair.reading(clean_logits, corrupt_logits))
-    denoise = direction == "denoise"
-    tokens, base, other = (
-        (pair.corrupt, corrupt_values, clean_values) if denoise else (pair.clean, clean_values, corrupt_values)
-    )
-    inputs_of = _direct_inputs if mlps == "frozen" else _inputs_through_mlps
-    other = pair.aligned(other, base, direction)
-    patched = []
-    for chunk in _chunks(senders, tokens):
-        values = inputs_of(subject, where, chunk, tokens, base, other, pair.read)
-        patched.append(_answers(subject, where, values, tokens, pair, scale))
-    recovered = scale.recovered(torch.cat(patched)).double().cpu().numpy()  # [sender batch]
-    choices = {"mlps": str(mlps), "direction": str(direction), "metric": scale.name}
-    return _finding(subject, where, senders, recovered, pair, scale, direction, choices)
+    pair = Pair(subject, clean, corrupt, target, rival, metric, align)
+    patching = Patching.of(pair, _recorded(subject, where), direction)
+    through = _direct_inputs if mlps == "frozen" else _inputs_through_mlps
+    patched = patching.scale.combined([_patched(patching, run, where, senders, through) for run in patching.runs])
+    recovered = patching.scale.recovered(patched).double().cpu().numpy()  # [sender batch]
+    return _finding(patching, where, senders, recovered, str(mlps))
 
 
 @dataclass(frozen=True)
@@ -222,31 +213,31 @@ def _recorded(subject: Subject, where: Receiver) -> list[Key]:
     return [*((kind, layer) for kind in kinds for layer in range(subject.cfg.n_layers)), where.stream(subject)]
 
 
-def _chunks(senders: Sequence[Sender], tokens: Tokens) -> Iterator[Sequence[Sender]]:
-    """The senders in groups that fit one batch."""
-    size = max(1, STACK // tokens.numel())
-    yield from (senders[i : i + size] for i in range(0, len(senders), size))
+def _patched(
+    patching: Patching, run: PatchedRun, where: Receiver, senders: Sequence[Sender], through: Through
+) -> Float[Tensor, "sender batch"]:
+    """The number of one run for each sender, in groups that fit one batch."""
+    size = max(1, STACK // run.tokens.numel())
+    chunks = [senders[i : i + size] for i in range(0, len(senders), size)]
+    return torch.cat([_answers(patching, run, where, through(patching.subject, where, some, run)) for some in chunks])
 
 
 def _direct_inputs(
     subject: Subject,
     where: Receiver,
     senders: Sequence[Sender],
-    tokens: Tokens,
-    base: ActivationCache,
-    other: ActivationCache,
-    read: slice,
+    run: PatchedRun,
 ) -> Input:
     """The receiver's input when all else is frozen: its stream changes by the change of the sender's output alone, so
     one batched run gives it for all senders.
     """
     stream = where.stream(subject)
-    changed = torch.stack([base[stream] + sender.change(subject, base, other) for sender in senders])
+    changed = torch.stack([run.old[stream] + sender.change(subject, run.old, run.new) for sender in senders])
     rows = changed.flatten(0, 1)
     if where.kind == "logits":
-        return subject.unembed(rows[:, read]).unflatten(0, (len(senders), -1))
+        return subject.unembed(rows[:, run.read]).unflatten(0, (len(senders), -1))
     site = (where.kind, where.layer)
-    many = tokens.repeat(len(senders), 1)
+    many = run.tokens.repeat(len(senders), 1)
     _, values = subject.run(many, record=[site], edits=[Patch(stream, value=rows)], at=slice(0, 0))
     return values[site].unflatten(0, (len(senders), -1))
 
@@ -255,50 +246,40 @@ def _inputs_through_mlps(
     subject: Subject,
     where: Receiver,
     senders: Sequence[Sender],
-    tokens: Tokens,
-    base: ActivationCache,
-    other: ActivationCache,
-    read: slice,
+    run: PatchedRun,
 ) -> Input:
     """The receiver's input when heads are frozen and MLPs are recomputed: one run for each sender."""
     site = (where.kind, where.layer)
-    heads = [Patch(("result", layer), value=base["result", layer]) for layer in range(subject.cfg.n_layers)]
+    heads = [Patch(("result", layer), value=run.old["result", layer]) for layer in range(subject.cfg.n_layers)]
     inputs = []
     for sender in senders:
         kind = "mlp_out" if sender.head is None else "result"
-        sent = Patch((kind, sender.layer), value=other[kind, sender.layer], head=sender.head)
+        sent = Patch((kind, sender.layer), value=run.new[kind, sender.layer], head=sender.head)
         record = [] if where.kind == "logits" else [site]
-        logits, values = subject.run(tokens, record=record, edits=[*heads, sent], at=read)
+        logits, values = subject.run(run.tokens, record=record, edits=[*heads, sent], at=run.read)
         inputs.append(logits if where.kind == "logits" else values[site])
     return torch.stack(inputs)
 
 
-def _answers(
-    subject: Subject, where: Receiver, inputs: Input, tokens: Tokens, pair: Pair, scale: Scale
-) -> Float[Tensor, "sender batch"]:
-    """The metric of base runs in which only the receiver's input is replaced."""
+def _answers(patching: Patching, run: PatchedRun, where: Receiver, inputs: Input) -> Float[Tensor, "sender batch"]:
+    """The number of this run, with only the receiver's input replaced."""
     if where.kind == "logits":
-        logits = pair.at(inputs)
-        return scale.of(logits if scale.among is None else logits[..., scale.among])
+        return patching.scale.of(patching.scale.chosen(inputs), run.number)
     edits = [Patch((where.kind, where.layer), value=value, head=where.head) for value in inputs]
-    return subject.run_each(
-        tokens, edits, at=pair.read, among=scale.among, reduce=lambda logits: scale.of(pair.at(logits))
-    )
+    return patching.of_run(run, edits)
 
 
 # ---------------------------------------------------------------------- the finding
 
 
 def _finding(
-    subject: Subject,
+    patching: Patching,
     where: Receiver,
     senders: Sequence[Sender],
     recovered: Float[np.ndarray, "sender batch"],
-    pair: Pair,
-    scale: Scale,
-    direction: Direction,
-    choices: dict[str, str],
+    mlps: str,
 ) -> Finding:
+    subject, pair, direction, metric = patching.subject, patching.pair, patching.direction, patching.scale.name
     values = recovered.mean(axis=1)
     names = [sender.name for sender in senders]
     denoise = direction == "denoise"
@@ -310,18 +291,20 @@ def _finding(
     effect = f"{'restores' if denoise else 'leaves'} {of_the_gap(float(values[best]))}"
     return subject.finding(
         "path_patching",
-        f"{pair.title}: the path {names[best]} -> {where.name} {effect} of the {choices['metric']} gap",
+        f"{pair.title}: the path {names[best]} -> {where.name} {effect} of the {metric} gap",
         {
             **pair.facts,
             "receiver": where.name,
-            **choices,
-            "baselines": scale.baselines,
+            "mlps": mlps,
+            "direction": str(direction),
+            "metric": metric,
+            "baselines": patching.scale.baselines,
             "senders": rows,
             "largest": {"sender": names[best], "recovered": float(values[best])},
             "critical": [row["sender"] for row in rows if is_critical(row["recovered"], direction)],
         },
         _panels(subject, where, senders, values, direction),
-        about=ABOUT + ALIGNED,
+        about=ABOUT + pair.about,
         tables=[
             effects_table(
                 by_effect(zip(names, values.tolist(), strict=True), direction)[:SHOWN],
