@@ -88,5 +88,5 @@ def test_a_file_without_such_a_metric_is_one_line(metrics: str, name: str, words
 
 
 def test_no_answer_at_all_is_one_line() -> None:
-    with pytest.raises(AlgoscopeError, match="no answer: give one token"):
+    with pytest.raises(AlgoscopeError, match="no answer: give one, or several"):
         ag.lenses.patch("planted:induction", "abcda", "cbada", target=[])
