@@ -24,9 +24,10 @@ def sometimes(function: Any = None, *, typechecker: Any) -> Any:
     """What `jaxtyping.jaxtyped` does, on some calls. Dataclasses are checked whenever one is made."""
     if function is None:
         return lambda function: sometimes(function, typechecker=typechecker)
-    checked = always(function, typechecker=typechecker)
     if isinstance(function, type):
-        return checked
+        inner = getattr(function.__init__, "__globals__", {}).get("__name__") == __name__  # a decorator has wrapped it
+        return function if inner else always(function, typechecker=typechecker)
+    checked = always(function, typechecker=typechecker)
 
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:

@@ -97,7 +97,7 @@ def test_a_panel_says_what_does_not_fit() -> None:
         PANEL.select(head=2)
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "meta", "cuda:99", 0, None])
+@pytest.mark.parametrize("device", ["", "gpu", "meta", "cuda:99", 0])
 def test_a_device_that_is_not_here_is_one_line(device) -> None:
     with pytest.raises(ConfigError, match=r"^[^\n]*(device)[^\n]*$"):
         ag.open("planted:clock", device=device)

@@ -180,12 +180,12 @@ def _of_one_type(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, T
     floats = {name: value for name, value in weights.items() if value.is_floating_point()}
     if not floats:
         raise CheckpointError(f"{path} has no floating-point tensor")
-    for name, value in floats.items():
-        if not value.isfinite().all() and not MASK.search(name):
-            raise CheckpointError(f"{path}: {name} has a value that is not finite")
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in floats.values()})
     wanted = torch.float64 if "float64" in dtypes else torch.float32
     converted = {name: value.to(wanted) if name in floats else value for name, value in weights.items()}
+    for name in floats:
+        if not converted[name].isfinite().all() and not MASK.search(name):
+            raise CheckpointError(f"{path}: {name} has a value that is not finite")
     name = str(wanted).removeprefix("torch.")
     return converted, name if dtypes == [name] else f"{name}, exactly, from {' and '.join(dtypes)}"
 
