@@ -201,7 +201,7 @@ def test_a_task_that_is_none_is_named_as_the_config_names_it(task: object, words
 def test_every_task_in_the_table_is_one_that_a_config_takes(name: str) -> None:
     task = TASKS.load(name)()
     assert task.kind == name
-    config = parse_config(add3().model_dump() | {"task": {"kind": name}, "model": {}})
+    config = parse_config(add3().model_dump() | {"task": {"kind": name}, "model": {}, "data": {}})
     assert config.task == task
 
 
