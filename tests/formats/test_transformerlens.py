@@ -121,7 +121,7 @@ def same_weights(classic: HookedTransformer) -> Transformer:
     reading = tensors_to_layout(classic.state_dict(), None, {}, "it")
     stated = lens_config_to_fields(classic.cfg.to_dict(), "its config")
     inferred = layout_to_config(reading, stated, {}, classic.cfg.n_ctx, "it")
-    cfg = ModelConfig(**{row.what: row.value for row in inferred})
+    cfg = ModelConfig(**{row.what: row.value for row in inferred if not row.what.startswith("weights.")})
     model = Transformer(cfg)
     model.load_state_dict({name: value.clone() for name, value in layout_to_weights(reading, cfg).items()})
     return model
