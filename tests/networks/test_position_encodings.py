@@ -215,7 +215,7 @@ def test_a_run_opens_at_other_widths(tmp_path: Path, run) -> None:
     [
         ("run:small?n_digits=11", TaskMismatchError, "12 coupled positions.*needs 13"),
         ("run:small?n_digit=5", UnknownNameError, "n_digits"),
-        ("run:small?n_digits=999", ConfigError, "task.n_digits.*200"),
+        ("run:small?n_digits=999", ConfigError, "n_digits.*200"),
         ("run:small?n_digits=five", ConfigError, "five"),
         ("run:far?n_digits=7", TaskMismatchError, "learned positions for 22 tokens.*24.*model.n_ctx=25"),
         ("run:copy?n_symbols=9", TaskMismatchError, "another vocabulary"),

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.module_zoo import SIZED, STYLES, saved
 from torch import nn
 
 import algoscope as ag
 from algoscope.core.errors import SubjectError, UnknownNameError
+from module_zoo import SIZED, STYLES, saved
 
 ADDER = ag.Addition(n_digits=3)
 
@@ -84,9 +84,7 @@ def test_options_are_named() -> None:
 
 def test_a_file_makes_it_and_gives_its_weights(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(
-        "from tests.module_zoo import adder\n\ndef make():\n    return adder.make(d_vocab=14, n_ctx=7, seed=3)\n"
-    )
+    file.write_text("from module_zoo import adder\n\ndef make():\n    return adder.make(d_vocab=14, n_ctx=7, seed=3)\n")
     weights = saved(STYLES["adder"].make(d_vocab=14, n_ctx=7, seed=4), tmp_path / "w.safetensors")
     task = ag.Addition(n_digits=1)
     plain, other = (ag.open(f"module:{file}:make{query}", task=task) for query in ("", f"?weights={weights}"))

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.module_zoo import CONVERTIBLE, REFUSED, STYLES, logits_of
 
 from algoscope.core.ambient import settled
 from algoscope.core.errors import SubjectError
 from algoscope.formats.own_modules.conversion import convert
+from module_zoo import CONVERTIBLE, REFUSED, STYLES, logits_of
 
 FIRST = (
     "adder", "nanogpt", "course", "textbook", "conv1d", "complex rotary", "multihead, sequence first",

@@ -222,6 +222,7 @@ def test_no_lens_changes_the_model(name: str, adds_modulo_7: ag.Run, small_run: 
     subject = ag.open(needed[name]) if name in needed else subject_of(shape())
     before = weights_hash(subject.model.state_dict())
     asked = {"attention": [PAIR], "patch": PAIR, "logit": [PAIR], "attribution": [PAIR], "path_patching": PAIR}
+    asked["attribution_patching"] = PAIR
     getattr(ag.lenses, name)(subject, *asked.get(name, []))
     assert weights_hash(subject.model.state_dict()) == before
 

@@ -115,6 +115,13 @@ def is_restored_by(role: str, clean: str, corrupt: str) -> Question:
     return asks
 
 
+def is_restored_by_gradients(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
+    """The induction head, behind which everything is linear, restores all of the answer; others of its layer do not."""
+    layer, head = mechanism.heads["induction"]
+    recovered = lens(subject, REPEATED, BROKEN, sites=["head"], target=FOLLOWS, rival="z")["head"].values[layer]
+    return bool(np.isclose(recovered[head], 1, atol=1e-3) and np.delete(recovered, head).max() < HALF)
+
+
 def is_readable_where_planted(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
     """The right answer is readable from the residual stream from the planted layer on, and not before."""
     if subject.has_task:
