@@ -260,7 +260,7 @@ def _added(subject: Subject, parts: Vectors, among: list[int]) -> Float[Tensor, 
     constant = torch.zeros_like(parts[0])
     if isinstance(norm, Norm):
         parts, constant = parts * norm.weight, constant if norm.bias is None else norm.bias
-    added = (torch.cat([parts, constant[None]]) @ model.W_U[among].mT).double()
+    added = (torch.cat([parts, constant[None]]) @ model.W_U[among].mT.to(parts.dtype)).double()
     if b_u is not None:
         added[-1] += b_u[among]
     return added

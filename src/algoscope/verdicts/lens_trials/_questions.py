@@ -116,10 +116,17 @@ def is_restored_by(role: str, clean: str, corrupt: str) -> Question:
 
 
 def is_restored_by_gradients(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:
-    """The induction head, behind which everything is linear, restores all of the answer; others of its layer do not."""
-    layer, head = mechanism.heads["induction"]
-    recovered = lens(subject, REPEATED, BROKEN, sites=["head"], target=FOLLOWS, rival="z")["head"].values[layer]
-    return bool(np.isclose(recovered[head], 1, atol=1e-3) and np.delete(recovered, head).max() < HALF)
+    """The answer is right, and each planted head, and no other, restores all of it; behind the induction head, where
+    everything is linear, gradients say the same.
+    """
+    if subject.generate(REPEATED, 1) != FOLLOWS:
+        return False
+    layer, _ = mechanism.heads["induction"]
+    panels = lens(subject, REPEATED, BROKEN, sites=["head"], target=FOLLOWS, rival="z")
+    exact, by_gradients = panels["head, exact"].values, panels["head"].values
+    planted = np.zeros_like(exact)
+    planted[tuple(zip(*mechanism.heads.values(), strict=True))] = 1
+    return np.allclose(exact, planted, atol=1e-3) and np.allclose(by_gradients[layer], planted[layer], atol=1e-3)
 
 
 def is_readable_where_planted(lens: Lens, subject: Subject, mechanism: Mechanism) -> bool:

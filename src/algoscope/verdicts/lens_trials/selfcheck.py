@@ -66,7 +66,13 @@ TRIALS = (
     Trial("weights", "induction", "OV circuits that copy 26 letters", ask.copies_every_letter, ("previous-token",)),
     Trial("patch", "carry-adder", "one head carries the digit", ask.is_restored_by("column", "123+456", "128+456")),
     Trial("patch", "carry-adder", "one head carries the carry", ask.is_restored_by("below", "105+105", "100+100")),
-    Trial("attribution_patching", "induction", "one head carries the answer", ask.is_restored_by_gradients),
+    Trial(
+        "attribution_patching",
+        "induction",
+        "a pair of heads carries the answer",
+        ask.is_restored_by_gradients,
+        ("induction-wrong",),
+    ),
     Trial("logit", "carry-adder", "the answer is readable from layer 1 on", ask.is_readable_where_planted),
     Trial(
         "logit",
