@@ -32,7 +32,7 @@ def main(n_seeds: int = 5) -> None:
                     f"{runs[0].config.task.domain_size:,}",
                     f"{wrong.count(0)} of {n_seeds}"
                     + (f" (wrong: {', '.join(map(str, filter(None, wrong)))})" if any(wrong) else ""),
-                    harness.spread(run.summary.steps for run in runs),
+                    harness.spread((run.summary.steps for run in runs), 4),
                 ]
             )
             print(name, wrong, file=sys.stderr, flush=True)
