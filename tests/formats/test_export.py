@@ -232,7 +232,10 @@ EXPORTED_TOO = (  # with the others every operation; an export takes seconds
 @pytest.mark.parametrize(
     "options",
     [
-        {"norms": "post", "attn_rate": 0.4, "causal": False, "head_bias": True, "act_fn": "quick_gelu"},
+        pytest.param(
+            {"norms": "post", "attn_rate": 0.4, "causal": False, "head_bias": True, "act_fn": "quick_gelu"},
+            marks=pytest.mark.long,
+        ),
         WRITTEN_OTHERWISE["capped"]
         | {"norms": "both", "windows": (2, None), "positions": "rotary", "embed_scale": 2.0},
     ],

@@ -97,7 +97,9 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     set_type(torch.float32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [family if n < 3 else pytest.param(family, marks=pytest.mark.long) for n, family in enumerate(FAMILIES)]
+)
 def test_a_member_of_a_stack_equals_itself_alone(family: str, tmp_path: Path, float64: None) -> None:
     configs = {f"m{i}": cfg for i, cfg in enumerate(FAMILIES[family])}
     together = train_many(configs, runs_dir=tmp_path / "a", stack=len(configs), workers=1, progress=False)
@@ -287,7 +289,7 @@ def trainer() -> Iterator[Trainer]:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.long)])
-@pytest.mark.parametrize("stack", [1, 3], ids=["one after another", "stacked"])
+@pytest.mark.parametrize("stack", [pytest.param(1, marks=pytest.mark.long), 3], ids=["one after another", "stacked"])
 def test_killed_at_random_moments_every_run_ends_with_the_same_weights(
     stack: int, kills: int, tmp_path: Path, trainer: Trainer
 ) -> None:

@@ -115,8 +115,16 @@ def check_paths(
     return moved
 
 
-@pytest.mark.parametrize("mlps", ["frozen", "free"])
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize(
+    ("family", "mlps"),
+    [
+        pytest.param(
+            family, mlps, marks=[pytest.mark.long] if (i + j) % 2 else []
+        )  # each family one way, and the other
+        for i, family in enumerate(CAUSAL)
+        for j, mlps in enumerate(["frozen", "free"])
+    ],
+)
 def test_every_path_is_that_of_two_plain_runs_on_our_own_shapes(family: str, mlps: str) -> None:
     model = subject(family)  # in float64
     receivers = ["L1H0.q", "L1H1.k", "L1H0.v", "logits", *(["L1 MLP"] if model.cfg.d_mlp else [])]
