@@ -119,7 +119,9 @@ class Weights:
             return _same_view(self.exact[name], self.tensors[name], tensor)
         if seed is None or (name in self.buffers and name not in self.carried):
             return tensor.to(NARROW.get(tensor.dtype, tensor.dtype))
-        values = drawn(name, self.tensors[name], seed) * self.factors.get(name, 1.0)
+        values = drawn(name, self.tensors[name], seed)
+        if name in self.factors:
+            values *= self.factors[name]  # in place: the table of a large vocabulary fits once
         return _same_view(values, self.tensors[name], tensor)
 
 
