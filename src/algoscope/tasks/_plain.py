@@ -2,6 +2,7 @@
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
@@ -26,26 +27,30 @@ KEPT = 8  # tasks whose inputs are kept
 _INPUTS: dict[tuple[type, str], "Inputs"] = {}
 
 
-class Inputs(Members):
+class Inputs(Members, ABC):
     """The inputs of a task as tensors."""
 
     @property
+    @abstractmethod
     def size(self) -> int | None:
-        raise NotImplementedError
+        """How many inputs there are; None where that is not known."""
 
     @property
+    @abstractmethod
     def known(self) -> Rows:
         """Inputs from which tokens and classes are read: all of them, or draws."""
-        raise NotImplementedError
 
+    @abstractmethod
     def completed(self, prompts: Int[Tensor, "batch read"]) -> Rows:
-        raise NotImplementedError
+        """Whole sequences that begin with these prompts."""
 
+    @abstractmethod
     def keys(self, tokens: Rows) -> Int[Tensor, "batch"]:
-        raise NotImplementedError
+        """One integer per input, as `Task.keys`."""
 
+    @abstractmethod
     def has(self, prompt: Sequence[int]) -> bool:
-        raise NotImplementedError
+        """Whether these tokens are a prompt."""
 
     def sample(self, n: int, generator: torch.Generator) -> Rows:
         """Draws by `draw`."""
