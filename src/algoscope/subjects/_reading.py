@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from algoscope.core.arguments import MOST, Range, checked_arguments
-from algoscope.core.errors import TaskMismatchError, VocabularyError
+from algoscope.core.errors import TaskMismatchError, VocabularyError, shown, some_of
 from algoscope.subjects._arguments import Keys, TokenIds, token_ids
 from algoscope.subjects._generating import Generator
 from algoscope.subjects._running import Edits
@@ -128,7 +128,9 @@ class Reader(Generator):
         ids = self.text.find(token) if isinstance(token, str) else [token]
         if len(ids) != 1:
             labels = [self.text.token(i) for i in ids]
-            raise VocabularyError(f"{token!r} is {len(ids)} tokens of {self.name}, not one: {labels}")
+            raise VocabularyError(
+                f"{shown(token)} is {len(ids)} tokens of {self.name}, not one: {some_of(map(repr, labels))}"
+            )
         if not 0 <= ids[0] < self._sizes.n_logits:
             raise VocabularyError(f"token {ids[0]} is outside the {self._sizes.n_logits} tokens of {self.name}")
         return ids[0]
